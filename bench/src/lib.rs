@@ -1,0 +1,2 @@
+//! Comparisons and load for hearken.
+#![forbid(unsafe_code)]

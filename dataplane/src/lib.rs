@@ -1,0 +1,2 @@
+//! hearken's packet path and control plane.
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! Safe handles for the part of DPDK that a poll-mode packet server needs.

@@ -1,0 +1,1 @@
+//! Linux's listen() and passive open as a library.
