@@ -1,0 +1,27 @@
+# The two commands of the README, and what they stand on.
+.PHONY: demo test setup setup-demo build help
+
+CARGO ?= cargo
+
+help:
+	@echo 'make demo    install what is missing, build, show hearken at work on a virtual wire'
+	@echo 'make test    install what is missing, run every test'
+
+# What the build needs, then what the demo runs; .ci/setup says first what it installs.
+setup-demo:
+	@.ci/setup build demo
+
+setup:
+	@.ci/setup build demo test
+
+build: setup-demo
+	$(CARGO) build --release --locked -p dataplane
+
+demo: build
+	$(CARGO) run --release --locked -p dataplane --example demo
+
+test: setup
+	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked -p dataplane --no-default-features
+	RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/loom \
+		$(CARGO) test --locked -p listener --release --test 'loom_*'
