@@ -1,2 +1,4 @@
 //! hearken's packet path and control plane.
 #![forbid(unsafe_code)]
+
+pub mod io;

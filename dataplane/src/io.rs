@@ -1,0 +1,121 @@
+//! Packet I/O: bursts of owned frames from and to one (port, queue) pair.
+//!
+//! The worker is generic over [`PacketIo`], so the choice of device costs no dispatch per packet. A frame is
+//! owned by whoever holds it: dropping it gives its buffer back, and a frame that was handed to
+//! [`PacketIo::tx_burst`] and not taken stays with the caller.
+//!
+//! # Who implements it
+//! [`mem`] (queues in memory), `pcap` (replay and record a file), `faulty` (wraps another one and spoils frames by
+//! seed), and with feature `dpdk` an rx and tx queue of a DPDK port.
+
+pub mod mem;
+
+/// What a device says about a checksum of a frame that came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Csum {
+    /// Nothing: it has to be checked in software.
+    #[default]
+    Unknown,
+    /// It is right.
+    Good,
+    /// It is wrong.
+    Bad,
+    /// The field is not filled in, but the data is known to be whole (a peer on the same host).
+    None,
+}
+
+/// What the device knows about a frame beyond its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct RxMeta {
+    /// IPv4 header checksum.
+    pub ip_csum: Csum,
+    /// TCP checksum.
+    pub l4_csum: Csum,
+    /// The tag control information of a VLAN tag that the device took out of the frame. A device may do so only if it
+    /// can also insert one ([`Capabilities::tx_vlan_insert`]): answers go out with the tag they came with.
+    pub vlan_tci: Option<u16>,
+    /// The frame is spread over several buffers, and [`Frame::bytes`] is only the first of them.
+    pub chained: bool,
+    /// The device's time of arrival in nanoseconds of its own clock.
+    pub timestamp: Option<u64>,
+}
+
+/// What the device is asked to do with a frame that goes out. Whoever writes a frame sets it, also to the default,
+/// because a frame that came in may still carry the device's marks of its arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct TxOffload {
+    /// Fill in the IPv4 header checksum; the field holds 0.
+    pub ip_csum: bool,
+    /// Fill in the TCP checksum; the field holds the pseudo-header's sum, not inverted.
+    pub tcp_csum: bool,
+    /// The network header is IPv6, not IPv4. Of interest only with one of the two above.
+    pub ipv6: bool,
+    /// Octets of the link header, a VLAN tag in the frame included.
+    pub l2_len: u8,
+    /// Octets of the network header.
+    pub l3_len: u8,
+    /// Insert a VLAN tag with this tag control information.
+    pub vlan_tci: Option<u16>,
+}
+
+/// What a device does by itself, after every clamp to what it can. Fixed once it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Capabilities {
+    /// [`TxOffload::ip_csum`] is honoured.
+    pub tx_ip_csum: bool,
+    /// [`TxOffload::tcp_csum`] is honoured.
+    pub tx_tcp_csum: bool,
+    /// [`TxOffload::vlan_tci`] is honoured.
+    pub tx_vlan_insert: bool,
+}
+
+/// One frame in a buffer that is owned by whoever holds it, from the destination MAC address on, without FCS.
+pub trait Frame: Send {
+    /// Its octets; of a chained frame those of the first buffer.
+    fn bytes(&self) -> &[u8];
+
+    /// Its octets, to be changed in place.
+    fn bytes_mut(&mut self) -> &mut [u8];
+
+    /// Makes the frame `len` octets long by cutting or growing its end, and says whether the buffer has room for that;
+    /// if not, nothing changes. New octets hold whatever the buffer held.
+    #[must_use]
+    fn set_len(&mut self, len: usize) -> bool;
+
+    /// What the device said about it on arrival.
+    fn rx_meta(&self) -> RxMeta;
+
+    /// Asks the device for help on the way out, and forgets what it said on arrival.
+    fn set_tx_offload(&mut self, offload: TxOffload);
+
+    /// Starts to load the first cache line of the octets. A hint: may do nothing.
+    #[inline]
+    fn prefetch(&self) {}
+}
+
+/// One rx queue and one tx queue, for one thread.
+pub trait PacketIo: Send {
+    /// Its frames.
+    type Frame: Frame;
+
+    /// Fills a prefix of `into`, whose slots are all empty, and returns its length. Never waits.
+    fn rx_burst(&mut self, into: &mut [Option<Self::Frame>]) -> usize;
+
+    /// Empties the prefix of `from` that the device takes, and returns its length. `from` holds a frame in every slot;
+    /// those that are left still belong to the caller.
+    fn tx_burst(&mut self, from: &mut [Option<Self::Frame>]) -> usize;
+
+    /// A frame of length 0 with room for at least [`ALLOC_ROOM`] octets, if a buffer is free.
+    fn alloc(&mut self) -> Option<Self::Frame>;
+
+    /// What the device does by itself.
+    fn capabilities(&self) -> Capabilities;
+
+    /// True if no frame will ever come again: the end of a file that is replayed once.
+    fn exhausted(&self) -> bool {
+        false
+    }
+}
+
+/// Octets that a fresh frame has room for: the longest frame that is built from nothing, with some to spare.
+pub const ALLOC_ROOM: usize = 256;
