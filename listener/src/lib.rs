@@ -4,9 +4,12 @@
 pub mod config;
 pub mod drop_reason;
 pub mod error;
+pub mod inet_hashtables;
 pub mod limits;
 pub mod segment;
+pub mod sock_reuseport;
 pub mod sockaddr;
 pub mod sockopt;
+pub mod sync;
 pub mod sysctl;
 pub mod types;

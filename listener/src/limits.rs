@@ -9,8 +9,9 @@ pub const CORES_MAX: u16 = 128;
 /// Devices at most, so that a [`crate::types::DevIndex`] never meets its zero.
 pub const DEVICES_MAX: usize = 1024;
 
-/// Members of one reuseport group, as in the kernel (`reuseport_grow`, Linux v6.18: ENOMEM beyond).
-pub const REUSEPORT_MEMBERS_MAX: usize = 65_535;
+/// Members of one reuseport group, closed ones counted; ENOMEM beyond. The kernel's array starts at 128 places,
+/// doubles, and may not pass 65,535, which stops it here (`reuseport_grow`, Linux v6.18).
+pub const REUSEPORT_MEMBERS_MAX: usize = 32_768;
 
 /// How much fixed memory a [`crate::Stack`] and its cores take. Nothing on the packet path grows beyond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
