@@ -1,0 +1,221 @@
+//! IPv4 headers (RFC 791).
+
+use listener::drop_reason::DropReason;
+use zerocopy::byteorder::network_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::checksum::Sum;
+
+/// Octets of a header without options.
+pub const HEADER_LEN: usize = 20;
+/// TTL of everything that is sent (`ip_default_ttl`).
+pub const TTL: u8 = 64;
+
+/// ICMP.
+pub const PROTO_ICMP: u8 = 1;
+/// TCP.
+pub const PROTO_TCP: u8 = 6;
+
+const DONT_FRAGMENT: u16 = 0x4000;
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+/// End of option list, no operation, loose and strict source routing (RFC 791 §3.1).
+const OPT_END: u8 = 0;
+const OPT_NOP: u8 = 1;
+const OPT_LSRR: u8 = 131;
+const OPT_SSRR: u8 = 137;
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Raw {
+    version_ihl: u8,
+    tos: u8,
+    total_len: U16,
+    id: U16,
+    fragment: U16,
+    ttl: u8,
+    protocol: u8,
+    checksum: U16,
+    src: U32,
+    dst: U32,
+}
+
+/// What a header said, lengths found consistent. Addresses are big-endian numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv4Packet {
+    /// Source.
+    pub src: u32,
+    /// Destination.
+    pub dst: u32,
+    /// Protocol of the payload.
+    pub protocol: u8,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// Octets of the header, options included: 20 to 60.
+    pub header_len: u8,
+    /// Octets of header and payload; the frame may be longer (padding), never shorter.
+    pub total_len: u16,
+    /// It is a part of a larger packet.
+    pub fragment: bool,
+}
+
+impl Ipv4Packet {
+    /// Reads the header at the start of `bytes`, in the kernel's order of checks; the header's checksum is checked only
+    /// if `verify` asks for it.
+    ///
+    /// # Errors
+    /// `IpTruncated`, `IpHeader` or `IpCsum`.
+    ///
+    /// # Source
+    /// Linux v6.18 `ip_rcv_core`.
+    #[inline]
+    pub fn parse(bytes: &[u8], verify: bool) -> Result<Self, DropReason> {
+        let (raw, _) = Raw::ref_from_prefix(bytes).map_err(|_| DropReason::IpTruncated)?;
+        let header_len = raw.version_ihl << 2 & 0x3c;
+        if raw.version_ihl >> 4 != 4 || usize::from(header_len) < HEADER_LEN {
+            return Err(DropReason::IpHeader);
+        }
+        let header = bytes.get(..usize::from(header_len)).ok_or(DropReason::IpTruncated)?;
+        if verify && !Sum::of(header).is_whole() {
+            return Err(DropReason::IpCsum);
+        }
+        let total_len = raw.total_len.get();
+        if bytes.len() < usize::from(total_len) {
+            return Err(DropReason::IpTruncated);
+        }
+        if total_len < u16::from(header_len) {
+            return Err(DropReason::IpHeader);
+        }
+        let fragment = raw.fragment.get() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0;
+        let (src, dst, protocol, tos) = (raw.src.get(), raw.dst.get(), raw.protocol, raw.tos);
+        Ok(Self { src, dst, protocol, tos, header_len, total_len, fragment })
+    }
+}
+
+/// Looks through the options of a header: `options` is what follows its first 20 octets.
+///
+/// # Errors
+/// `IpOptions` if they are malformed or ask for source routing (`accept_source_route` = 0).
+///
+/// # Source
+/// Linux v6.18 `ip_options_compile`, `ip_rcv_options`.
+#[cold]
+pub fn check_options(mut options: &[u8]) -> Result<(), DropReason> {
+    while let Some((&kind, rest)) = options.split_first() {
+        match kind {
+            OPT_END => return Ok(()),
+            OPT_NOP => options = rest,
+            OPT_LSRR | OPT_SSRR => return Err(DropReason::IpOptions),
+            _ => {
+                let len = rest.first().copied().map_or(0, usize::from);
+                if len < 2 {
+                    return Err(DropReason::IpOptions);
+                }
+                options = options.get(len..).ok_or(DropReason::IpOptions)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A header to send: DF, id 0, TTL 64, no options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv4Out {
+    /// Source.
+    pub src: u32,
+    /// Destination.
+    pub dst: u32,
+    /// Protocol of the payload.
+    pub protocol: u8,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// Octets of payload.
+    pub payload_len: u16,
+}
+
+impl Ipv4Out {
+    /// The header's octets; its checksum is 0 if the device fills it in (`offload`).
+    #[inline]
+    pub fn emit(&self, offload: bool) -> [u8; HEADER_LEN] {
+        let total_len = HEADER_LEN as u16 + self.payload_len;
+        let checksum = if offload {
+            0
+        } else {
+            Sum::ZERO
+                .word(0x4500 | u16::from(self.tos))
+                .word(total_len)
+                .word(DONT_FRAGMENT)
+                .word(u16::from_be_bytes([TTL, self.protocol]))
+                .word32(self.src)
+                .word32(self.dst)
+                .checksum()
+        };
+        let raw = Raw {
+            version_ihl: 0x45,
+            tos: self.tos,
+            total_len: total_len.into(),
+            id: 0.into(),
+            fragment: DONT_FRAGMENT.into(),
+            ttl: TTL,
+            protocol: self.protocol,
+            checksum: checksum.into(),
+            src: self.src.into(),
+            dst: self.dst.into(),
+        };
+        zerocopy::transmute!(raw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: [u8; 20] = [0x45, 0, 0, 0x28, 0, 0, 0x40, 0, 64, 6, 0, 0, 198, 18, 0, 2, 198, 18, 0, 1];
+
+    fn packet(edit: impl FnOnce(&mut [u8; 40])) -> Result<Ipv4Packet, DropReason> {
+        let mut bytes = [0; 40];
+        bytes[..20].copy_from_slice(&HEADER);
+        edit(&mut bytes);
+        let header_len = usize::from(bytes[0] & 0xf) * 4;
+        let sum = Sum::of(&bytes[..header_len.min(40)]).checksum();
+        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+        Ipv4Packet::parse(&bytes, true)
+    }
+
+    #[test]
+    fn headers_and_their_faults() {
+        let good = packet(|_| ()).expect("well formed");
+        assert_eq!((good.src, good.dst), (0xc612_0002, 0xc612_0001));
+        assert_eq!((good.header_len, good.total_len, good.fragment), (20, 40, false));
+        assert_eq!(packet(|bytes| bytes[0] = 0x65), Err(DropReason::IpHeader));
+        assert_eq!(packet(|bytes| bytes[0] = 0x44), Err(DropReason::IpHeader));
+        assert_eq!(packet(|bytes| bytes[0] = 0x4f), Err(DropReason::IpTruncated));
+        assert_eq!(packet(|bytes| bytes[3] = 41), Err(DropReason::IpTruncated));
+        assert_eq!(packet(|bytes| bytes[3] = 19), Err(DropReason::IpHeader));
+        assert_eq!(packet(|bytes| bytes[6] = 0x20).map(|packet| packet.fragment), Ok(true));
+        assert_eq!(packet(|bytes| bytes[7] = 1).map(|packet| packet.fragment), Ok(true));
+        assert_eq!(Ipv4Packet::parse(&HEADER[..19], true), Err(DropReason::IpTruncated));
+        let mut long = [0; 40];
+        long[..20].copy_from_slice(&HEADER);
+        assert_eq!(Ipv4Packet::parse(&long, true), Err(DropReason::IpCsum));
+        assert!(Ipv4Packet::parse(&long, false).is_ok());
+    }
+
+    #[test]
+    fn options_that_are_refused() {
+        assert_eq!(check_options(&[1, 1, 0, 131]), Ok(()));
+        assert_eq!(check_options(&[7, 7, 4, 0, 0, 0, 0, 1]), Ok(()));
+        assert_eq!(check_options(&[148, 4, 0, 0]), Ok(()));
+        for bad in [
+            &[131, 7, 4, 1, 2, 3, 4, 0][..],
+            &[137, 3, 4, 0],
+            &[7, 0, 0, 0],
+            &[7, 1, 0, 0],
+            &[1, 1, 1, 7],
+            &[7, 5, 0, 0],
+        ] {
+            assert_eq!(check_options(bad), Err(DropReason::IpOptions), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! IPv6 headers and the extension headers in front of TCP and ICMPv6 (RFC 8200).
+
+use listener::drop_reason::DropReason;
+use listener::types::InetAddr;
+use zerocopy::byteorder::network_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Octets of the fixed header.
+pub const HEADER_LEN: usize = 40;
+/// Hop limit of everything that is sent, neighbour discovery aside.
+pub const HOP_LIMIT: u8 = 64;
+
+/// ICMPv6.
+pub const PROTO_ICMPV6: u8 = 58;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION: u8 = 60;
+
+const OPT_PAD1: u8 = 0;
+/// The two bits that tell a node what to do with an option it does not know; zero is "skip it" (RFC 8200 §4.2).
+const OPT_ACTION: u8 = 0xc0;
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Raw {
+    version_class_flow: U32,
+    payload_len: U16,
+    next_header: u8,
+    hop_limit: u8,
+    src: [U64; 2],
+    dst: [U64; 2],
+}
+
+/// What a header and the extension headers behind it said, lengths found consistent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv6Packet {
+    /// Source, as it stands there: a mapped address is not turned away here.
+    pub src: InetAddr,
+    /// Destination, likewise.
+    pub dst: InetAddr,
+    /// Protocol behind the extension headers.
+    pub protocol: u8,
+    /// Traffic class.
+    pub tclass: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Octets of the header and the extension headers: where `protocol` begins.
+    pub header_len: u16,
+    /// Octets of headers and payload; the frame may be longer (padding), never shorter.
+    pub total_len: u32,
+}
+
+impl Ipv6Packet {
+    /// Reads the header at the start of `bytes`.
+    ///
+    /// # Errors
+    /// `IpTruncated`, `IpHeader`, `IpFragment` or `Ipv6Ext`.
+    ///
+    /// # Source
+    /// Linux v6.18 `ip6_rcv_core`; extension headers as in [`skip_extensions`].
+    #[inline]
+    pub fn parse(bytes: &[u8]) -> Result<Self, DropReason> {
+        let (raw, _) = Raw::ref_from_prefix(bytes).map_err(|_| DropReason::IpTruncated)?;
+        let first = raw.version_class_flow.get();
+        if first >> 28 != 6 {
+            return Err(DropReason::IpHeader);
+        }
+        let total_len = HEADER_LEN as u32 + u32::from(raw.payload_len.get());
+        let packet = bytes.get(..total_len as usize).ok_or(DropReason::IpTruncated)?;
+        let (protocol, header_len) = match raw.next_header {
+            HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION => skip_extensions(packet, raw.next_header)?,
+            protocol => (protocol, HEADER_LEN as u16),
+        };
+        Ok(Self {
+            src: InetAddr::v6(raw.src[0].get(), raw.src[1].get()),
+            dst: InetAddr::v6(raw.dst[0].get(), raw.dst[1].get()),
+            protocol,
+            tclass: (first >> 20) as u8,
+            hop_limit: raw.hop_limit,
+            header_len,
+            total_len,
+        })
+    }
+}
+
+/// Walks over hop-by-hop options (only in front), destination options and used-up routing headers, and returns the
+/// protocol behind them and its offset.
+///
+/// # Errors
+/// `IpFragment` for a fragment header; `Ipv6Ext` for one that is malformed, a routing header with segments left, or an
+/// option that must not be skipped.
+///
+/// # Source
+/// RFC 8200 §4; Linux v6.18 `ipv6_parse_hopopts`, `ipv6_rthdr_rcv`, `ip6_parse_tlv`.
+#[cold]
+fn skip_extensions(packet: &[u8], first: u8) -> Result<(u8, u16), DropReason> {
+    let (mut kind, mut at) = (first, HEADER_LEN);
+    loop {
+        match kind {
+            HOP_BY_HOP if at != HEADER_LEN => return Err(DropReason::Ipv6Ext),
+            HOP_BY_HOP | DESTINATION | ROUTING => {
+                let [next, len8] =
+                    *packet.get(at..).and_then(<[u8]>::first_chunk).ok_or(DropReason::Ipv6Ext)?;
+                let end = at + 8 + usize::from(len8) * 8;
+                let body = packet.get(at + 2..end).ok_or(DropReason::Ipv6Ext)?;
+                // Body of a routing header: type, segments left. The shortest one has six octets here.
+                let understood = if kind == ROUTING { body[1] == 0 } else { options_may_be_skipped(body) };
+                if !understood {
+                    return Err(DropReason::Ipv6Ext);
+                }
+                (kind, at) = (next, end);
+            }
+            FRAGMENT => return Err(DropReason::IpFragment),
+            // A packet is at most 65,575 octets long, and so may be the way to its end.
+            _ => return u16::try_from(at).map(|at| (kind, at)).map_err(|_| DropReason::Ipv6Ext),
+        }
+    }
+}
+
+fn options_may_be_skipped(mut options: &[u8]) -> bool {
+    while let Some((&kind, rest)) = options.split_first() {
+        if kind == OPT_PAD1 {
+            options = rest;
+            continue;
+        }
+        let Some((&len, rest)) = rest.split_first() else { return false };
+        let Some(rest) = rest.get(usize::from(len)..) else { return false };
+        if kind & OPT_ACTION != 0 {
+            return false;
+        }
+        options = rest;
+    }
+    true
+}
+
+/// A header to send, flow label 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv6Out {
+    /// Source.
+    pub src: InetAddr,
+    /// Destination.
+    pub dst: InetAddr,
+    /// Protocol of the payload.
+    pub protocol: u8,
+    /// Traffic class.
+    pub tclass: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Octets of payload.
+    pub payload_len: u16,
+}
+
+impl Ipv6Out {
+    /// The header's octets.
+    #[inline]
+    pub fn emit(&self) -> [u8; HEADER_LEN] {
+        let raw = Raw {
+            version_class_flow: (6 << 28 | u32::from(self.tclass) << 20).into(),
+            payload_len: self.payload_len.into(),
+            next_header: self.protocol,
+            hop_limit: self.hop_limit,
+            src: [self.src.hi().into(), self.src.lo().into()],
+            dst: [self.dst.hi().into(), self.dst.lo().into()],
+        };
+        zerocopy::transmute!(raw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A packet from ::2 to ::1 with `next` and `payload`.
+    fn packet(next: u8, payload: &[u8]) -> Result<(u8, u16), DropReason> {
+        let out = Ipv6Out {
+            src: InetAddr::v6(0, 2),
+            dst: InetAddr::v6(0, 1),
+            protocol: next,
+            tclass: 0xb8,
+            hop_limit: 255,
+            payload_len: payload.len() as u16,
+        };
+        let mut bytes = out.emit().to_vec();
+        bytes.extend_from_slice(payload);
+        let parsed = Ipv6Packet::parse(&bytes)?;
+        assert_eq!((parsed.src, parsed.dst, parsed.tclass, parsed.hop_limit), (out.src, out.dst, 0xb8, 255));
+        assert_eq!(parsed.total_len as usize, bytes.len());
+        Ok((parsed.protocol, parsed.header_len))
+    }
+
+    #[test]
+    fn extension_headers() {
+        let ext = Err(DropReason::Ipv6Ext);
+        assert_eq!(packet(6, &[]), Ok((6, 40)));
+        assert_eq!(packet(HOP_BY_HOP, &[6, 0, 1, 4, 0, 0, 0, 0]), Ok((6, 48)));
+        assert_eq!(packet(HOP_BY_HOP, &[58, 0, 5, 2, 0, 0, 0, 0]), Ok((58, 48)), "router alert, two Pad1");
+        assert_eq!(packet(DESTINATION, &[60, 0, 1, 4, 0, 0, 0, 0, 6, 0, 1, 4, 0, 0, 0, 0]), Ok((6, 56)));
+        assert_eq!(
+            packet(DESTINATION, &[0, 0, 1, 4, 0, 0, 0, 0, 6, 0, 1, 4, 0, 0, 0, 0]),
+            ext,
+            "not in front"
+        );
+        assert_eq!(packet(HOP_BY_HOP, &[6, 0, 0xc2, 4, 0, 1, 0, 0]), ext, "jumbo");
+        assert_eq!(packet(HOP_BY_HOP, &[6, 0, 1, 5, 0, 0, 0, 0]), ext, "option past its header");
+        assert_eq!(packet(HOP_BY_HOP, &[6, 1, 1, 4, 0, 0, 0, 0]), ext, "header past the packet");
+        assert_eq!(packet(HOP_BY_HOP, &[6]), ext);
+        assert_eq!(packet(ROUTING, &[6, 0, 4, 0, 0, 0, 0, 0]), Ok((6, 48)));
+        assert_eq!(packet(ROUTING, &[6, 0, 0, 1, 0, 0, 0, 0]), ext, "segments left");
+        assert_eq!(packet(FRAGMENT, &[6, 0, 0, 0, 0, 0, 0, 1]), Err(DropReason::IpFragment));
+        assert_eq!(packet(51, &[]), Ok((51, 40)));
+    }
+
+    #[test]
+    fn lengths_and_version() {
+        let out = Ipv6Out {
+            src: InetAddr::ANY_V6,
+            dst: InetAddr::ANY_V6,
+            protocol: 6,
+            tclass: 0,
+            hop_limit: 1,
+            payload_len: 4,
+        };
+        let mut bytes = out.emit().to_vec();
+        bytes.extend_from_slice(&[0; 4]);
+        assert!(Ipv6Packet::parse(&bytes).is_ok());
+        assert_eq!(Ipv6Packet::parse(&bytes[..43]), Err(DropReason::IpTruncated));
+        assert_eq!(Ipv6Packet::parse(&bytes[..39]), Err(DropReason::IpTruncated));
+        bytes[0] = 0x40;
+        assert_eq!(Ipv6Packet::parse(&bytes), Err(DropReason::IpHeader));
+    }
+}

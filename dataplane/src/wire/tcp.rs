@@ -1,0 +1,261 @@
+//! TCP headers and options (RFC 9293 §3.1, RFC 2018, RFC 7323).
+
+use listener::drop_reason::DropReason;
+use listener::segment::{OutSegment, TcpOptions, flag};
+
+use super::checksum::Sum;
+
+/// Octets of a header without options.
+pub const HEADER_LEN: usize = 20;
+/// Octets of the longest header that is sent: MSS, SACK permitted with timestamps, window scale.
+pub const OUT_HEADER_MAX: usize = HEADER_LEN + 20;
+/// Offset of the checksum field.
+const CHECKSUM_AT: usize = 16;
+
+const END: u8 = 0;
+const NOP: u8 = 1;
+const MSS: u8 = 2;
+const WINDOW_SCALE: u8 = 3;
+const SACK_PERMITTED: u8 = 4;
+const TIMESTAMPS: u8 = 8;
+
+/// What a header said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct TcpHeader {
+    /// Source port.
+    pub sport: u16,
+    /// Destination port.
+    pub dport: u16,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number, also where the ACK bit is not set.
+    pub ack: u32,
+    /// Octets of the header, options included: 20 to 60.
+    pub header_len: u8,
+    /// Control bits.
+    pub flags: u8,
+    /// Window, unscaled.
+    pub wnd: u16,
+    /// Options.
+    pub options: TcpOptions,
+}
+
+impl TcpHeader {
+    /// Reads the header of a segment that is all of `segment`; its checksum is the caller's affair.
+    ///
+    /// # Errors
+    /// `TcpTruncated` or `TcpHeader`.
+    ///
+    /// # Source
+    /// Linux v6.18 `tcp_v4_rcv`.
+    #[inline]
+    pub fn parse(segment: &[u8]) -> Result<Self, DropReason> {
+        let fixed: &[u8; HEADER_LEN] = segment.first_chunk().ok_or(DropReason::TcpTruncated)?;
+        let header_len = fixed[12] >> 4 << 2;
+        if usize::from(header_len) < HEADER_LEN {
+            return Err(DropReason::TcpHeader);
+        }
+        let options = segment.get(HEADER_LEN..usize::from(header_len)).ok_or(DropReason::TcpTruncated)?;
+        let flags = fixed[13];
+        Ok(Self {
+            sport: u16::from_be_bytes([fixed[0], fixed[1]]),
+            dport: u16::from_be_bytes([fixed[2], fixed[3]]),
+            seq: u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]),
+            ack: u32::from_be_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]),
+            header_len,
+            flags,
+            wnd: u16::from_be_bytes([fixed[14], fixed[15]]),
+            options: if options.is_empty() { TcpOptions::default() } else { parse_options(options, flags) },
+        })
+    }
+}
+
+/// Reads options as the kernel does: what only a SYN may carry is skipped elsewhere, an option of the wrong length is
+/// skipped, one that would end past the header ends the list, and the last of a kind counts.
+///
+/// # Source
+/// Linux v6.18 `tcp_parse_options`.
+fn parse_options(mut bytes: &[u8], flags: u8) -> TcpOptions {
+    let mut options = TcpOptions::default();
+    let syn = flags & flag::SYN != 0;
+    while let Some((&kind, rest)) = bytes.split_first() {
+        match kind {
+            END => break,
+            NOP => {
+                bytes = rest;
+                continue;
+            }
+            _ => {}
+        }
+        let Some(&len) = rest.first() else { break };
+        let Some((option, rest)) = bytes.split_at_checked(usize::from(len)) else { break };
+        match *option {
+            [] | [_] => break,
+            [MSS, _, hi, lo] if syn => {
+                // 0 counts as absent.
+                let mss = u16::from_be_bytes([hi, lo]);
+                options.mss = if mss == 0 { options.mss } else { mss };
+            }
+            [WINDOW_SCALE, _, shift] if syn => options.wscale = Some(shift),
+            [SACK_PERMITTED, _] if syn => options.sack_perm = true,
+            [TIMESTAMPS, _, a, b, c, d, e, f, g, h] => {
+                options.timestamps =
+                    Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])));
+            }
+            _ => {}
+        }
+        bytes = rest;
+    }
+    options
+}
+
+/// A header that is ready to be copied into a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpOut {
+    bytes: [u8; OUT_HEADER_MAX],
+    len: u8,
+}
+
+impl TcpOut {
+    /// Lays `segment` out, from our port `sport` to the peer's `dport`, with options in the kernel's order and a checksum
+    /// of 0.
+    ///
+    /// # Source
+    /// Linux v6.18 `tcp_options_write`.
+    #[inline]
+    pub fn new(segment: &OutSegment, sport: u16, dport: u16) -> Self {
+        let mut bytes = [0; OUT_HEADER_MAX];
+        bytes[..2].copy_from_slice(&sport.to_be_bytes());
+        bytes[2..4].copy_from_slice(&dport.to_be_bytes());
+        bytes[4..8].copy_from_slice(&segment.seq.0.to_be_bytes());
+        bytes[8..12].copy_from_slice(&segment.ack.0.to_be_bytes());
+        bytes[13] = segment.flags;
+        bytes[14..16].copy_from_slice(&segment.wnd.to_be_bytes());
+        let mut at = HEADER_LEN;
+        let mut word = |word: [u8; 4]| {
+            bytes[at..at + 4].copy_from_slice(&word);
+            at += 4;
+        };
+        let options = &segment.options;
+        if options.mss != 0 {
+            let [hi, lo] = options.mss.to_be_bytes();
+            word([MSS, 4, hi, lo]);
+        }
+        match (options.timestamps, options.sack_perm) {
+            (Some(_), true) => word([SACK_PERMITTED, 2, TIMESTAMPS, 10]),
+            (Some(_), false) => word([NOP, NOP, TIMESTAMPS, 10]),
+            (None, true) => word([NOP, NOP, SACK_PERMITTED, 2]),
+            (None, false) => {}
+        }
+        if let Some((value, echo)) = options.timestamps {
+            word(value.to_be_bytes());
+            word(echo.to_be_bytes());
+        }
+        if let Some(shift) = options.wscale {
+            word([NOP, WINDOW_SCALE, 3, shift]);
+        }
+        bytes[12] = (at as u8) << 2;
+        Self { bytes, len: at as u8 }
+    }
+
+    /// Octets of the header: 20 to 40, a multiple of four.
+    #[inline]
+    pub const fn header_len(&self) -> u8 {
+        self.len
+    }
+
+    /// The header's octets. `pseudo` is the sum of its pseudo-header; a device that completes the checksum (`offload`)
+    /// wants that in the field, otherwise the whole checksum goes there.
+    #[inline]
+    pub fn finish(&mut self, pseudo: Sum, offload: bool) -> &[u8] {
+        // Octets behind the header are zero and add nothing, and a sum of fixed length needs no loop.
+        let field = if offload { pseudo.folded() } else { pseudo.plus(Sum::of(&self.bytes)).checksum() };
+        self.bytes[CHECKSUM_AT..CHECKSUM_AT + 2].copy_from_slice(&field.to_be_bytes());
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use listener::types::SegSeq;
+
+    fn options_of(options: TcpOptions) -> Vec<u8> {
+        let out = TcpOut::new(&OutSegment { options, ..OutSegment::default() }, 1, 2);
+        assert_eq!(usize::from(out.bytes[12] >> 4) * 4, usize::from(out.len));
+        out.bytes[HEADER_LEN..usize::from(out.len)].to_vec()
+    }
+
+    #[test]
+    fn options_go_out_in_the_kernels_order() {
+        let all = TcpOptions {
+            mss: 1460,
+            wscale: Some(10),
+            sack_perm: true,
+            timestamps: Some((0x0102_0304, 0x0506_0708)),
+        };
+        assert_eq!(options_of(TcpOptions::default()), []);
+        assert_eq!(
+            options_of(all),
+            [2, 4, 5, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 3, 3, 10],
+            "MSS, SACK permitted, timestamps, NOP, window scale"
+        );
+        assert_eq!(
+            options_of(TcpOptions { timestamps: None, ..all }),
+            [2, 4, 5, 0xb4, 1, 1, 4, 2, 1, 3, 3, 10]
+        );
+        assert_eq!(
+            options_of(TcpOptions { sack_perm: false, wscale: None, ..all }),
+            [2, 4, 5, 0xb4, 1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8]
+        );
+        assert_eq!(
+            options_of(TcpOptions { mss: 1460, wscale: Some(0), ..TcpOptions::default() }),
+            [2, 4, 5, 0xb4, 1, 3, 3, 0]
+        );
+    }
+
+    #[test]
+    fn options_are_read_as_the_kernel_reads_them() {
+        let syn = |bytes: &[u8]| parse_options(bytes, flag::SYN);
+        let none = TcpOptions::default();
+        assert_eq!(syn(&[2, 4, 5, 0xb4]).mss, 1460);
+        assert_eq!(syn(&[2, 4, 5, 0xb4, 2, 4, 0, 0]).mss, 1460, "0 is as if absent");
+        assert_eq!(syn(&[1, 3, 3, 15]).wscale, Some(15), "as sent");
+        assert_eq!(syn(&[0, 0, 4, 2]), none, "nothing counts behind the end");
+        assert_eq!(
+            syn(&[2, 3, 5, 4, 2, 0]),
+            TcpOptions { sack_perm: true, ..none },
+            "wrong length is skipped"
+        );
+        assert_eq!(syn(&[2, 5, 5, 0xb4]), none, "one that ends past the header");
+        assert_eq!(syn(&[99, 0, 4, 2]), none);
+        assert_eq!(syn(&[99, 1, 4, 2]), none);
+        assert_eq!(syn(&[4]), none);
+        assert_eq!(syn(&[99, 2, 4, 2]), TcpOptions { sack_perm: true, ..none });
+        let bytes = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 3, 3, 7];
+        let timestamps = Some((1, 2));
+        assert_eq!(syn(&bytes), TcpOptions { mss: 1460, wscale: Some(7), sack_perm: true, timestamps });
+        assert_eq!(parse_options(&bytes, flag::ACK), TcpOptions { timestamps, ..none }, "not a SYN");
+    }
+
+    #[test]
+    fn headers_and_their_faults() {
+        let segment = OutSegment {
+            flags: flag::SYN | flag::ACK,
+            wnd: 64240,
+            seq: SegSeq(7),
+            ack: SegSeq(9),
+            ..OutSegment::default()
+        };
+        let mut out = TcpOut::new(&segment, 80, 40000);
+        let mut bytes = out.finish(Sum::ZERO, false).to_vec();
+        assert!(Sum::of(&bytes).is_whole());
+        let read = TcpHeader::parse(&bytes).expect("well formed");
+        assert_eq!((read.sport, read.dport, read.seq, read.ack, read.wnd), (80, 40000, 7, 9, 64240));
+        assert_eq!(TcpHeader::parse(&bytes[..19]), Err(DropReason::TcpTruncated));
+        bytes[12] = 0x40;
+        assert_eq!(TcpHeader::parse(&bytes), Err(DropReason::TcpHeader));
+        bytes[12] = 0x60;
+        assert_eq!(TcpHeader::parse(&bytes), Err(DropReason::TcpTruncated));
+    }
+}
