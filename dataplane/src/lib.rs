@@ -1,5 +1,6 @@
 //! hearken's packet path and control plane.
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod io;
 pub mod wire;

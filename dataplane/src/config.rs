@@ -1,0 +1,285 @@
+//! The configuration file: TOML in, checked [`Config`] out.
+//!
+//! Every key and its default is a field below; keys that are not there are refused. Errors carry file and line and
+//! say what to do ([`ConfigError`]). What can be known without a machine is checked here; what needs one (cores,
+//! interfaces, hugepages, rights) is checked by [`crate::start`].
+
+mod check;
+mod device;
+mod error;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+pub use toml::Spanned;
+
+pub use device::{Device, DpdkDevice};
+pub use error::{ConfigError, Place};
+pub use value::{Cores, Huge, ListenAddr, Offloads, Prefix, Queues, ThenName};
+
+/// Queues and workers that one device or one server may have; DPDK's own limit is 1,024 queues.
+pub const QUEUES_MAX: u16 = 256;
+/// Frames that one turn may receive at most: what a burst's columns hold.
+pub const BURST_MAX: u16 = 64;
+
+/// A whole configuration file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The server's name: its control socket and EAL file prefix carry it, so that two servers on one machine need
+    /// two names. Default `hearken`, because most machines run one.
+    pub name: Option<Spanned<String>>,
+    /// The control socket.
+    pub control: Control,
+    /// DPDK's environment.
+    pub eal: Eal,
+    /// The devices; at least one.
+    pub port: Vec<Port>,
+    /// Threads and bursts.
+    pub workers: Workers,
+    /// Listeners to open at start; more can be opened at run time.
+    pub listener: Vec<Listener>,
+    /// What the kernel tunes by sysctl, by the kernel's names.
+    pub sysctl: Sysctl,
+    /// Memory and rates that are fixed at start.
+    pub limits: Limits,
+    /// Where this came from, for messages about lines.
+    #[serde(skip)]
+    source: Source,
+}
+
+/// File name and text of a configuration.
+#[derive(Clone, Debug, Default)]
+struct Source {
+    file: PathBuf,
+    text: String,
+}
+
+/// `[control]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Control {
+    /// Path of the Unix socket, created with mode 0600. Default `/run/hearken/NAME.sock`, where root's daemons keep
+    /// theirs; `$XDG_RUNTIME_DIR/hearken/NAME.sock` for anybody else, who cannot write to `/run`.
+    pub socket: Option<PathBuf>,
+}
+
+/// `[eal]`: not used when all devices are `pcap:` files.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Eal {
+    /// Whether to use hugepages. Default `auto`: they are faster, and a start without them beats none at all.
+    pub huge: Huge,
+    /// Keep nothing in hugetlbfs (`--in-memory`). Default true: a killed run then leaves no stale files behind that
+    /// eat the hugepages of the next one.
+    pub in_memory: bool,
+    /// Memory for DPDK in MiB. Default: what the mempool needs, and 64 MiB for drivers.
+    pub memory_mib: Option<Spanned<u32>>,
+    /// `--file-prefix`. Default `hearken-NAME-PID`: two DPDK programs with one prefix take each other for a
+    /// secondary process.
+    pub file_prefix: Option<Spanned<String>>,
+    /// Further EAL arguments, added last. Default none.
+    pub args: Vec<String>,
+}
+
+impl Default for Eal {
+    fn default() -> Self {
+        Self { huge: Huge::Auto, in_memory: true, memory_mib: None, file_prefix: None, args: Vec::new() }
+    }
+}
+
+/// `[[port]]`: one device.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// What listeners, counters and log lines call it.
+    pub name: Spanned<String>,
+    /// Any DPDK device string (`0000:01:00.0`, `net_af_packet0,iface=eth1,qpairs=2`, …) or `pcap:IN.pcap,OUT.pcap`.
+    pub device: Spanned<Device>,
+    /// Own addresses with the length of their subnet's prefix. Default none.
+    #[serde(default)]
+    pub addresses: Vec<Spanned<Prefix>>,
+    /// Whole prefixes whose every address is local, as `ip route add local PREFIX dev lo` makes it. Default none.
+    #[serde(default)]
+    pub any_ip: Vec<Spanned<Prefix>>,
+    /// Receive queues. Default `auto`: one for each worker, as many as the device has.
+    #[serde(default = "queues_default")]
+    pub queues: Spanned<Queues>,
+    /// Frames that one receive queue holds; the device may round it. Default 1024: at 10 Mpps a queue then bridges
+    /// 100 µs in which its worker does not run.
+    #[serde(default = "descriptors_default")]
+    pub rx_descriptors: Spanned<u16>,
+    /// Frames that one transmit queue holds. Default 1024: a burst's answers always find room when the wire keeps up.
+    #[serde(default = "descriptors_default")]
+    pub tx_descriptors: Spanned<u16>,
+    /// Octets of IP in one frame; the MSS follows from it. Default 1500, Ethernet's.
+    #[serde(default = "mtu_default")]
+    pub mtu: Spanned<u16>,
+    /// Ask the device for frames to other MAC addresses too. Default false; a device that cannot is not an error.
+    #[serde(default)]
+    pub promiscuous: bool,
+    /// Whether the device computes and checks checksums where it can. Default `auto`.
+    #[serde(default)]
+    pub offloads: Offloads,
+}
+
+/// A value that stands nowhere in the file.
+fn default_value<T>(value: T) -> Spanned<T> {
+    Spanned::new(0..0, value)
+}
+
+fn queues_default() -> Spanned<Queues> {
+    default_value(Queues::Auto)
+}
+
+fn descriptors_default() -> Spanned<u16> {
+    default_value(1024)
+}
+
+fn mtu_default() -> Spanned<u16> {
+    default_value(1500)
+}
+
+/// `[workers]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Workers {
+    /// Cores to poll on, one worker each. Default `auto`: all that this process may use but the first, which stays
+    /// with the control thread and the kernel; no more than the devices have queues.
+    pub cores: Spanned<Cores>,
+    /// Frames that one turn takes from one queue: a multiple of 4 (vector drivers return nothing for less), 64 at
+    /// most. Default 32: beyond it throughput hardly grows, and latency does.
+    pub burst: Spanned<u16>,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self { cores: default_value(Cores::Auto), burst: default_value(32) }
+    }
+}
+
+/// `[[listener]]`: socket, bind and listen at start.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Local address and port; `0.0.0.0:80` or `[::]:80` means every address.
+    pub addr: Spanned<ListenAddr>,
+    /// Finished handshakes that may wait for accept. Default 4096, the usual `somaxconn`, which also clamps it.
+    #[serde(default = "backlog_default")]
+    pub backlog: i32,
+    /// `SO_REUSEPORT`: share the port with other listeners that also ask to. Default false, as in the kernel.
+    #[serde(default)]
+    pub reuseport: bool,
+    /// `IPV6_V6ONLY`. Default: `sysctl.bindv6only`.
+    #[serde(default)]
+    pub v6only: Option<Spanned<bool>>,
+    /// `SO_BINDTODEVICE`: the name of a port. Default: all ports.
+    #[serde(default)]
+    pub device: Option<Spanned<String>>,
+    /// What becomes of a finished handshake. Default `queue`, as in the kernel: it waits for accept.
+    #[serde(default)]
+    pub then: ThenName,
+    /// `TCP_DEFER_ACCEPT` in seconds. Default 0: off.
+    #[serde(default)]
+    pub defer_accept: i32,
+}
+
+fn backlog_default() -> i32 {
+    4096
+}
+
+/// `[sysctl]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sysctl {}
+
+/// `[limits]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Listeners that may be open at a time. Default 65,536: one for each TCP port.
+    pub listeners_max: Spanned<u32>,
+    /// Half-open handshakes that one core holds before it falls back to cookies. Default 65,536.
+    pub requests_per_core: Spanned<u32>,
+    /// Connections, TIME_WAIT included, that one core holds. Default 65,536.
+    pub connections_per_core: Spanned<u32>,
+    /// RSTs that one core sends a second at most; 0 for no limit. Default 0, as the kernel has none either.
+    pub rst_per_second: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let entries = default_value(65_536);
+        Self {
+            listeners_max: entries.clone(),
+            requests_per_core: entries.clone(),
+            connections_per_core: entries,
+            rst_per_second: 0,
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks `file`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its line.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(file).map_err(|error| ConfigError {
+            place: Place { file: file.to_owned(), line: None },
+            message: format!("cannot read it: {error}; give the path of a configuration file with --config"),
+        })?;
+        Self::parse(file, text)
+    }
+
+    /// Checks `text`; `file` is for messages only.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(file: &Path, text: String) -> Result<Self, ConfigError> {
+        let source = Source { file: file.to_owned(), text };
+        let mut config: Self = match toml::from_str(&source.text) {
+            Ok(config) => config,
+            Err(error) => return Err(ConfigError::from_toml(&source, &error)),
+        };
+        config.source = source;
+        check::check(&config)?;
+        Ok(config)
+    }
+
+    /// The server's name.
+    pub fn name(&self) -> &str {
+        self.name.as_ref().map_or("hearken", |name| name.get_ref())
+    }
+
+    /// Where the control socket is.
+    pub fn socket(&self) -> PathBuf {
+        self.control.socket.clone().unwrap_or_else(|| default_socket(self.name()))
+    }
+
+    /// The line that `value` stands on; none if it is a default.
+    pub fn place<T>(&self, value: &Spanned<T>) -> Place {
+        self.source.place(value.span())
+    }
+
+    /// An error about `value`.
+    pub fn error<T>(&self, value: &Spanned<T>, message: impl Into<String>) -> ConfigError {
+        ConfigError { place: self.place(value), message: message.into() }
+    }
+
+    /// An error about the file as a whole.
+    pub fn file_error(&self, message: impl Into<String>) -> ConfigError {
+        ConfigError { place: self.source.place(0..0), message: message.into() }
+    }
+}
+
+/// The control socket of the server `name` when nothing else is said; see [`Control::socket`].
+pub fn default_socket(name: &str) -> PathBuf {
+    let root = rustix::process::geteuid().is_root();
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !root && !dir.is_empty());
+    let run = runtime.map_or_else(|| PathBuf::from("/run"), PathBuf::from);
+    run.join("hearken").join(format!("{name}.sock"))
+}

@@ -1,0 +1,184 @@
+//! What one value cannot know alone: names that must exist, values that exclude each other, things given twice.
+
+use std::net::IpAddr;
+
+use listener::types::InetAddr;
+use toml::Spanned;
+
+use super::{BURST_MAX, Config, ConfigError, Device, Listener, Place, Port};
+
+type Check = Result<(), ConfigError>;
+
+/// All checks, in the order of the sections.
+pub(super) fn check(config: &Config) -> Check {
+    names(config)?;
+    if config.port.is_empty() {
+        return Err(config.file_error("no [[port]]; add one with name, device and addresses"));
+    }
+    for (index, port) in config.port.iter().enumerate() {
+        port_alone(config, port)?;
+        for earlier in &config.port[..index] {
+            ports_apart(config, port, earlier)?;
+        }
+    }
+    burst(config)?;
+    for (index, listener) in config.listener.iter().enumerate() {
+        listener_alone(config, listener)?;
+        for earlier in &config.listener[..index] {
+            listeners_apart(config, listener, earlier)?;
+        }
+    }
+    limits(config)
+}
+
+/// A name goes into file names, command lines and log lines.
+fn name_is_plain(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    !name.is_empty() && name.len() <= 32 && name.bytes().all(plain) && !name.starts_with('.')
+}
+
+fn names(config: &Config) -> Check {
+    let prefix = config.eal.file_prefix.as_ref();
+    for name in config.name.iter().chain(prefix).chain(config.port.iter().map(|port| &port.name)) {
+        if !name_is_plain(name.get_ref()) {
+            let found = name.get_ref();
+            return Err(
+                config.error(name, format!("\"{found}\" is no name; use up to 32 letters, digits, - _ ."))
+            );
+        }
+    }
+    match &config.eal.memory_mib {
+        Some(memory) if !(16..=1 << 20).contains(memory.get_ref()) => {
+            Err(config
+                .error(memory, "memory_mib must be from 16 to 1048576; or leave it out, it is computed"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn port_alone(config: &Config, port: &Port) -> Check {
+    for address in &port.addresses {
+        let found = address.get_ref();
+        let loopback = IpAddr::from(found.addr).is_loopback();
+        if found.addr.is_any() || found.addr.is_multicast() || loopback || is_broadcast(found.addr) {
+            return Err(
+                config.error(address, format!("{found} cannot be a port's own; give a unicast address"))
+            );
+        }
+    }
+    for prefix in &port.any_ip {
+        let found = prefix.get_ref();
+        if found.addr != found.network() {
+            let network = found.network();
+            let len = found.len;
+            return Err(config.error(
+                prefix,
+                format!("{found} has bits set beyond its prefix; write \"{network}/{len}\""),
+            ));
+        }
+    }
+    for (key, descriptors) in
+        [("rx_descriptors", &port.rx_descriptors), ("tx_descriptors", &port.tx_descriptors)]
+    {
+        if !(32..=32_768).contains(descriptors.get_ref()) {
+            let found = descriptors.get_ref();
+            return Err(config.error(descriptors, format!("{key} must be from 32 to 32768, found {found}")));
+        }
+    }
+    // Below 576 the default MSS does not fit (RFC 9293 §3.7.1); 9710 is what common NICs take at most.
+    if !(576..=9710).contains(port.mtu.get_ref()) {
+        let found = port.mtu.get_ref();
+        return Err(config.error(&port.mtu, format!("mtu must be from 576 to 9710, found {found}")));
+    }
+    Ok(())
+}
+
+fn is_broadcast(addr: InetAddr) -> bool {
+    addr.as_v4() == Some(u32::MAX)
+}
+
+fn ports_apart(config: &Config, port: &Port, earlier: &Port) -> Check {
+    if port.name.get_ref() == earlier.name.get_ref() {
+        let (name, line) = (port.name.get_ref(), also(config.place(&earlier.name)));
+        return Err(
+            config.error(&port.name, format!("port \"{name}\" is there already, {line}; give another name"))
+        );
+    }
+    match (port.device.get_ref(), earlier.device.get_ref()) {
+        (Device::Dpdk(device), Device::Dpdk(other)) if device.name() == other.name() => {
+            let (name, line) = (device.name(), also(config.place(&earlier.device)));
+            Err(config.error(&port.device, format!("device {name} is there already, {line}; use each once")))
+        }
+        (Device::Pcap { .. }, Device::Dpdk(_)) | (Device::Dpdk(_), Device::Pcap { .. }) => {
+            let line = also(config.place(&earlier.device));
+            let message = format!(
+                "pcap: files and DPDK devices do not mix (the other kind: {line}); for files through DPDK use \
+                 \"net_pcap0,rx_pcap=IN.pcap,tx_pcap=OUT.pcap\""
+            );
+            Err(config.error(&port.device, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `line 12`, or `by default` where there is none.
+fn also(place: Place) -> String {
+    place.line.map_or_else(|| "by default".to_owned(), |line| format!("line {line}"))
+}
+
+fn burst(config: &Config) -> Check {
+    let burst = &config.workers.burst;
+    if !(4..=BURST_MAX).contains(burst.get_ref()) || !burst.get_ref().is_multiple_of(4) {
+        let found = burst.get_ref();
+        return Err(config
+            .error(burst, format!("burst must be a multiple of 4 from 4 to {BURST_MAX}, found {found}")));
+    }
+    Ok(())
+}
+
+fn listener_alone(config: &Config, listener: &Listener) -> Check {
+    if let Some(v6only) = &listener.v6only {
+        if *v6only.get_ref() && listener.addr.get_ref().0.is_ipv4() {
+            let addr = listener.addr.get_ref();
+            return Err(config.error(v6only, format!("v6only on the IPv4 address {addr}; remove it")));
+        }
+    }
+    if let Some(device) = &listener.device {
+        if !config.port.iter().any(|port| port.name.get_ref() == device.get_ref()) {
+            let known: Vec<&str> = config.port.iter().map(|port| port.name.get_ref().as_str()).collect();
+            let (found, known) = (device.get_ref(), known.join(", "));
+            return Err(config.error(device, format!("no port is named \"{found}\"; there are: {known}")));
+        }
+    }
+    Ok(())
+}
+
+/// The rest of the kernel's conflict rules is the stack's business; two equal entries are a slip of the pen.
+fn listeners_apart(config: &Config, listener: &Listener, earlier: &Listener) -> Check {
+    let device = |l: &Listener| l.device.as_ref().map(Spanned::get_ref).cloned();
+    let same = listener.addr.get_ref() == earlier.addr.get_ref() && device(listener) == device(earlier);
+    if !same || (listener.reuseport && earlier.reuseport) {
+        return Ok(());
+    }
+    let (addr, line) = (listener.addr.get_ref(), also(config.place(&earlier.addr)));
+    let message = format!(
+        "listener {addr} is there already, {line}; remove one, or set reuseport = true in both to share it"
+    );
+    Err(config.error(&listener.addr, message))
+}
+
+fn limits(config: &Config) -> Check {
+    let limits = &config.limits;
+    let entries = [
+        ("listeners_max", &limits.listeners_max, 1 << 24),
+        ("requests_per_core", &limits.requests_per_core, 1 << 24),
+        ("connections_per_core", &limits.connections_per_core, 1 << 24),
+    ];
+    for (key, value, most) in entries {
+        if !(1..=most).contains(value.get_ref()) {
+            let found = value.get_ref();
+            return Err(config.error(value, format!("{key} must be from 1 to {most}, found {found}")));
+        }
+    }
+    Ok(())
+}
