@@ -7,6 +7,7 @@
 mod check;
 mod device;
 mod error;
+mod sysctl;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -18,12 +19,13 @@ pub use toml::Spanned;
 
 pub use device::{Device, DpdkDevice};
 pub use error::{ConfigError, Place};
+pub use sysctl::Sysctl;
 pub use value::{Cores, Huge, ListenAddr, Offloads, Prefix, Queues, ThenName};
 
-/// Queues and workers that one device or one server may have; DPDK's own limit is 1,024 queues.
-pub const QUEUES_MAX: u16 = 256;
+/// Queues that one device may have: one for each worker.
+pub const QUEUES_MAX: u16 = listener::limits::CORES_MAX;
 /// Frames that one turn may receive at most: what a burst's columns hold.
-pub const BURST_MAX: u16 = 64;
+pub const BURST_MAX: u16 = listener::limits::BURST_MAX as u16;
 
 /// A whole configuration file.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -42,7 +44,7 @@ pub struct Config {
     pub workers: Workers,
     /// Listeners to open at start; more can be opened at run time.
     pub listener: Vec<Listener>,
-    /// What the kernel tunes by sysctl, by the kernel's names.
+    /// What the kernel tunes by sysctl, by the kernel's names and with its defaults.
     pub sysctl: Sysctl,
     /// Memory and rates that are fixed at start.
     pub limits: Limits,
@@ -191,20 +193,17 @@ fn backlog_default() -> i32 {
     4096
 }
 
-/// `[sysctl]`
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Sysctl {}
-
 /// `[limits]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Listeners that may be open at a time. Default 65,536: one for each TCP port.
+    /// Listeners that may be open at a time. Default 1,048,576, for listeners take memory only once they are there.
     pub listeners_max: Spanned<u32>,
-    /// Half-open handshakes that one core holds before it falls back to cookies. Default 65,536.
+    /// Half-open handshakes that one core holds; SYNs beyond get cookies or nothing. Default 65,536: 16 backlogs of
+    /// 4,096, and some tens of MiB, so that a laptop starts too.
     pub requests_per_core: Spanned<u32>,
-    /// Connections, TIME_WAIT included, that one core holds. Default 65,536.
+    /// Connections that one core holds, with those in accept queues and in TIME_WAIT. Default 65,536: a thousand
+    /// connections a second for the minute that TIME_WAIT lasts.
     pub connections_per_core: Spanned<u32>,
     /// RSTs that one core sends a second at most; 0 for no limit. Default 0, as the kernel has none either.
     pub rst_per_second: u32,
@@ -212,11 +211,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        let entries = default_value(65_536);
         Self {
-            listeners_max: entries.clone(),
-            requests_per_core: entries.clone(),
-            connections_per_core: entries,
+            listeners_max: default_value(1 << 20),
+            requests_per_core: default_value(1 << 16),
+            connections_per_core: default_value(1 << 16),
             rst_per_second: 0,
         }
     }

@@ -22,6 +22,7 @@ pub(super) fn check(config: &Config) -> Check {
         }
     }
     burst(config)?;
+    config.sysctl.check(config)?;
     for (index, listener) in config.listener.iter().enumerate() {
         listener_alone(config, listener)?;
         for earlier in &config.listener[..index] {
@@ -32,19 +33,20 @@ pub(super) fn check(config: &Config) -> Check {
 }
 
 /// A name goes into file names, command lines and log lines.
-fn name_is_plain(name: &str) -> bool {
+fn name_is_plain(name: &str, len_max: usize) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    !name.is_empty() && name.len() <= 32 && name.bytes().all(plain) && !name.starts_with('.')
+    !name.is_empty() && name.len() <= len_max && name.bytes().all(plain) && !name.starts_with('.')
 }
 
 fn names(config: &Config) -> Check {
-    let prefix = config.eal.file_prefix.as_ref();
-    for name in config.name.iter().chain(prefix).chain(config.port.iter().map(|port| &port.name)) {
-        if !name_is_plain(name.get_ref()) {
+    let servers = config.name.iter().chain(&config.eal.file_prefix).map(|name| (name, 32));
+    // A port's name is what SO_BINDTODEVICE takes: IFNAMSIZ less its final zero.
+    let ports = config.port.iter().map(|port| (&port.name, 15));
+    for (name, len_max) in servers.chain(ports) {
+        if !name_is_plain(name.get_ref(), len_max) {
             let found = name.get_ref();
-            return Err(
-                config.error(name, format!("\"{found}\" is no name; use up to 32 letters, digits, - _ ."))
-            );
+            let message = format!("\"{found}\" is no name; use up to {len_max} letters, digits, - _ .");
+            return Err(config.error(name, message));
         }
     }
     match &config.eal.memory_mib {
@@ -137,18 +139,19 @@ fn burst(config: &Config) -> Check {
 }
 
 fn listener_alone(config: &Config, listener: &Listener) -> Check {
-    if let Some(v6only) = &listener.v6only {
-        if *v6only.get_ref() && listener.addr.get_ref().0.is_ipv4() {
-            let addr = listener.addr.get_ref();
-            return Err(config.error(v6only, format!("v6only on the IPv4 address {addr}; remove it")));
-        }
+    if let Some(v6only) = &listener.v6only
+        && *v6only.get_ref()
+        && listener.addr.get_ref().0.is_ipv4()
+    {
+        let addr = listener.addr.get_ref();
+        return Err(config.error(v6only, format!("v6only on the IPv4 address {addr}; remove it")));
     }
-    if let Some(device) = &listener.device {
-        if !config.port.iter().any(|port| port.name.get_ref() == device.get_ref()) {
-            let known: Vec<&str> = config.port.iter().map(|port| port.name.get_ref().as_str()).collect();
-            let (found, known) = (device.get_ref(), known.join(", "));
-            return Err(config.error(device, format!("no port is named \"{found}\"; there are: {known}")));
-        }
+    if let Some(device) = &listener.device
+        && !config.port.iter().any(|port| port.name.get_ref() == device.get_ref())
+    {
+        let known: Vec<&str> = config.port.iter().map(|port| port.name.get_ref().as_str()).collect();
+        let (found, known) = (device.get_ref(), known.join(", "));
+        return Err(config.error(device, format!("no port is named \"{found}\"; there are: {known}")));
     }
     Ok(())
 }

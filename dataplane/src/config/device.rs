@@ -4,9 +4,6 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use serde::Deserialize;
-use serde::de::{self, Deserializer};
-
 use super::value::deserialize_from_str;
 
 /// Where a port's frames come from and go to.
@@ -147,4 +144,4 @@ impl fmt::Display for Device {
     }
 }
 
-deserialize_from_str!(Device);
+deserialize_from_str!(Device, "a device string, such as \"net_af_packet0,iface=eth1\"");

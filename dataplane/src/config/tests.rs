@@ -1,3 +1,5 @@
+use listener::types::TcpPort;
+
 use super::*;
 
 const PORT: &str = "[[port]]\nname = \"p0\"\ndevice = \"net_ring0\"\n";
@@ -200,7 +202,7 @@ fn ports_are_told_apart() {
     );
     assert_eq!(
         refused("[[port]]\nname = \"a b\"\ndevice = \"net_ring1\"\n"),
-        "h.toml:5: \"a b\" is no name; use up to 32 letters, digits, - _ ."
+        "h.toml:5: \"a b\" is no name; use up to 15 letters, digits, - _ ."
     );
 }
 
@@ -208,7 +210,7 @@ fn ports_are_told_apart() {
 fn numbers_have_their_ranges() {
     assert_eq!(
         refused("queues = 0\n"),
-        "h.toml:4: invalid value: integer `0`, expected \"auto\" or a number from 1 to 256"
+        "h.toml:4: invalid value: integer `0`, expected \"auto\" or a number from 1 to 128"
     );
     assert_eq!(refused("mtu = 100\n"), "h.toml:4: mtu must be from 576 to 9710, found 100");
     assert_eq!(refused("rx_descriptors = 8\n"), "h.toml:4: rx_descriptors must be from 32 to 32768, found 8");
@@ -268,5 +270,46 @@ fn a_file_that_is_not_there_is_named() {
         error.to_string(),
         "/nonexistent/h.toml: cannot read it: No such file or directory (os error 2); give the path of a \
          configuration file with --config"
+    );
+}
+
+#[test]
+fn sysctls_have_the_kernels_names_values_and_defaults() {
+    let config = parse(&format!(
+        "{PORT}[sysctl]\nsomaxconn = 128\ntcp_syncookies = 2\ntcp_sack = 0\ntcp_rfc1337 = true\n\
+         ip_local_port_range = [40000, 40001]\nip_local_reserved_ports = \"80,8000-8080\"\n"
+    ))
+    .expect("sysctls");
+    let wanted = listener::sysctl::Sysctl {
+        somaxconn: 128,
+        tcp_syncookies: 2,
+        tcp_sack: false,
+        tcp_rfc1337: true,
+        ip_local_port_range: (TcpPort(40000), TcpPort(40001)),
+        ip_local_reserved_ports: vec![(TcpPort(80), TcpPort(80)), (TcpPort(8000), TcpPort(8080))],
+        ..Default::default()
+    };
+    assert_eq!(config.sysctl.values(), wanted);
+    assert_eq!(parse(PORT).expect("defaults").sysctl.values(), listener::sysctl::Sysctl::default());
+
+    let refusals = [
+        ("tcp_syncookies = 3", "tcp_syncookies must be from 0 to 2, found 3"),
+        ("tcp_sack = 2", "invalid value: integer `2`, expected 0 or 1"),
+        ("tcp_synack_retries = 300", "invalid value: integer `300`, expected u8"),
+        (
+            "ip_local_port_range = [2, 1]",
+            "ip_local_port_range must be two ports, the lower first, found [2, 1]",
+        ),
+        (
+            "ip_local_reserved_ports = \"9-8\"",
+            "\"9-8\" is no port or range; write them such as \"80,8000-8080\"",
+        ),
+        ("tcp_rmem = [4096, 4095, 4096]", "tcp_rmem must be three sizes that grow, found [4096, 4095, 4096]"),
+    ];
+    for (line, message) in refusals {
+        assert_eq!(refused(&format!("[sysctl]\n{line}\n")), format!("h.toml:5: {message}"));
+    }
+    assert!(
+        refused("[sysctl]\ntcp_mem = 1\n").starts_with("h.toml:5: unknown field `tcp_mem`, expected one of")
     );
 }

@@ -11,13 +11,27 @@ use serde::{Deserialize, Serialize};
 
 use super::QUEUES_MAX;
 
-/// Reads a type from a TOML string through its `FromStr`, so that its error gets the string's line.
+/// Reads a type from a TOML string through its `FromStr`. By a visitor, because the reader gives an error the line of
+/// the value only inside a visitor's call.
 macro_rules! deserialize_from_str {
-    ($type:ty) => {
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                text.parse().map_err(de::Error::custom)
+    ($type:ty, $expecting:literal) => {
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Reader;
+
+                impl serde::de::Visitor<'_> for Reader {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str($expecting)
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$type, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+
+                deserializer.deserialize_str(Reader)
             }
         }
     };
@@ -75,7 +89,7 @@ impl fmt::Display for Prefix {
     }
 }
 
-deserialize_from_str!(Prefix);
+deserialize_from_str!(Prefix, "an address with its prefix length, such as \"198.18.0.1/24\"");
 
 /// A local address to listen on: port 1 to 65535, no IPv6 scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +120,7 @@ impl fmt::Display for ListenAddr {
     }
 }
 
-deserialize_from_str!(ListenAddr);
+deserialize_from_str!(ListenAddr, "an address with a port, such as \"198.18.0.1:80\"");
 
 /// When to use hugepages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
