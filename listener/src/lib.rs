@@ -2,14 +2,19 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod conn_shared;
 pub mod drop_reason;
 pub mod error;
 pub mod inet_hashtables;
 pub mod limits;
+pub mod listen_sock;
 pub mod segment;
+pub mod siphash;
+pub mod snmp;
 pub mod sock_reuseport;
 pub mod sockaddr;
 pub mod sockopt;
 pub mod sync;
+pub mod syncookies;
 pub mod sysctl;
 pub mod types;

@@ -1,0 +1,566 @@
+//! Listeners as the workers see them: a slab of [`ListenSock`] slots, written by the control side and by all workers.
+//!
+//! # Protocol
+//! A slot's generation is odd while it listens and even while it does not; [`ListenSock::open`] and
+//! [`ListenSock::close`] each add one. A [`ListenerRef`] is a slot and an odd generation, so a reference that outlived
+//! its listener is told from the slot's next listener by one comparison. The three words that workers change (half-open
+//! requests, children waiting for `accept`, top of the accept queue) carry the generation too and are changed by
+//! compare-and-swap only: a worker that is late by one close() cannot touch the next listener's numbers.
+//!
+//! The accept queue is a stack of children, linked through their shared records ([`crate::conn_shared`]): workers push,
+//! the control side takes the whole stack with one swap and turns it round. So order of arrival is kept, nothing is
+//! allocated, and a node cannot come back while it is being pushed (no ABA).
+//!
+//! # Limits
+//! [`QLEN_MAX`] half-open requests per listener; beyond that its SYN queue counts as full.
+//!
+//! # Checked by
+//! `tests/loom_accept_queue.rs`, and the tests below.
+
+use std::sync::OnceLock;
+
+use crossbeam::queue::ArrayQueue;
+
+use crate::conn_shared::{ChildNode, ChildRef, CoreShared};
+use crate::sync::{Arc, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use crate::types::{Backlog, DevIndex, ListenerId, ListenerRef, Nanos, Then};
+
+/// Half-open requests that one listener can count.
+pub const QLEN_MAX: u32 = (1 << QLEN_BITS) - 1;
+
+const QLEN_BITS: u32 = 20;
+const QLEN_MASK: u64 = QLEN_MAX as u64;
+const GENERATION_SHIFT: u32 = 2 * QLEN_BITS;
+const GENERATION_MASK: u64 = (1 << (64 - GENERATION_SHIFT)) - 1;
+
+/// Slots that are made at once when the slab grows.
+const CHUNK: usize = 1024;
+
+/// What a listener starts with; the setters of [`ListenSock`] change single values later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ListenParams {
+    /// `sk_max_ack_backlog`: children that may wait for `accept`; the queue holds one more.
+    pub backlog: Backlog,
+    /// What becomes of its connections.
+    pub then: Then,
+    /// SO_REUSEADDR, for its children.
+    pub reuse: bool,
+    /// SO_REUSEPORT, for its children.
+    pub reuseport: bool,
+    /// True for an AF_INET6 socket.
+    pub v6_family: bool,
+    /// Owner, for its children.
+    pub uid: u32,
+    /// SO_BINDTODEVICE.
+    pub dev: DevIndex,
+    /// TCP_DEFER_ACCEPT as a number of SYN-ACK timeouts; 0 = off.
+    pub defer: u8,
+    /// TCP_SYNCNT; 0 = `tcp_synack_retries`.
+    pub syn_retries: u8,
+    /// TCP_MAXSEG; 0 = none.
+    pub mss_clamp: u16,
+    /// IP_TOS or IPV6_TCLASS.
+    pub tos: u8,
+}
+
+/// One listener; a cache line that is mostly read.
+#[repr(align(64))]
+#[derive(Debug)]
+pub struct ListenSock {
+    /// Odd: listening.
+    generation: AtomicU32,
+    sk_max_ack_backlog: AtomicU32,
+    /// Generation (low 24 bits), young, qlen.
+    requests: AtomicU64,
+    /// Generation, children waiting for accept.
+    sk_ack_backlog: AtomicU64,
+    /// Generation, newest child.
+    accept_top: AtomicU64,
+    /// Time of the last SYN cookie plus one, in ns; 0 = none. That of slot `synq_slot` counts.
+    synq_overflow_ts: AtomicU64,
+    synq_slot: AtomicU32,
+    uid: AtomicU32,
+    dev: AtomicU16,
+    mss_clamp: AtomicU16,
+    then: AtomicU8,
+    flags: AtomicU8,
+    defer: AtomicU8,
+    syn_retries: AtomicU8,
+    tos: AtomicU8,
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<ListenSock>() == 64);
+
+const REUSE: u8 = 1;
+const REUSEPORT: u8 = 2;
+const V6_FAMILY: u8 = 4;
+
+/// Why a child or a request was not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The queue is at its limit.
+    Full,
+    /// The listener was closed.
+    Gone,
+}
+
+const fn tagged(generation: u32, low: u32) -> u64 {
+    ((generation as u64) << 32) | low as u64
+}
+
+const fn requests_word(generation: u32) -> u64 {
+    (generation as u64 & GENERATION_MASK) << GENERATION_SHIFT
+}
+
+impl ListenSock {
+    fn new(id: u32) -> Self {
+        Self {
+            generation: AtomicU32::new(0),
+            sk_max_ack_backlog: AtomicU32::new(0),
+            requests: AtomicU64::new(0),
+            sk_ack_backlog: AtomicU64::new(0),
+            accept_top: AtomicU64::new(tagged(0, ChildNode::NIL.0)),
+            synq_overflow_ts: AtomicU64::new(0),
+            synq_slot: AtomicU32::new(id),
+            uid: AtomicU32::new(0),
+            dev: AtomicU16::new(0),
+            mss_clamp: AtomicU16::new(0),
+            then: AtomicU8::new(0),
+            flags: AtomicU8::new(0),
+            defer: AtomicU8::new(0),
+            syn_retries: AtomicU8::new(0),
+            tos: AtomicU8::new(0),
+        }
+    }
+
+    /// Makes a slot listen and returns its generation. Control side only; not visible before it is hashed.
+    ///
+    /// # Source
+    /// Linux v6.18 `inet_csk_listen_start` (net/ipv4/inet_connection_sock.c): queues reset, counts 0, state LISTEN.
+    pub fn open(&self, id: ListenerId, params: &ListenParams) -> ListenerRef {
+        let generation = self.generation.load(Ordering::Relaxed).wrapping_add(1) | 1;
+        self.set_max_ack_backlog(params.backlog);
+        self.set_then(params.then);
+        self.set_reuse(params.reuse);
+        self.set_reuseport(params.reuseport);
+        self.set_flag(V6_FAMILY, params.v6_family);
+        self.uid.store(params.uid, Ordering::Relaxed);
+        self.set_dev(params.dev);
+        self.set_defer(params.defer);
+        self.set_syn_retries(params.syn_retries);
+        self.set_mss_clamp(params.mss_clamp);
+        self.set_tos(params.tos);
+        self.synq_overflow_ts.store(0, Ordering::Relaxed);
+        self.synq_slot.store(id.0, Ordering::Relaxed);
+        self.requests.store(requests_word(generation), Ordering::Relaxed);
+        self.sk_ack_backlog.store(tagged(generation, 0), Ordering::Relaxed);
+        self.accept_top.store(tagged(generation, ChildNode::NIL.0), Ordering::Relaxed);
+        self.generation.store(generation, Ordering::Release);
+        ListenerRef { id, generation }
+    }
+
+    /// Ends LISTEN and gives the children that no `accept` took to `child`, oldest first; a no-op on a closed slot.
+    /// Control side only, after the listener was unhashed. A worker that comes later finds the generation changed and
+    /// resets its child itself.
+    pub fn close(&self, cores: &[Arc<CoreShared>], child: impl FnMut(ChildRef)) {
+        let generation = self.generation.load(Ordering::Relaxed);
+        if generation & 1 == 0 {
+            return;
+        }
+        let next = generation.wrapping_add(1);
+        self.generation.store(next, Ordering::Release);
+        self.requests.store(requests_word(next), Ordering::Relaxed);
+        self.sk_ack_backlog.store(tagged(next, 0), Ordering::Relaxed);
+        let top = self.accept_top.swap(tagged(next, ChildNode::NIL.0), Ordering::AcqRel);
+        unwind(top as u32, cores, child);
+    }
+
+    /// Generation as of now: odd = LISTEN.
+    #[inline]
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// True while the listener of this generation listens.
+    #[inline]
+    pub fn is_listening(&self, generation: u32) -> bool {
+        generation & 1 == 1 && self.generation() == generation
+    }
+
+    /// `sk_max_ack_backlog`
+    #[inline]
+    pub fn max_ack_backlog(&self) -> u32 {
+        self.sk_max_ack_backlog.load(Ordering::Relaxed)
+    }
+
+    /// A later listen() on a listener changes this and nothing else.
+    pub fn set_max_ack_backlog(&self, backlog: Backlog) {
+        self.sk_max_ack_backlog.store(backlog.0, Ordering::Relaxed);
+    }
+
+    /// `sk_ack_backlog`: children that wait for `accept`.
+    #[inline]
+    pub fn ack_backlog(&self) -> u32 {
+        self.sk_ack_backlog.load(Ordering::Relaxed) as u32
+    }
+
+    /// `sk_acceptq_is_full`: strict, so backlog N holds N + 1.
+    #[inline]
+    pub fn acceptq_is_full(&self) -> bool {
+        self.ack_backlog() > self.max_ack_backlog()
+    }
+
+    /// Counts one child more, unless the queue is full or the listener is another one by now.
+    #[inline]
+    pub fn acceptq_reserve(&self, generation: u32) -> Result<(), Refused> {
+        let mut word = self.sk_ack_backlog.load(Ordering::Relaxed);
+        loop {
+            if (word >> 32) as u32 != generation {
+                return Err(Refused::Gone);
+            }
+            if word as u32 > self.max_ack_backlog() {
+                return Err(Refused::Full);
+            }
+            match self.sk_ack_backlog.compare_exchange_weak(
+                word,
+                word + 1,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Ok(()),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Counts one child less: `accept` took it, or it could not be queued.
+    pub fn acceptq_release(&self, generation: u32) {
+        let mut word = self.sk_ack_backlog.load(Ordering::Relaxed);
+        while (word >> 32) as u32 == generation && word as u32 != 0 {
+            match self.sk_ack_backlog.compare_exchange_weak(
+                word,
+                word - 1,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return,
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Appends a child that was counted by [`Self::acceptq_reserve`]; `next` is the link in its shared record.
+    #[inline]
+    pub fn acceptq_add(&self, generation: u32, child: ChildNode, next: &AtomicU32) -> Result<(), Refused> {
+        let mut top = self.accept_top.load(Ordering::Relaxed);
+        loop {
+            if (top >> 32) as u32 != generation {
+                return Err(Refused::Gone);
+            }
+            next.store(top as u32, Ordering::Relaxed);
+            match self.accept_top.compare_exchange_weak(
+                top,
+                tagged(generation, child.0),
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Ok(()),
+                Err(now) => top = now,
+            }
+        }
+    }
+
+    /// Takes all queued children, oldest first. Control side only (single consumer); counts stay until each is
+    /// really accepted: call [`Self::acceptq_release`] then.
+    pub fn acceptq_take(&self, cores: &[Arc<CoreShared>], child: impl FnMut(ChildRef)) {
+        let top = self.accept_top.load(Ordering::Relaxed);
+        if top as u32 == ChildNode::NIL.0 {
+            return;
+        }
+        let empty = top & !0xffff_ffff | u64::from(ChildNode::NIL.0);
+        let top = self.accept_top.swap(empty, Ordering::Acquire);
+        unwind(top as u32, cores, child);
+    }
+
+    /// Half-open requests.
+    #[inline]
+    pub fn qlen(&self) -> u32 {
+        (self.requests.load(Ordering::Relaxed) & QLEN_MASK) as u32
+    }
+
+    /// Half-open requests that have not yet seen a timeout.
+    #[inline]
+    pub fn young(&self) -> u32 {
+        (self.requests.load(Ordering::Relaxed) >> QLEN_BITS & QLEN_MASK) as u32
+    }
+
+    /// `inet_csk_reqsk_queue_is_full`: strict, so backlog N allows N + 1 half-open requests.
+    #[inline]
+    pub fn request_queue_is_full(&self) -> bool {
+        let qlen = self.qlen();
+        qlen > self.max_ack_backlog() || qlen == QLEN_MAX
+    }
+
+    /// Counts one young request more, never beyond the limit whatever other workers do.
+    #[inline]
+    pub fn reqsk_queue_added(&self, generation: u32) -> Result<(), Refused> {
+        let mut word = self.requests.load(Ordering::Relaxed);
+        loop {
+            if word >> GENERATION_SHIFT != u64::from(generation) & GENERATION_MASK {
+                return Err(Refused::Gone);
+            }
+            let qlen = (word & QLEN_MASK) as u32;
+            if qlen > self.max_ack_backlog() || qlen == QLEN_MAX {
+                return Err(Refused::Full);
+            }
+            match self.requests.compare_exchange_weak(
+                word,
+                word + 1 + (1 << QLEN_BITS),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Ok(()),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Counts one request less, and one young one less if it still was.
+    #[inline]
+    pub fn reqsk_queue_removed(&self, generation: u32, young: bool) {
+        self.requests_subtract(generation, 1 + (u64::from(young) << QLEN_BITS));
+    }
+
+    /// A request saw its first timeout.
+    pub fn reqsk_queue_aged(&self, generation: u32) {
+        self.requests_subtract(generation, 1 << QLEN_BITS);
+    }
+
+    #[inline]
+    fn requests_subtract(&self, generation: u32, amount: u64) {
+        let mut word = self.requests.load(Ordering::Relaxed);
+        while word >> GENERATION_SHIFT == u64::from(generation) & GENERATION_MASK {
+            match self.requests.compare_exchange_weak(
+                word,
+                word - amount,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return,
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// What becomes of its connections.
+    #[inline]
+    pub fn then(&self) -> Then {
+        Then::from_u8(self.then.load(Ordering::Relaxed))
+    }
+
+    /// Holds for handshakes that end from now on.
+    pub fn set_then(&self, then: Then) {
+        self.then.store(then as u8, Ordering::Relaxed);
+    }
+
+    fn flag(&self, flag: u8) -> bool {
+        self.flags.load(Ordering::Relaxed) & flag != 0
+    }
+
+    /// Control side only, so a load and a store do.
+    fn set_flag(&self, flag: u8, on: bool) {
+        let flags = self.flags.load(Ordering::Relaxed);
+        self.flags.store(if on { flags | flag } else { flags & !flag }, Ordering::Relaxed);
+    }
+
+    /// SO_REUSEADDR, which children take over.
+    #[inline]
+    pub fn reuse(&self) -> bool {
+        self.flag(REUSE)
+    }
+
+    /// Sets SO_REUSEADDR.
+    pub fn set_reuse(&self, on: bool) {
+        self.set_flag(REUSE, on);
+    }
+
+    /// SO_REUSEPORT, which children take over.
+    #[inline]
+    pub fn reuseport(&self) -> bool {
+        self.flag(REUSEPORT)
+    }
+
+    /// Sets SO_REUSEPORT.
+    pub fn set_reuseport(&self, on: bool) {
+        self.set_flag(REUSEPORT, on);
+    }
+
+    /// True for an AF_INET6 socket.
+    #[inline]
+    pub fn v6_family(&self) -> bool {
+        self.flag(V6_FAMILY)
+    }
+
+    /// Owner's uid.
+    #[inline]
+    pub fn uid(&self) -> u32 {
+        self.uid.load(Ordering::Relaxed)
+    }
+
+    /// SO_BINDTODEVICE; its children are bound to the device they came in on if this is one.
+    #[inline]
+    pub fn dev(&self) -> DevIndex {
+        DevIndex(self.dev.load(Ordering::Relaxed))
+    }
+
+    /// Sets SO_BINDTODEVICE.
+    pub fn set_dev(&self, dev: DevIndex) {
+        self.dev.store(dev.0, Ordering::Relaxed);
+    }
+
+    /// TCP_DEFER_ACCEPT in SYN-ACK timeouts.
+    #[inline]
+    pub fn defer(&self) -> u8 {
+        self.defer.load(Ordering::Relaxed)
+    }
+
+    /// Sets TCP_DEFER_ACCEPT, in SYN-ACK timeouts.
+    pub fn set_defer(&self, timeouts: u8) {
+        self.defer.store(timeouts, Ordering::Relaxed);
+    }
+
+    /// TCP_SYNCNT; 0 = the sysctl.
+    #[inline]
+    pub fn syn_retries(&self) -> u8 {
+        self.syn_retries.load(Ordering::Relaxed)
+    }
+
+    /// Sets TCP_SYNCNT.
+    pub fn set_syn_retries(&self, retries: u8) {
+        self.syn_retries.store(retries, Ordering::Relaxed);
+    }
+
+    /// TCP_MAXSEG; 0 = none.
+    #[inline]
+    pub fn mss_clamp(&self) -> u16 {
+        self.mss_clamp.load(Ordering::Relaxed)
+    }
+
+    /// Sets TCP_MAXSEG.
+    pub fn set_mss_clamp(&self, mss: u16) {
+        self.mss_clamp.store(mss, Ordering::Relaxed);
+    }
+
+    /// IP_TOS or IPV6_TCLASS.
+    #[inline]
+    pub fn tos(&self) -> u8 {
+        self.tos.load(Ordering::Relaxed)
+    }
+
+    /// Sets IP_TOS or IPV6_TCLASS.
+    pub fn set_tos(&self, tos: u8) {
+        self.tos.store(tos, Ordering::Relaxed);
+    }
+
+    /// The slot whose cookie stamp counts for this listener.
+    #[inline]
+    pub fn synq_slot(&self) -> ListenerId {
+        ListenerId(self.synq_slot.load(Ordering::Relaxed))
+    }
+
+    /// Lets this listener share the cookie stamp of `slot`, as members of a reuseport group do.
+    pub fn set_synq_slot(&self, slot: ListenerId) {
+        self.synq_slot.store(slot.0, Ordering::Relaxed);
+    }
+
+    /// Remembers that a cookie was sent; written once a second at most, so the line stays shared in a flood.
+    ///
+    /// # Source
+    /// Linux v6.18 `tcp_synq_overflow` (include/net/tcp.h).
+    #[inline]
+    pub fn synq_overflow(&self, now: Nanos) {
+        let last = self.synq_overflow_ts.load(Ordering::Relaxed);
+        if last == 0 || now.0.saturating_sub(last) > 1_000_000_000 {
+            self.synq_overflow_ts.store(now.0.saturating_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// True if no cookie was sent within `valid_ns`.
+    #[inline]
+    pub fn synq_no_recent_overflow(&self, now: Nanos, valid_ns: u64) -> bool {
+        let last = self.synq_overflow_ts.load(Ordering::Relaxed);
+        last == 0 || now.0.saturating_sub(last) > valid_ns
+    }
+}
+
+/// Turns a stack of children round and hands them out, oldest first.
+fn unwind(top: u32, cores: &[Arc<CoreShared>], mut child: impl FnMut(ChildRef)) {
+    let mut children = Vec::new();
+    let mut node = ChildNode(top);
+    while let Some((shared, index)) = node.locate(cores) {
+        children.push(shared.child_ref(index));
+        node = ChildNode(shared.accept_next(index).load(Ordering::Relaxed));
+    }
+    children.into_iter().rev().for_each(&mut child);
+}
+
+/// The slab. It grows in chunks that never move and are never freed, so a reader needs neither lock nor epoch.
+#[derive(Debug)]
+pub struct ListenSocks {
+    chunks: Box<[OnceLock<Box<[ListenSock]>>]>,
+    /// Slots that were given back, in the order they came.
+    free: ArrayQueue<u32>,
+    fresh: AtomicU32,
+    capacity: u32,
+}
+
+impl ListenSocks {
+    /// A slab for `listeners_max` listeners; memory for the slots comes as they are used.
+    pub fn new(listeners_max: u32) -> Self {
+        let chunks = (listeners_max as usize).div_ceil(CHUNK);
+        Self {
+            chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
+            free: ArrayQueue::new(listeners_max.max(1) as usize),
+            fresh: AtomicU32::new(0),
+            capacity: listeners_max,
+        }
+    }
+
+    /// A free slot, or `None` if `listeners_max` are in use. Control side only.
+    pub fn alloc(&self) -> Option<ListenerId> {
+        if let Some(id) = self.free.pop() {
+            return Some(ListenerId(id));
+        }
+        let id = self.fresh.load(Ordering::Relaxed);
+        if id >= self.capacity {
+            return None;
+        }
+        let first = id as usize / CHUNK * CHUNK;
+        let make = || (first..first + CHUNK).map(|slot| ListenSock::new(slot as u32)).collect();
+        self.chunks[id as usize / CHUNK].get_or_init(make);
+        self.fresh.store(id + 1, Ordering::Relaxed);
+        Some(ListenerId(id))
+    }
+
+    /// Gives back a slot that was closed. Any thread; lock-free, because it runs when the epoch has passed.
+    pub fn free(&self, id: ListenerId) {
+        let stored = self.free.push(id.0);
+        debug_assert!(stored.is_ok(), "a slot was freed twice");
+    }
+
+    /// The slot, if it was ever given out.
+    #[inline]
+    pub fn get(&self, id: ListenerId) -> Option<&ListenSock> {
+        self.chunks.get(id.0 as usize / CHUNK)?.get()?.get(id.0 as usize % CHUNK)
+    }
+
+    /// The listener, if it still listens.
+    #[inline]
+    pub fn listening(&self, listener: ListenerRef) -> Option<&ListenSock> {
+        self.get(listener.id).filter(|slot| slot.is_listening(listener.generation))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,145 @@
+//! SYN cookies: a handshake whose only memory is our initial sequence number, and the timestamp the peer echoes.
+//!
+//! The layout is the kernel's (`secure_tcp_syn_cookie`, net/ipv4/syncookies.c, Linux v6.18):
+//! `H0 + client_seq + (count << 24) + ((H1(count) + mss_index) & 0xffffff)`, `count` in minutes, so a cookie is valid
+//! for 60 to 120 s. With timestamps, the low six bits of TSval carry window scale, SACK and ECN.
+//!
+//! # Departures from the kernel
+//! The two hashes read the same fields in another packing. A second pair of keys may be checked beside the first, so
+//! that the keys can change while handshakes are in flight: see [`CookieKeys`].
+
+use crate::segment::FlowKey;
+use crate::siphash::{SipKey, siphash_2_4};
+use crate::types::{Nanos, SegSeq};
+
+/// Nanoseconds that a cookie is valid at most, and that a listener looks for cookies after it sent one.
+pub const COOKIE_VALID_NS: u64 = MAX_SYNCOOKIE_AGE as u64 * COOKIE_PERIOD_NS;
+
+const COOKIE_PERIOD_NS: u64 = 60_000_000_000;
+const MAX_SYNCOOKIE_AGE: u32 = 2;
+const COOKIE_BITS: u32 = 24;
+const COOKIE_MASK: u32 = (1 << COOKIE_BITS) - 1;
+
+const MSS_V4: [u16; 4] = [536, 1300, 1440, 1460];
+const MSS_V6: [u16; 4] = [1220, 1420, 1440, 8940];
+
+const TS_BITS: u32 = 6;
+const TS_WSCALE_MASK: u32 = 0xf;
+const TS_SACK: u32 = 1 << 4;
+const TS_ECN: u32 = 1 << 5;
+
+/// One generation of cookie keys: for H0 and for H1.
+pub type CookieKey = [SipKey; 2];
+
+/// The keys that cookies are made and checked with.
+///
+/// To change keys on several cores without losing a handshake: give all of them the new pair as `other`; when all have
+/// it, make it `current` and the old one `other`; drop that after 120 s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct CookieKeys {
+    /// Makes cookies, and checks them.
+    pub current: CookieKey,
+    /// Only checks them: the generation before, or the next one.
+    pub other: Option<CookieKey>,
+}
+
+/// What a cookie's timestamp remembers of the SYN's options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct CookieOptions {
+    /// The client's window scale.
+    pub wscale: Option<u8>,
+    /// SACK permitted.
+    pub sack: bool,
+    /// ECN agreed.
+    pub ecn: bool,
+}
+
+#[inline]
+fn count(now: Nanos) -> u32 {
+    (now.0 / COOKIE_PERIOD_NS) as u32
+}
+
+#[inline]
+fn cookie_hash(key: SipKey, flow: &FlowKey, count: u32) -> u32 {
+    let ports = u64::from(flow.sport.0) << 48 | u64::from(flow.dport.0) << 32 | u64::from(count);
+    let hash = match (flow.saddr.as_v4(), flow.daddr.as_v4()) {
+        (Some(saddr), Some(daddr)) => siphash_2_4(key, [u64::from(saddr) << 32 | u64::from(daddr), ports]),
+        _ => siphash_2_4(key, [flow.saddr.hi(), flow.saddr.lo(), flow.daddr.hi(), flow.daddr.lo(), ports]),
+    };
+    hash as u32
+}
+
+/// Cookie for a SYN: our ISS. `mss` is the client's; the largest entry not above it goes in, or the smallest.
+///
+/// # Source
+/// Linux v6.18 `__cookie_v4_init_sequence`, `__cookie_v6_init_sequence`.
+pub fn cookie_init_sequence(
+    keys: &CookieKeys,
+    flow: &FlowKey,
+    client_seq: SegSeq,
+    mss: u16,
+    now: Nanos,
+) -> SegSeq {
+    let table = if flow.is_v4() { &MSS_V4 } else { &MSS_V6 };
+    let index = table.iter().rposition(|&entry| entry <= mss).unwrap_or(0) as u32;
+    let count = count(now);
+    let h0 = cookie_hash(keys.current[0], flow, 0);
+    let h1 = cookie_hash(keys.current[1], flow, count);
+    SegSeq(
+        h0.wrapping_add(client_seq.0)
+            .wrapping_add(count << COOKIE_BITS)
+            .wrapping_add(h1.wrapping_add(index) & COOKIE_MASK),
+    )
+}
+
+/// MSS of the client if `ack` acknowledges a cookie for this flow that is not too old.
+///
+/// `seq` and `ack` are those of the segment that came: the cookie is `ack - 1`, the client's ISN `seq - 1`.
+///
+/// # Source
+/// Linux v6.18 `check_tcp_syn_cookie`, `__cookie_v4_check`, `__cookie_v6_check`.
+pub fn cookie_check(keys: &CookieKeys, flow: &FlowKey, seq: SegSeq, ack: SegSeq, now: Nanos) -> Option<u16> {
+    let one = |key: &CookieKey| {
+        let cookie = ack.0.wrapping_sub(1);
+        let rest = cookie.wrapping_sub(cookie_hash(key[0], flow, 0)).wrapping_sub(seq.0.wrapping_sub(1));
+        let age = count(now).wrapping_sub(rest >> COOKIE_BITS) & 0xff;
+        if age >= MAX_SYNCOOKIE_AGE {
+            return None;
+        }
+        let made = count(now).wrapping_sub(age);
+        let index = rest.wrapping_sub(cookie_hash(key[1], flow, made)) & COOKIE_MASK;
+        let table = if flow.is_v4() { &MSS_V4 } else { &MSS_V6 };
+        table.get(index as usize).copied()
+    };
+    one(&keys.current).or_else(|| keys.other.as_ref().and_then(one))
+}
+
+/// TSval, before the peer's offset, that carries `options`: at most 63 ms behind the clock, never in front of it.
+///
+/// # Source
+/// Linux v6.18 `cookie_init_timestamp`.
+pub const fn cookie_init_timestamp(clock_ms: u32, options: CookieOptions) -> u32 {
+    let wscale = match options.wscale {
+        Some(wscale) => wscale as u32 & TS_WSCALE_MASK,
+        None => TS_WSCALE_MASK,
+    };
+    let bits = wscale | if options.sack { TS_SACK } else { 0 } | if options.ecn { TS_ECN } else { 0 };
+    let ts = clock_ms >> TS_BITS << TS_BITS | bits;
+    if ts > clock_ms { ts.wrapping_sub(1 << TS_BITS) } else { ts }
+}
+
+/// What TSecr, less the peer's offset, says about the SYN's options.
+///
+/// # Source
+/// Linux v6.18 `cookie_timestamp_decode`.
+pub const fn cookie_timestamp_decode(tsecr: u32) -> CookieOptions {
+    let wscale = tsecr & TS_WSCALE_MASK;
+    CookieOptions {
+        wscale: if wscale == TS_WSCALE_MASK { None } else { Some(wscale as u8) },
+        sack: tsecr & TS_SACK != 0,
+        ecn: tsecr & TS_ECN != 0,
+    }
+}
+
+#[cfg(test)]
+mod tests;
