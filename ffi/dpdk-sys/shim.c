@@ -1,0 +1,65 @@
+/* The static inlines and thread-local variables of DPDK as functions that Rust can call. */
+#define _GNU_SOURCE
+#include "bindings.h"
+
+uint16_t shim_rte_eth_rx_burst(uint16_t port_id, uint16_t queue_id, struct rte_mbuf **pkts, uint16_t room)
+{
+	return rte_eth_rx_burst(port_id, queue_id, pkts, room);
+}
+
+uint16_t shim_rte_eth_tx_burst(uint16_t port_id, uint16_t queue_id, struct rte_mbuf **pkts, uint16_t count)
+{
+	return rte_eth_tx_burst(port_id, queue_id, pkts, count);
+}
+
+uint16_t shim_rte_eth_tx_prepare(uint16_t port_id, uint16_t queue_id, struct rte_mbuf **pkts, uint16_t count)
+{
+	return rte_eth_tx_prepare(port_id, queue_id, pkts, count);
+}
+
+struct rte_mbuf *shim_rte_pktmbuf_alloc(struct rte_mempool *pool)
+{
+	return rte_pktmbuf_alloc(pool);
+}
+
+int shim_rte_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **pkts, unsigned int count)
+{
+	return rte_pktmbuf_alloc_bulk(pool, pkts, count);
+}
+
+void shim_rte_pktmbuf_free(struct rte_mbuf *mbuf)
+{
+	rte_pktmbuf_free(mbuf);
+}
+
+uint16_t shim_rte_pktmbuf_data_room_size(struct rte_mempool *pool)
+{
+	return rte_pktmbuf_data_room_size(pool);
+}
+
+int shim_rte_errno(void)
+{
+	return rte_errno;
+}
+
+unsigned int shim_rte_lcore_id(void)
+{
+	return rte_lcore_id();
+}
+
+uint64_t shim_rte_rdtsc(void)
+{
+	return rte_rdtsc();
+}
+
+/* The link's bit-fields became a union in later releases. */
+int shim_rte_eth_link_get_nowait(uint16_t port_id, struct shim_link *link)
+{
+	struct rte_eth_link now = {0};
+	int rc = rte_eth_link_get_nowait(port_id, &now);
+
+	link->speed_mbps = now.link_speed;
+	link->up = now.link_status == RTE_ETH_LINK_UP;
+	link->full_duplex = now.link_duplex == RTE_ETH_LINK_FULL_DUPLEX;
+	return rc;
+}
