@@ -88,6 +88,8 @@ pub struct ChildInfo {
 /// Something that holds a local port: a living child or a TIME_WAIT entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortOwner {
+    /// Which one.
+    pub child: ChildRef,
     /// Its local address.
     pub addr: InetAddr,
     /// The device it is bound to, if any.
@@ -207,7 +209,7 @@ impl CoreShared {
     /// The child as it stands, if its slot was not used again.
     pub fn child(&self, child: ChildRef) -> Option<ChildInfo> {
         let record = self.records.get(child.index as usize)?;
-        let (generation, _, info) = record.read()?;
+        let (generation, _, info) = record.read(self.core, child.index)?;
         (generation == child.generation).then_some(info)
     }
 
@@ -218,11 +220,11 @@ impl CoreShared {
             return;
         }
         let used = self.high_water.load(Ordering::Acquire) as usize;
-        for record in &self.records[..used] {
+        for (index, record) in self.records[..used].iter().enumerate() {
             if record.dport.load(Ordering::Relaxed) != port.0 {
                 continue;
             }
-            if let Some((_, held, info)) = record.read()
+            if let Some((_, held, info)) = record.read(self.core, index as u32)
                 && info.flow.dport == port
                 && info.state != TcpState::Close
             {
@@ -315,7 +317,7 @@ impl CoreShared {
 
 impl Record {
     /// Generation, owner and info of the connection that uses the slot; `None` if it is free.
-    fn read(&self) -> Option<(u32, PortOwner, ChildInfo)> {
+    fn read(&self, core: CoreId, index: u32) -> Option<(u32, PortOwner, ChildInfo)> {
         loop {
             let generation = self.generation.load(Ordering::Acquire);
             if generation & 1 == 0 {
@@ -339,6 +341,7 @@ impl Record {
                 continue;
             }
             let owner = PortOwner {
+                child: ChildRef { core, index, generation },
                 addr: flow.daddr,
                 dev,
                 reuse: flags & REUSE != 0,

@@ -234,6 +234,13 @@ impl ListenSock {
         }
     }
 
+    /// Counts one child more whatever the limit says: one that migrates here from a closed listener of the group.
+    pub fn acceptq_reserve_migrated(&self, generation: u32) -> Result<(), Refused> {
+        let more = |word: u64| ((word >> 32) as u32 == generation).then_some(word.wrapping_add(1));
+        let counted = self.sk_ack_backlog.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        counted.map(drop).map_err(|_| Refused::Gone)
+    }
+
     /// Counts one child less: `accept` took it, or it could not be queued.
     pub fn acceptq_release(&self, generation: u32) {
         let mut word = self.sk_ack_backlog.load(Ordering::Relaxed);
@@ -472,6 +479,12 @@ impl ListenSock {
     /// Lets this listener share the cookie stamp of `slot`, as members of a reuseport group do.
     pub fn set_synq_slot(&self, slot: ListenerId) {
         self.synq_slot.store(slot.0, Ordering::Relaxed);
+    }
+
+    /// Takes over the cookie stamp of `other`, which shared its own with this listener and now goes away.
+    pub fn inherit_synq_overflow(&self, other: &Self) {
+        let stamp = other.synq_overflow_ts.load(Ordering::Relaxed);
+        self.synq_overflow_ts.fetch_max(stamp, Ordering::Relaxed);
     }
 
     /// Remembers that a cookie was sent; written once a second at most, so the line stays shared in a flood.

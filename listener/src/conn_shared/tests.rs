@@ -35,6 +35,7 @@ fn a_record_tells_what_was_written() {
     assert_eq!((info.state, info.aborted), (TcpState::Established, false));
     shared.owners_of_port(TcpPort(80), |owner| {
         let expected = PortOwner {
+            child,
             addr: InetAddr::v4(0xc613_0009),
             dev: DevIndex(9),
             reuse: true,
