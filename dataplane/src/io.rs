@@ -8,6 +8,8 @@
 //! [`mem`] (queues in memory), `pcap` (replay and record a file), `faulty` (wraps another one and spoils frames by
 //! seed), and with feature `dpdk` an rx and tx queue of a DPDK port.
 
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod mem;
 
 /// What a device says about a checksum of a frame that came in.

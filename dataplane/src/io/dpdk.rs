@@ -1,0 +1,110 @@
+//! Packet I/O on a queue pair of a DPDK port.
+//!
+//! The frame is DPDK's own mbuf, so nothing is copied, and an answer goes out in the mbuf that the question came
+//! in. Offloads are the port's, fixed when it was configured; the VLAN tag stays in the frame but on drivers that
+//! take it out whatever they are told.
+
+use dpdk::{Checksum, Mbuf, Mempool, Offloads, RxQueue, Started, TxQueue, TxRequest};
+
+use super::{Capabilities, Csum, Frame, PacketIo, RxMeta, TxOffload};
+
+impl Frame for Mbuf {
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        self.data()
+    }
+
+    #[inline]
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.data_mut()
+    }
+
+    #[inline]
+    fn set_len(&mut self, len: usize) -> bool {
+        Mbuf::set_len(self, len)
+    }
+
+    #[inline]
+    fn rx_meta(&self) -> RxMeta {
+        RxMeta {
+            ip_csum: csum(self.ip_checksum()),
+            l4_csum: csum(self.l4_checksum()),
+            vlan_tci: self.vlan_stripped(),
+            chained: !self.is_contiguous(),
+            timestamp: None,
+        }
+    }
+
+    #[inline]
+    fn set_tx_offload(&mut self, offload: TxOffload) {
+        let TxOffload { ip_csum, tcp_csum, ipv6, l2_len, l3_len, vlan_tci } = offload;
+        self.request_tx(TxRequest {
+            l2_len,
+            l3_len: u16::from(l3_len),
+            ipv6,
+            ipv4_checksum: ip_csum,
+            tcp_checksum: tcp_csum,
+            vlan_tci,
+        });
+    }
+
+    #[inline]
+    fn prefetch(&self) {
+        Mbuf::prefetch(self);
+    }
+}
+
+const fn csum(said: Checksum) -> Csum {
+    match said {
+        Checksum::Unknown => Csum::Unknown,
+        Checksum::Good => Csum::Good,
+        Checksum::Bad => Csum::Bad,
+        Checksum::Absent => Csum::None,
+    }
+}
+
+/// One queue pair of a started port, for one thread.
+///
+/// The port runs until its last queue is dropped; frames that are still out then are safe to drop later.
+#[derive(Debug)]
+pub struct DpdkIo {
+    rx: RxQueue,
+    tx: TxQueue,
+    pool: Mempool,
+    capabilities: Capabilities,
+}
+
+impl DpdkIo {
+    /// Takes all queue pairs out of `port`, in order of queue id; `pool` is where frames from nothing come from.
+    pub fn take_all(port: &mut Started, pool: &Mempool) -> Vec<Self> {
+        let Offloads { tx_ipv4_checksum, tx_tcp_checksum, tx_vlan_insert, .. } = port.offloads();
+        let capabilities =
+            Capabilities { tx_ip_csum: tx_ipv4_checksum, tx_tcp_csum: tx_tcp_checksum, tx_vlan_insert };
+        let (rx, tx) = (std::mem::take(&mut port.rx), std::mem::take(&mut port.tx));
+        rx.into_iter().zip(tx).map(|(rx, tx)| Self { rx, tx, pool: pool.clone(), capabilities }).collect()
+    }
+}
+
+impl PacketIo for DpdkIo {
+    type Frame = Mbuf;
+
+    #[inline]
+    fn rx_burst(&mut self, into: &mut [Option<Mbuf>]) -> usize {
+        self.rx.rx_burst(into)
+    }
+
+    #[inline]
+    fn tx_burst(&mut self, from: &mut [Option<Mbuf>]) -> usize {
+        self.tx.tx_burst(from)
+    }
+
+    #[inline]
+    fn alloc(&mut self) -> Option<Mbuf> {
+        self.pool.alloc()
+    }
+
+    #[inline]
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+}
