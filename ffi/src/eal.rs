@@ -16,7 +16,7 @@ const EALREADY: i32 = 114;
 const EBUSY: i32 = 16;
 const EINVAL: i32 = 22;
 
-/// Whether this process has called `rte_eal_init` with success; DPDK cannot be started twice.
+/// Whether this process has called `rte_eal_init` with success: it works once.
 static STARTED: Mutex<bool> = Mutex::new(false);
 
 /// Where DPDK takes its memory from.
@@ -89,7 +89,8 @@ impl EalBuilder {
         self
     }
 
-    /// `--file-prefix`. Default: `rust` and the process id, so that two processes never meet.
+    /// `--file-prefix`. Default: `rust`, in every process: both kinds of [`Memory`] share no files, so they
+    /// do not meet, and DPDK, which makes a directory per prefix and never removes it, makes one.
     pub fn file_prefix(mut self, prefix: &str) -> Self {
         self.file_prefix = Some(prefix.to_owned());
         self
@@ -135,7 +136,7 @@ impl EalBuilder {
 
     /// The arguments of `rte_eal_init`, without the program's name.
     fn to_args(&self) -> Vec<String> {
-        let prefix = self.file_prefix.clone().unwrap_or_else(|| format!("rust{}", std::process::id()));
+        let prefix = self.file_prefix.as_deref().unwrap_or("rust");
         let mut args = vec![format!("--file-prefix={prefix}")];
         match self.memory {
             Memory::Hugepages { mb } => {
@@ -198,7 +199,11 @@ impl EalBuilder {
         //   without the handle that this call leads to.
         let (rc, printed) = log::captured(|| unsafe { sys::rte_eal_init(argc, argv) });
         if rc < 0 {
-            return Err(DpdkError::from_rte_errno(CALL).on(&args.join(" ")).hint(printed));
+            let mut error = DpdkError::from_rte_errno(CALL).on(&args.join(" ")).hint(printed);
+            if let Memory::Hugepages { .. } = self.memory {
+                error = error.hint([format!("{} MB of hugepages are free", hugepages_free_mb())]);
+            }
+            return Err(error);
         }
         *started = true;
         Ok(Eal(Arc::new(Running { main: thread::current().id(), state: Mutex::default() })))

@@ -75,6 +75,10 @@ impl fmt::Display for DpdkError {
 impl std::error::Error for DpdkError {}
 
 fn strerror(errno: i32) -> String {
+    // Half of DPDK returns a bare -1 for any failure.
+    if errno == 1 {
+        return "failed, or not permitted".into();
+    }
     // SAFETY: `rte_strerror` answers with a per-lcore buffer or a literal, never null; copied at once.
     unsafe { CStr::from_ptr(sys::rte_strerror(errno)) }.to_string_lossy().into_owned()
 }

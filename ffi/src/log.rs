@@ -14,7 +14,7 @@ thread_local! {
     static CAPTURE: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
 
-/// Sends DPDK's log here; later calls put it back should `rte_eal_init` have taken it.
+/// Sends DPDK's log here, from now on.
 pub(crate) fn install() {
     static OPEN: Once = Once::new();
     OPEN.call_once(|| {

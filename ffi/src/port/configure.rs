@@ -111,6 +111,12 @@ impl Fitting<'_> {
         self.clamps.push(what);
     }
 
+    /// As `clamp`, for what software does as well, if slower.
+    fn forgo(&mut self, what: String) {
+        tracing::info!(port = self.name, driver = super::string_at(self.info.driver_name), "{what}");
+        self.clamps.push(what);
+    }
+
     fn fit_queues(&mut self, wanted: u16) -> u16 {
         let most = self.info.max_rx_queues.min(self.info.max_tx_queues).max(1);
         let wanted = wanted.max(1);
@@ -134,7 +140,7 @@ impl Fitting<'_> {
         let can = super::capabilities(self.info).offloads;
         let mut fit = |wanted: bool, can: bool, what: &str, then: &str| {
             if wanted && !can {
-                self.clamp(format!("no {what} in the device: {then}"));
+                self.forgo(format!("no {what} in the device: {then}"));
             }
             wanted && can
         };

@@ -62,7 +62,7 @@ impl Started {
         let count = unsafe { sys::rte_eth_xstats_get(id, std::ptr::null_mut(), 0) };
         DpdkError::check(CALL, &self.port.name, count)?;
         let len = count.unsigned_abs();
-        let mut names = vec![sys::rte_eth_xstat_name { name: [0; 64] }; len as usize];
+        let mut names = vec![sys::rte_eth_xstat_name::default(); len as usize];
         let mut values = vec![sys::rte_eth_xstat::default(); len as usize];
         // SAFETY: both arrays have `len` elements; the port is open.
         let (named, valued) = unsafe {

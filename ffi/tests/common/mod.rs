@@ -1,4 +1,4 @@
-//! One EAL per test process: ordinary pages, no PCI, a file prefix of its own.
+//! One EAL per test process: ordinary pages, no PCI, no files.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::sync::OnceLock;
