@@ -120,6 +120,12 @@ impl fmt::Display for ListenAddr {
     }
 }
 
+impl Serialize for ListenAddr {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 deserialize_from_str!(ListenAddr, "an address with a port, such as \"198.18.0.1:80\"");
 
 /// When to use hugepages.

@@ -1,0 +1,402 @@
+//! What is said on the control socket.
+//!
+//! # Protocol
+//! One JSON object a line, UTF-8, ended by `\n`; a request gets one reply, in order. Version 1:
+//! ```text
+//! → {"v":1,"request":"listen","addr":"198.18.0.1:80","backlog":128}
+//! ← {"v":1,"ok":{"fd":3,"addr":"198.18.0.1:80","backlog":128}}
+//! → {"v":1,"request":"listen","addr":"198.18.0.1:80"}
+//! ← {"v":1,"error":{"errno":"EADDRINUSE","message":"…"}}
+//! ```
+//! `v` comes with every request and reply. Requests and their fields are [`Request`]; unknown ones are refused. What
+//! stands under `ok` is named at each request. `errno` is there where listen(2) and its kin would have set it;
+//! `message` is for people. New fields may be added to replies within a version, so a reader skips what it does not
+//! know.
+//!
+//! # Limits
+//! A request has at most [`LINE_MAX`] bytes; a longer one is answered by an error and the connection is closed, as
+//! nobody knows where the next one starts. At most [`CLIENTS_MAX`] clients are served at a time: the one that has
+//! said nothing for longest goes when another comes. A client that leaves a line half done, or a reply unread, for
+//! [`PATIENCE`] is cut off.
+//!
+//! # Rights
+//! The socket has mode 0600, and the peer's uid (`SO_PEERCRED`) must be root or the server's. It owns the listeners
+//! that it opens. Connections from `accept` are closed with their client, as descriptors are with their process;
+//! listeners stay.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{ListenAddr, ThenName};
+
+/// The version that this server speaks.
+pub const VERSION: u64 = 1;
+/// Bytes of one request line, its end not counted: room for any request many times over.
+pub const LINE_MAX: usize = 64 * 1024;
+/// Clients that are served at a time: people and exporters, not load.
+pub const CLIENTS_MAX: usize = 64;
+/// How long half a request may stay half, and a reply unread.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Rows in one reply to `ss`: so that a million listeners neither fill a buffer nor keep the control thread.
+pub const SS_ROWS_MAX: usize = 2000;
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// socket, bind and listen; → [`Listening`].
+    Listen(Listen),
+    /// Closes listeners; → [`Closed`].
+    Close(Which),
+    /// The listeners by descriptor, from `from` on; → [`Ss`].
+    Ss {
+        /// First descriptor of interest.
+        #[serde(default)]
+        from: u32,
+    },
+    /// Takes the oldest connection out of an accept queue; → [`Accepted`].
+    Accept(Which),
+    /// Closes a connection that this client accepted; → an empty object.
+    CloseConnection {
+        /// Its descriptor.
+        fd: u32,
+        /// With a RST instead of a FIN.
+        #[serde(default)]
+        reset: bool,
+    },
+    /// Counters; → [`Stats`].
+    Stats {},
+    /// Latency since start; → [`Latency`].
+    Latency {
+        /// Only this core.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        core: Option<u16>,
+    },
+}
+
+/// `listen`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// Local address.
+    pub addr: ListenAddr,
+    /// As listen(2) takes it: compared unsigned with `somaxconn`.
+    #[serde(default = "backlog_default")]
+    pub backlog: i32,
+    /// `SO_REUSEPORT`
+    #[serde(default)]
+    pub reuseport: bool,
+    /// `IPV6_V6ONLY`; none: `sysctl.bindv6only`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v6only: Option<bool>,
+    /// `SO_BINDTODEVICE`: a port's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// What becomes of a finished handshake.
+    #[serde(default)]
+    pub then: ThenName,
+    /// `TCP_DEFER_ACCEPT` in seconds.
+    #[serde(default)]
+    pub defer_accept: i32,
+}
+
+/// The backlog that stands for "as much as `somaxconn` allows" when nothing is said.
+pub const fn backlog_default() -> i32 {
+    4096
+}
+
+/// Which listeners are meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Which {
+    /// Those with this local address, exactly.
+    pub addr: ListenAddr,
+    /// Of those, the ones bound to this device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Of those, the one with this descriptor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fd: Option<u32>,
+    /// `close` only: all of them. Without it, more than one is an error.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+}
+
+/// Reply to `listen`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listening {
+    /// Descriptor.
+    pub fd: u32,
+    /// Local address.
+    pub addr: SocketAddr,
+    /// Backlog after the clamp to `somaxconn`.
+    pub backlog: u32,
+}
+
+/// Reply to `close`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {
+    /// The descriptors that are no more.
+    pub closed: Vec<u32>,
+}
+
+/// Reply to `ss`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ss {
+    /// At most [`SS_ROWS_MAX`] rows in the order of descriptors.
+    pub listeners: Vec<ListenerRow>,
+    /// `from` of the request that continues; none: this was the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u32>,
+}
+
+/// A listener as `ss -ltn` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerRow {
+    /// `LISTEN`
+    pub state: String,
+    /// Connections that wait for accept.
+    pub recv_q: u32,
+    /// The backlog.
+    pub send_q: u32,
+    /// Local address and port.
+    pub local: SocketAddr,
+    /// The port's name it is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Descriptor.
+    pub fd: u32,
+    /// What becomes of a finished handshake.
+    pub then: ThenName,
+    /// `SO_REUSEPORT`
+    pub reuseport: bool,
+    /// `IPV6_V6ONLY`
+    pub v6only: bool,
+}
+
+/// Reply to `accept`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Descriptor, to close it.
+    pub fd: u32,
+    /// The far end.
+    pub peer: SocketAddr,
+    /// The near end.
+    pub local: SocketAddr,
+}
+
+/// Reply to `stats`. All numbers count from the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// One per core.
+    pub cores: Vec<CoreStats>,
+    /// Their sums.
+    pub total: CoreStats,
+    /// One per port.
+    pub devices: Vec<DeviceStats>,
+}
+
+/// Counters of one core, or of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoreStats {
+    /// Worker's number; none in the total.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub core: Option<u16>,
+    /// The CPU that the worker is pinned to; none in the total.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<usize>,
+    /// Frames that came in. Always the sum of `outcomes` and `drops`.
+    pub rx_frames: u64,
+    /// Their octets, without FCS.
+    pub rx_bytes: u64,
+    /// Frames that were handed to the device, answers and others.
+    pub tx_frames: u64,
+    /// Frames among them that no frame had asked for, such as retransmissions.
+    pub originated: u64,
+    /// Turns that received something.
+    pub turns_busy: u64,
+    /// Turns that received nothing.
+    pub turns_idle: u64,
+    /// Frames in by outcome: synack, rst, accept, other.
+    pub outcomes: BTreeMap<String, u64>,
+    /// Frames in that got no answer, by reason; all reasons, also those that never happened.
+    pub drops: BTreeMap<String, u64>,
+    /// The kernel's counters by the kernel's names.
+    pub snmp: BTreeMap<String, u64>,
+}
+
+impl CoreStats {
+    /// Adds the numbers of `other`.
+    pub fn add(&mut self, other: &Self) {
+        self.rx_frames += other.rx_frames;
+        self.rx_bytes += other.rx_bytes;
+        self.tx_frames += other.tx_frames;
+        self.originated += other.originated;
+        self.turns_busy += other.turns_busy;
+        self.turns_idle += other.turns_idle;
+        let maps = [
+            (&mut self.outcomes, &other.outcomes),
+            (&mut self.drops, &other.drops),
+            (&mut self.snmp, &other.snmp),
+        ];
+        for (sum, parts) in maps {
+            for (name, count) in parts {
+                *sum.entry(name.clone()).or_default() += count;
+            }
+        }
+    }
+}
+
+/// Counters of a port, by the device's own account.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceStats {
+    /// The port's name.
+    pub name: String,
+    /// Counters by DPDK's names: `ipackets`, `imissed`, `rx_nombuf`, …; then the driver's own (xstats).
+    #[serde(flatten)]
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// Reply to `latency`. Time from the end of `rx_burst` to the end of `tx_burst`, since start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Latency {
+    /// One per core.
+    pub cores: Vec<CoreLatency>,
+    /// All cores together.
+    pub total: Vec<OutcomeLatency>,
+}
+
+/// Latency on one core.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoreLatency {
+    /// Worker's number.
+    pub core: u16,
+    /// One per outcome, in their order.
+    pub outcomes: Vec<OutcomeLatency>,
+}
+
+/// Latency of the frames of one outcome; all times in nanoseconds, 0 where there was no frame.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct OutcomeLatency {
+    /// synack, rst, accept or other.
+    pub outcome: String,
+    /// Records in the histogram.
+    pub count: u64,
+    /// The outcome's counter at the same turn: always the same number.
+    pub frames: u64,
+    pub min_ns: u64,
+    pub p50_ns: u64,
+    pub p90_ns: u64,
+    pub p99_ns: u64,
+    pub p99_9_ns: u64,
+    pub p99_99_ns: u64,
+    pub max_ns: u64,
+}
+
+/// A request that was understood and not fulfilled, or not understood.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{}{message}", errno.as_ref().map(|name| format!("{name}: ")).unwrap_or_default())]
+pub struct Refusal {
+    /// The errno's name, where the system call would have set one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<String>,
+    /// What was wanted, what was found, what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    /// One without an errno.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { errno: None, message: message.into() }
+    }
+}
+
+/// What stands under `ok`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+#[allow(missing_docs)]
+pub enum Reply {
+    Listening(Listening),
+    Closed(Closed),
+    Ss(Ss),
+    Accepted(Accepted),
+    Stats(Box<Stats>),
+    Latency(Latency),
+    Done {},
+}
+
+/// A line that the server sends.
+#[derive(Deserialize)]
+pub(super) struct ReplyLine<T> {
+    pub(super) v: u64,
+    pub(super) ok: Option<T>,
+    pub(super) error: Option<Refusal>,
+}
+
+/// The line for `request`, with its end.
+pub fn request_line(request: &Request) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        v: u64,
+        #[serde(flatten)]
+        request: &'a Request,
+    }
+    line(&Line { v: VERSION, request })
+}
+
+/// The line for a reply, with its end.
+pub fn reply_line(reply: &Result<Reply, Refusal>) -> Vec<u8> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Body<'a> {
+        Ok(&'a Reply),
+        Error(&'a Refusal),
+    }
+    #[derive(Serialize)]
+    struct Line<'a> {
+        v: u64,
+        #[serde(flatten)]
+        body: Body<'a>,
+    }
+    let body = match reply {
+        Ok(reply) => Body::Ok(reply),
+        Err(refusal) => Body::Error(refusal),
+    };
+    line(&Line { v: VERSION, body })
+}
+
+fn line(value: &impl Serialize) -> Vec<u8> {
+    // Only maps with keys that are no strings fail to become JSON; there are none here.
+    let mut line = serde_json::to_vec(value).unwrap_or_else(|error| {
+        format!("{{\"v\":{VERSION},\"error\":{{\"message\":\"{error}\"}}}}").into_bytes()
+    });
+    line.push(b'\n');
+    line
+}
+
+/// Reads a request line without its end.
+///
+/// # Errors
+/// Not JSON, another version, no such request, a field that is missing, unknown or wrong.
+pub fn parse_request(line: &[u8]) -> Result<Request, Refusal> {
+    const WANTED: &str = "wanted one JSON object such as {\"v\":1,\"request\":\"ss\"}";
+    let mut object: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(line).map_err(|error| Refusal::new(format!("{WANTED}, found {error}")))?;
+    match object.remove("v") {
+        Some(version) if version.as_u64() == Some(VERSION) => {}
+        Some(other) => {
+            return Err(Refusal::new(format!(
+                "this server speaks version {VERSION}, the request version {other}"
+            )));
+        }
+        None => return Err(Refusal::new(format!("no \"v\" in the request; {WANTED}"))),
+    }
+    serde_json::from_value(object.into()).map_err(|error| Refusal::new(format!("in the request: {error}")))
+}
+
+#[cfg(test)]
+mod tests;
