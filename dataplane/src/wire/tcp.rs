@@ -194,7 +194,7 @@ mod tests {
             sack_perm: true,
             timestamps: Some((0x0102_0304, 0x0506_0708)),
         };
-        assert_eq!(options_of(TcpOptions::default()), []);
+        assert!(options_of(TcpOptions::default()).is_empty());
         assert_eq!(
             options_of(all),
             [2, 4, 5, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 3, 3, 10],

@@ -92,10 +92,9 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join) {
-            if !thread::panicking() {
-                std::panic::resume_unwind(panic);
-            }
+        let ended = self.thread.take().map(JoinHandle::join);
+        if let Some(Err(panic)) = ended.filter(|_| !thread::panicking()) {
+            std::panic::resume_unwind(panic);
         }
     }
 }
