@@ -16,6 +16,7 @@
 #include <rte_log.h>
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
+#include <rte_ring.h>
 #include <rte_version.h>
 
 /* The anonymous unions of rte_mbuf move between releases, the members' names do not. */
@@ -84,3 +85,5 @@ int shim_rte_errno(void);
 unsigned int shim_rte_lcore_id(void);
 uint64_t shim_rte_rdtsc(void);
 int shim_rte_eth_link_get_nowait(uint16_t port_id, struct shim_link *link);
+int shim_rte_eth_from_rings(const char *name, struct rte_ring *rx[], struct rte_ring *tx[],
+			    unsigned int queues, unsigned int numa_node);

@@ -24,6 +24,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_(adjust_nb_rx_tx_desc|get_mtu|set_mtu|rss_reta_query)",
     "rte_eth_(rx|tx)_queue_setup",
     "rte_hash_(create|free|free_key_with_position|add_key_data|del_key|lookup_data|lookup_bulk_data|count)",
+    "rte_ring_(create|free)",
     "fopencookie",
 ];
 const TYPES: &[&str] = &["shim_.*", "rte_eth_rss_reta_entry64", "rte_eth_conf"];
@@ -36,6 +37,7 @@ const VARS: &[&str] = &[
     "RTE_MEMPOOL_CACHE_MAX_SIZE",
     "RTE_HASH_(EXTRA_FLAGS_RW_CONCURRENCY_LF|LOOKUP_BULK_MAX)",
     "RTE_LOG_(ERR|WARNING|NOTICE|INFO|DEBUG)",
+    "RING_F_(SP_ENQ|SC_DEQ)",
     "SOCKET_ID_ANY",
     "LCORE_ID_ANY",
 ];
@@ -45,6 +47,7 @@ const OPAQUE: &[&str] = &[
     "rte_mbuf",
     "rte_mempool",
     "rte_hash",
+    "rte_ring",
     "rte_eth_rxtx_callback",
     "_IO_FILE",
     "rte_arp_.*",
@@ -54,7 +57,7 @@ const OPAQUE: &[&str] = &[
 ];
 /// What only an opaque type refers to.
 const BLOCKED: &[&str] = &[
-    "rte_(mbuf|mempool|hash|eth_rxtx_callback)__bindgen_ty.*",
+    "rte_(mbuf|mempool|hash|ring|eth_rxtx_callback)__bindgen_ty.*",
     "rte_mbuf_sched",
     "_IO_.*data",
     "_IO_codecvt",
@@ -91,6 +94,10 @@ fn build() -> Result<(), Wrong> {
         Wrong::new(format!("the C compiler refused shim.c: {e}"), "a C compiler is needed: gcc")
     })?;
 
+    // A driver, and so not among the libraries that pkg-config names; its header is there if it is.
+    if has_header(&cflags, "rte_eth_ring.h") {
+        println!("cargo::rustc-link-lib=rte_net_ring");
+    }
     println!("cargo::metadata=version={version}");
 
     let mut bindings = bindgen::Builder::default()
@@ -113,6 +120,12 @@ fn build() -> Result<(), Wrong> {
         .map_err(|e| Wrong::new(e, format!("bindgen could not read the headers of libdpdk {version}")))?
         .write_to_file(&out)
         .map_err(|e| Wrong::new(e, format!("cannot write {}", out.display())))
+}
+
+/// Whether the compiler finds `header` where `cflags` or its defaults point.
+fn has_header(cflags: &[String], header: &str) -> bool {
+    let named = cflags.iter().filter_map(|flag| flag.strip_prefix("-I"));
+    named.chain(["/usr/include", "/usr/local/include"]).any(|dir| PathBuf::from(dir).join(header).exists())
 }
 
 /// The version pkg-config reports, at least [`OLDEST`].

@@ -63,3 +63,16 @@ int shim_rte_eth_link_get_nowait(uint16_t port_id, struct shim_link *link)
 	link->full_duplex = now.link_duplex == RTE_ETH_LINK_FULL_DUPLEX;
 	return rc;
 }
+
+/* The header is installed only where the driver was built. */
+int shim_rte_eth_from_rings(const char *name, struct rte_ring *rx[], struct rte_ring *tx[],
+			    unsigned int queues, unsigned int numa_node)
+{
+#if __has_include(<rte_eth_ring.h>)
+	return rte_eth_from_rings(name, rx, queues, tx, queues, numa_node);
+#else
+	(void)name, (void)rx, (void)tx, (void)queues, (void)numa_node;
+	rte_errno = ENOTSUP;
+	return -1;
+#endif
+}

@@ -29,6 +29,7 @@ mod mbuf;
 mod mempool;
 mod port;
 mod queue;
+mod ring_pair;
 
 pub use clock::{rdtsc, tsc_hz};
 pub use eal::{Eal, EalBuilder, Memory, Pci, version};

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{eal, frame, no_slots, open, pool, start};
-use dpdk::{Eal, Mbuf, PortConfig, TxRequest};
+use dpdk::{Eal, Mbuf, NumaNode, PortConfig, TxRequest};
 
 #[test]
 fn frames_go_round_a_ring_and_are_counted() {
@@ -257,4 +257,30 @@ fn the_clock_runs() {
     let ms = (dpdk::rdtsc() - start) * 1000 / dpdk::tsc_hz();
     assert!((15..5000).contains(&ms), "{ms} ms");
     assert!(dpdk::version().starts_with("DPDK "), "{}", dpdk::version());
+}
+
+#[test]
+fn a_ring_pair_joins_two_ports_crosswise_queue_by_queue() {
+    let pool = pool(1023);
+    let ids = eal().ring_pair("pair", 2, 256, NumaNode::ANY).expect("net_ring is built in");
+    let config = PortConfig { queues: 2, ..PortConfig::default() };
+    let [mut a, mut b] = ids.map(|id| {
+        let port = eal().open(id).expect("free");
+        port.configure(&config).expect("two queues").start(&pool).expect("it starts")
+    });
+    for queue in 0..2 {
+        let mut slots: [Option<Mbuf>; 4] = no_slots();
+        slots[0] = Some(frame(&pool, &[queue as u8; 60]));
+        assert_eq!(a.tx[queue].tx_burst(&mut slots[..1]), 1);
+        assert_eq!(a.rx[queue].rx_burst(&mut slots), 0, "a port does not hear itself");
+        assert_eq!(b.rx[1 - queue].rx_burst(&mut slots), 0, "queues do not mix");
+        assert_eq!(b.rx[queue].rx_burst(&mut slots), 1);
+        assert_eq!(slots[0].as_ref().map(|mbuf| mbuf.data()[0]), Some(queue as u8));
+        assert_eq!(b.tx[queue].tx_burst(&mut slots[..1]), 1);
+        assert_eq!(a.rx[queue].rx_burst(&mut slots), 1);
+    }
+    let error = eal().ring_pair("pair", 1, 256, NumaNode::ANY).expect_err("the name is taken");
+    assert_eq!(error.errno, 17, "{error}");
+    let error = eal().ring_pair("odd", 1, 100, NumaNode::ANY).expect_err("no power of two");
+    assert_eq!(error.errno, 22, "{error}");
 }
