@@ -1,6 +1,8 @@
 //! What a [`crate::Stack`] is built from.
 
-use crate::limits::Limits;
+use crate::conn_shared::CONNECTIONS_PER_CORE_MAX;
+use crate::inet_hashtables::LISTENER_IDS;
+use crate::limits::{CORES_MAX, Limits};
 use crate::sysctl::Sysctl;
 use crate::types::{DevIndex, InetAddr};
 
@@ -96,9 +98,133 @@ pub struct StackConfig {
     pub secret: Secret,
 }
 
+/// What is wrong with a [`StackConfig`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// `cores` is 0 or above [`CORES_MAX`].
+    Cores(u16),
+    /// A device has no name, or the name of another.
+    DeviceName(String),
+    /// A device has index 0, or that of another; the name is given.
+    DeviceIndex(String),
+    /// A prefix length is longer than its address; the device's name is given.
+    PrefixLen(String),
+    /// `ip_local_port_range` is empty or begins at 0.
+    PortRange,
+    /// `limits.listeners_max` is 0, or beyond what the listening hash can name.
+    ListenersMax(u32),
+    /// `limits.connections_per_core` is 0 or above [`CONNECTIONS_PER_CORE_MAX`].
+    ConnectionsPerCore(u32),
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cores(cores) => write!(f, "{cores} cores: there must be 1 to {CORES_MAX}"),
+            Self::DeviceName(name) => write!(f, "device name {name:?} is empty or used twice"),
+            Self::DeviceIndex(name) => write!(f, "the index of device {name:?} is 0 or used twice"),
+            Self::PrefixLen(name) => write!(f, "device {name:?} has a prefix longer than its address"),
+            Self::PortRange => {
+                write!(f, "ip_local_port_range must begin above 0 and not end before it begins")
+            }
+            Self::ListenersMax(max) => write!(f, "listeners_max is {max}: it must be 1 to {LISTENER_IDS}"),
+            Self::ConnectionsPerCore(max) => {
+                write!(f, "connections_per_core is {max}: it must be 1 to {CONNECTIONS_PER_CORE_MAX}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl StackConfig {
+    /// Looks for values that no stack can be built from.
+    ///
+    /// # Errors
+    /// The first one found.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.cores == 0 || self.cores > CORES_MAX {
+            return Err(ConfigError::Cores(self.cores));
+        }
+        for (place, device) in self.devices.iter().enumerate() {
+            let name = || device.name.clone();
+            let earlier = &self.devices[..place];
+            if device.name.is_empty() || earlier.iter().any(|other| other.name == device.name) {
+                return Err(ConfigError::DeviceName(name()));
+            }
+            if device.index == DevIndex::NONE || earlier.iter().any(|other| other.index == device.index) {
+                return Err(ConfigError::DeviceIndex(name()));
+            }
+            let too_long = |&(addr, len): &(InetAddr, u8)| len > if addr.is_v4() { 32 } else { 128 };
+            if device.addresses.iter().chain(&device.any_ip).any(too_long) {
+                return Err(ConfigError::PrefixLen(name()));
+            }
+        }
+        let (first, last) = self.sysctl.ip_local_port_range;
+        if first.0 == 0 || first > last {
+            return Err(ConfigError::PortRange);
+        }
+        let Limits { listeners_max, connections_per_core, .. } = self.limits;
+        if !(1..=LISTENER_IDS).contains(&listeners_max) {
+            return Err(ConfigError::ListenersMax(listeners_max));
+        }
+        if !(1..=CONNECTIONS_PER_CORE_MAX).contains(&connections_per_core) {
+            return Err(ConfigError::ConnectionsPerCore(connections_per_core));
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::TcpPort;
+
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        let device = |name: &str, index| Device {
+            name: name.to_owned(),
+            index: DevIndex(index),
+            addresses: vec![(InetAddr::v4(0x7f00_0001), 8)],
+            any_ip: Vec::new(),
+            mtu: 1500,
+        };
+        let good = StackConfig {
+            sysctl: Sysctl::default(),
+            devices: vec![device("lo", 1), device("d0", 2)],
+            cores: 1,
+            limits: Limits::TINY,
+            secret: Secret::from_seed(1),
+        };
+        assert_eq!(good.check(), Ok(()));
+        let wrong = |spoil: &dyn Fn(&mut StackConfig)| {
+            let mut config = good.clone();
+            spoil(&mut config);
+            config.check().expect_err("it was spoilt")
+        };
+        assert_eq!(wrong(&|config| config.cores = 0), ConfigError::Cores(0));
+        assert_eq!(
+            wrong(&|config| config.devices[1].index = DevIndex(1)),
+            ConfigError::DeviceIndex("d0".into())
+        );
+        assert_eq!(
+            wrong(&|config| config.devices[1].name = "lo".into()),
+            ConfigError::DeviceName("lo".into())
+        );
+        assert_eq!(
+            wrong(&|config| config.devices[0].addresses[0].1 = 33),
+            ConfigError::PrefixLen("lo".into())
+        );
+        assert_eq!(
+            wrong(&|config| config.sysctl.ip_local_port_range = (TcpPort(9), TcpPort(8))),
+            ConfigError::PortRange
+        );
+        assert_eq!(wrong(&|config| config.limits.listeners_max = 0), ConfigError::ListenersMax(0));
+        assert_eq!(
+            wrong(&|config| config.limits.connections_per_core = 0),
+            ConfigError::ConnectionsPerCore(0)
+        );
+    }
 
     #[test]
     fn keys_differ_and_stay_out_of_logs() {

@@ -1,16 +1,23 @@
 //! Linux's listen() and passive open as a library: no device, no I/O, no clock, no threads.
 #![deny(unsafe_code)]
 
+mod af_inet;
+pub mod api;
+mod bind_table;
 pub mod config;
 pub mod conn_shared;
+mod control;
+mod devices;
 pub mod drop_reason;
 pub mod error;
+mod inet_connection_sock;
 pub mod inet_hashtables;
 pub mod limits;
 pub mod listen_sock;
 pub mod segment;
 pub mod siphash;
 pub mod snmp;
+mod sock;
 pub mod sock_reuseport;
 pub mod sockaddr;
 pub mod sockopt;
@@ -18,3 +25,5 @@ pub mod sync;
 pub mod syncookies;
 pub mod sysctl;
 pub mod types;
+
+pub use api::Stack;

@@ -13,6 +13,10 @@ pub const DEVICES_MAX: usize = 1024;
 /// doubles, and may not pass 65,535, which stops it here (`reuseport_grow`, Linux v6.18).
 pub const REUSEPORT_MEMBERS_MAX: usize = 32_768;
 
+/// Closed members of reuseport groups that are kept under `tcp_migrate_req`, so that their half-open requests can move
+/// to other members. Nothing tells the control side when the last of them has moved, so the oldest give way.
+pub const PARKED_MAX: usize = 1024;
+
 /// How much fixed memory a [`crate::Stack`] and its cores take. Nothing on the packet path grows beyond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -1,0 +1,381 @@
+//! [`Stack`]: the only door for control.
+
+use std::sync::Arc;
+
+use crate::af_inet;
+use crate::config::{ConfigError, StackConfig};
+use crate::conn_shared::{ChildInfo, Command, CoreShared};
+use crate::control::{Control, Net};
+use crate::devices::Devices;
+use crate::error::ListenError;
+use crate::inet_hashtables::ListenHash;
+use crate::listen_sock::ListenSocks;
+use crate::segment::FlowKey;
+use crate::snmp::{Mib, Snmp};
+use crate::sock::{Child, Entry, Sock};
+use crate::sock_reuseport::Select;
+use crate::sockaddr::{Accepted, Caller, Endpoint, Family, How, ListenerRow, SockAddr, TcpInfo};
+use crate::sockopt::{self, SockOpt, SockOptName};
+use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sysctl::Sysctl;
+use crate::types::{Backlog, CoreId, InetAddr, SockFd, TcpPort, TcpState, Then};
+
+/// The sockets of a host, as system calls see them. Any thread may call; one lock orders the calls, and workers never
+/// take it.
+#[derive(Debug)]
+pub struct Stack {
+    net: Net,
+    control: Mutex<Control>,
+}
+
+impl Stack {
+    /// A host without sockets.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for values that no stack can be built from.
+    pub fn new(config: StackConfig) -> Result<Self, ConfigError> {
+        config.check()?;
+        let StackConfig { sysctl, devices, cores, limits, secret } = config;
+        let core = |core| Arc::new(CoreShared::new(CoreId(core), limits.connections_per_core));
+        let net = Net {
+            sysctl,
+            devices: Devices::new(&devices),
+            hash: Arc::new(ListenHash::new(limits.listeners_max, secret.listen_hash)),
+            listeners: Arc::new(ListenSocks::new(limits.listeners_max)),
+            cores: (0..cores).map(core).collect(),
+            snmp: Snmp::default(),
+        };
+        let control = Mutex::new(Control::new(usize::from(cores), secret.ports));
+        Ok(Self { net, control })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Control> {
+        let mut control = lock(&self.control);
+        control.flush(&self.net);
+        control
+    }
+
+    /// The knobs it was built with.
+    pub fn sysctl(&self) -> &Sysctl {
+        &self.net.sysctl
+    }
+
+    /// The listening hash, for lookups outside a core.
+    pub fn listen_hash(&self) -> &Arc<ListenHash> {
+        &self.net.hash
+    }
+
+    /// The slots of the listeners.
+    pub fn listen_socks(&self) -> &Arc<ListenSocks> {
+        &self.net.listeners
+    }
+
+    /// Hands commands over that found a core's ring full, as every other call does as well; returns how many still
+    /// wait. To be called now and then while nothing else is.
+    pub fn flush(&self) -> usize {
+        lock(&self.control).flush(&self.net)
+    }
+
+    /// A new stream socket owned by `uid`: CLOSE, unbound, no option set.
+    ///
+    /// # Errors
+    /// [`ListenError::TooManySockets`]
+    pub fn socket(&self, family: Family, uid: u32) -> Result<SockFd, ListenError> {
+        let sock = Sock::new(family, uid, self.net.sysctl.bindv6only);
+        self.lock().socks.insert(Entry::Sock(sock))
+    }
+
+    /// Sets an option. On a listener it holds from the next segment on; conflict rules are not run again.
+    ///
+    /// # Errors
+    /// [`ListenError::BadDescriptor`], [`ListenError::NoSuchOption`] (also for every option of an accepted
+    /// connection), [`ListenError::NoSuchDevice`], [`ListenError::BadOptionValue`], [`ListenError::OptionAfterBind`].
+    pub fn setsockopt(&self, fd: SockFd, opt: SockOpt<'_>) -> Result<(), ListenError> {
+        let mut control = self.lock();
+        match control.socks.get(fd)? {
+            Entry::Sock(_) => sockopt::setsockopt(&mut control, &self.net, fd.0, opt),
+            _ => Err(ListenError::NoSuchOption),
+        }
+    }
+
+    /// Reads an option.
+    ///
+    /// # Errors
+    /// [`ListenError::BadDescriptor`], [`ListenError::NoSuchOption`].
+    pub fn getsockopt(&self, fd: SockFd, name: SockOptName) -> Result<i32, ListenError> {
+        match self.lock().socks.get_mut(fd)? {
+            Entry::Sock(sock) => sockopt::getsockopt(sock, name),
+            Entry::Child(child) => sockopt::getsockopt_child(child, &self.net, name),
+            Entry::Free => Err(ListenError::BadDescriptor),
+        }
+    }
+
+    /// Gives a socket its address and port; port 0 means one of the ephemeral range.
+    ///
+    /// # Errors
+    /// [`ListenError::BadDescriptor`], then those of the family's own order of checks: IPv4 length, family, address,
+    /// privilege, state, port; IPv6 length, family, multicast, privilege, state, address, port.
+    ///
+    /// # Source
+    /// Linux v6.18 `inet_bind_sk`, `inet6_bind_sk`.
+    pub fn bind(&self, fd: SockFd, addr: SockAddr, caller: Caller) -> Result<(), ListenError> {
+        let mut control = self.lock();
+        match control.socks.get(fd)? {
+            Entry::Sock(sock) if sock.inet6() => {
+                af_inet::inet6_bind(&mut control, &self.net, fd.0, &addr, caller)
+            }
+            Entry::Sock(_) => af_inet::inet_bind(&mut control, &self.net, fd.0, &addr, caller),
+            Entry::Child(child) => af_inet::bind_connected(&self.net, child.inet6, &addr, caller),
+            Entry::Free => Err(ListenError::BadDescriptor),
+        }
+    }
+
+    /// Moves a socket to LISTEN, or changes the backlog of a listener. `backlog` is compared unsigned with
+    /// `somaxconn`, so a negative one means `somaxconn`; N lets N + 1 connections wait. An unbound socket gets an
+    /// ephemeral port.
+    ///
+    /// # Errors
+    /// - [`ListenError::BadDescriptor`]
+    /// - [`ListenError::NotUnconnectedStream`]: an accepted connection.
+    /// - [`ListenError::AddrInUse`], [`ListenError::NoFreePort`]: the socket is in CLOSE and keeps the port it had.
+    /// - [`ListenError::ListenersFull`], [`ListenError::GroupFull`]
+    ///
+    /// # Source
+    /// Linux v6.18 `__sys_listen`, `inet_listen`; passive OPEN, RFC 9293 §3.9.1.1.
+    pub fn listen(&self, fd: SockFd, backlog: i32) -> Result<(), ListenError> {
+        let mut control = self.lock();
+        match control.socks.get(fd)? {
+            Entry::Sock(_) => {
+                let backlog = Backlog((backlog as u32).min(self.net.sysctl.somaxconn));
+                af_inet::inet_listen(&mut control, &self.net, fd.0, backlog)
+            }
+            _ => Err(ListenError::NotUnconnectedStream),
+        }
+    }
+
+    /// Takes the oldest connection of a listener's accept queue. Never blocks. A connection that its peer has reset
+    /// meanwhile is given all the same.
+    ///
+    /// # Errors
+    /// [`ListenError::BadDescriptor`], [`ListenError::NotListening`], [`ListenError::QueueEmpty`],
+    /// [`ListenError::TooManySockets`].
+    ///
+    /// # Source
+    /// Linux v6.18 `inet_csk_accept`.
+    pub fn accept(&self, fd: SockFd) -> Result<Accepted, ListenError> {
+        let mut control = self.lock();
+        let (listener, inet6) = match control.socks.get(fd)? {
+            Entry::Sock(sock) => (sock.listener.ok_or(ListenError::NotListening)?, sock.inet6()),
+            _ => return Err(ListenError::NotListening),
+        };
+        let id = listener.id();
+        let slot = self.net.slot(id);
+        let queue = control.queues.entry(id).or_default();
+        if queue.is_empty() {
+            slot.acceptq_take(&self.net.cores, |child| queue.push_back(child));
+        }
+        let child = queue.pop_front();
+        if queue.is_empty() {
+            control.queues.remove(&id);
+        }
+        let child = child.ok_or(ListenError::QueueEmpty)?;
+        slot.acceptq_release(slot.generation());
+        let info = self.net.cores.get(usize::from(child.core.0)).and_then(|core| core.child(child));
+        let flow = info.map(|info| info.flow).unwrap_or_default();
+        let entry = Entry::Child(Box::new(Child { child, flow, inet6, error_read: false }));
+        let fd = control.socks.insert(entry)?;
+        Ok(Accepted { fd, peer: peer_of(&flow, inet6), local: local_of(&flow, inet6) })
+    }
+
+    /// Closes a socket. A listener's queued connections migrate under `tcp_migrate_req`, else they are reset; its
+    /// half-open handshakes end at their next event; its port is free at once. A connection sends its FIN, or with
+    /// `reset` (SO_LINGER with 0 seconds) a RST.
+    ///
+    /// # Errors
+    /// [`ListenError::BadDescriptor`]
+    ///
+    /// # Source
+    /// Linux v6.18 `__tcp_close`, `inet_csk_listen_stop`, `inet_put_port`.
+    pub fn close(&self, fd: SockFd, reset: bool) -> Result<(), ListenError> {
+        let mut control = self.lock();
+        match control.socks.get(fd)? {
+            Entry::Child(held) => {
+                let child = held.child;
+                if reset {
+                    control.reset_child(&self.net, child);
+                } else {
+                    control.command(&self.net, child.core, Command::Release(child));
+                }
+            }
+            _ => {
+                control.listen_stop(&self.net, fd.0);
+                control.put_port(&self.net, fd.0);
+                control.selectors.remove(&fd.0);
+            }
+        }
+        control.socks.remove(fd).map(drop).ok_or(ListenError::BadDescriptor)
+    }
+
+    /// Ends LISTEN ([`How::Rd`], [`How::RdWr`]; [`How::Wr`] does nothing to a listener), or sends a connection's FIN
+    /// ([`How::Wr`], [`How::RdWr`]).
+    ///
+    /// # Errors
+    /// [`ListenError::BadDescriptor`], [`ListenError::NotConnected`] in CLOSE.
+    ///
+    /// # Source
+    /// Linux v6.18 `inet_shutdown`.
+    pub fn shutdown(&self, fd: SockFd, how: How) -> Result<(), ListenError> {
+        let mut control = self.lock();
+        match control.socks.get(fd)? {
+            Entry::Child(held) => {
+                let child = held.child;
+                if self.child_state(held) == TcpState::Close {
+                    return Err(ListenError::NotConnected);
+                }
+                if how != How::Rd {
+                    control.command(&self.net, child.core, Command::Close(child));
+                }
+                Ok(())
+            }
+            _ => af_inet::inet_shutdown(&mut control, &self.net, fd.0, how),
+        }
+    }
+
+    /// The local address and port. After a shutdown of a listener the port is still shown, also if it was released.
+    ///
+    /// # Errors
+    /// [`ListenError::BadDescriptor`]
+    pub fn getsockname(&self, fd: SockFd) -> Result<Endpoint, ListenError> {
+        match self.lock().socks.get(fd)? {
+            Entry::Sock(sock) => Ok(Endpoint { family: sock.family(), addr: sock.addr, port: sock.sport }),
+            Entry::Child(child) => Ok(local_of(&child.flow, child.inet6)),
+            Entry::Free => Err(ListenError::BadDescriptor),
+        }
+    }
+
+    /// State, and in LISTEN the accept queue's length and limit.
+    ///
+    /// # Errors
+    /// [`ListenError::BadDescriptor`]
+    ///
+    /// # Source
+    /// Linux v6.18 `tcp_get_info`.
+    pub fn tcp_info(&self, fd: SockFd) -> Result<TcpInfo, ListenError> {
+        match self.lock().socks.get(fd)? {
+            Entry::Sock(Sock { listener: Some(listener), .. }) => {
+                let slot = self.net.slot(listener.id());
+                let (tcpi_unacked, tcpi_sacked) = (slot.ack_backlog(), slot.max_ack_backlog());
+                Ok(TcpInfo { state: TcpState::Listen, tcpi_unacked, tcpi_sacked })
+            }
+            Entry::Sock(_) => Ok(TcpInfo { state: TcpState::Close, tcpi_unacked: 0, tcpi_sacked: 0 }),
+            Entry::Child(child) => {
+                Ok(TcpInfo { state: self.child_state(child), tcpi_unacked: 0, tcpi_sacked: 0 })
+            }
+            Entry::Free => Err(ListenError::BadDescriptor),
+        }
+    }
+
+    /// All listeners, by descriptor.
+    pub fn listeners(&self) -> Vec<ListenerRow> {
+        let control = self.lock();
+        let row = |(fd, entry): (SockFd, &Entry)| {
+            let Entry::Sock(sock) = entry else { return None };
+            let slot = self.net.slot(sock.listener?.id());
+            Some(ListenerRow {
+                fd,
+                family: sock.family(),
+                addr: sock.addr,
+                port: sock.num,
+                dev: sock.dev,
+                backlog: slot.max_ack_backlog(),
+                recv_q: slot.ack_backlog(),
+                then: sock.then,
+                reuseport: sock.reuseport(),
+                v6only: sock.v6only(),
+                uid: sock.uid,
+            })
+        };
+        control.socks.iter().filter_map(row).collect()
+    }
+
+    /// Chooses what becomes of a listener's connections; before or after `listen`.
+    ///
+    /// # Errors
+    /// [`ListenError::BadDescriptor`], [`ListenError::NotListening`] for an accepted connection.
+    pub fn set_then(&self, fd: SockFd, then: Then) -> Result<(), ListenError> {
+        match self.lock().socks.get_mut(fd)? {
+            Entry::Sock(sock) => {
+                sock.then = then;
+                if let Some(listener) = sock.listener {
+                    self.net.slot(listener.id()).set_then(then);
+                }
+                Ok(())
+            }
+            _ => Err(ListenError::NotListening),
+        }
+    }
+
+    /// Puts a rule of the user's in the place of the hash in this socket's reuseport group, as an attached program
+    /// does: at once if it listens, else when it joins its group. `None` takes the rule away.
+    ///
+    /// # Errors
+    /// [`ListenError::BadDescriptor`], [`ListenError::BadOptionValue`] without SO_REUSEPORT.
+    ///
+    /// # Source
+    /// Linux v6.18 `reuseport_attach_prog`, `reuseport_detach_prog`.
+    pub fn set_selector(&self, fd: SockFd, selector: Option<Arc<dyn Select>>) -> Result<(), ListenError> {
+        let mut control = self.lock();
+        match control.socks.get(fd)? {
+            Entry::Sock(sock) if sock.reuseport() => {}
+            _ => return Err(ListenError::BadOptionValue),
+        }
+        sockopt::attach_selector(&mut control, &self.net, fd.0, selector);
+        Ok(())
+    }
+
+    /// Counters by their kernel names, summed over the cores and the control side.
+    pub fn snmp(&self) -> Vec<(&'static str, u64)> {
+        let total = |counter: Mib| {
+            let cores = self.net.cores.iter().map(|core| core.snmp().get(counter));
+            cores.fold(self.net.snmp.get(counter), u64::wrapping_add)
+        };
+        Mib::ALL.iter().map(|&counter| (counter.name(), total(counter))).collect()
+    }
+
+    /// What a connection's own socket would say: TIME-WAIT has left the socket, which is in CLOSE.
+    fn child_state(&self, child: &Child) -> TcpState {
+        match self.child_info(child).map(|info| info.state) {
+            None | Some(TcpState::TimeWait) => TcpState::Close,
+            Some(state) => state,
+        }
+    }
+
+    fn child_info(&self, child: &Child) -> Option<ChildInfo> {
+        self.net.cores.get(usize::from(child.child.core.0))?.child(child.child)
+    }
+
+    /// Counts everything again and compares; for tests.
+    ///
+    /// # Panics
+    /// If something does not add up.
+    pub fn assert_invariants(&self) {
+        let control = self.lock();
+        control.binds.assert_invariants(&control.socks);
+        control.assert_invariants(&self.net);
+    }
+}
+
+fn local_of(flow: &FlowKey, inet6: bool) -> Endpoint {
+    endpoint(flow.daddr, flow.dport, inet6)
+}
+
+fn peer_of(flow: &FlowKey, inet6: bool) -> Endpoint {
+    endpoint(flow.saddr, flow.sport, inet6)
+}
+
+fn endpoint(addr: InetAddr, port: TcpPort, inet6: bool) -> Endpoint {
+    Endpoint { family: if inet6 { Family::Inet6 } else { Family::Inet }, addr, port }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;
