@@ -1,7 +1,15 @@
 //! hearken's packet path and control plane.
 #![forbid(unsafe_code)]
 
+pub mod burst;
+pub mod clock;
 pub mod config;
 pub mod control;
+pub mod histogram;
 pub mod io;
+pub mod local;
+pub mod protocol;
+pub mod stage;
+pub mod stats;
 pub mod wire;
+pub mod worker;

@@ -36,6 +36,7 @@ drop_reasons! {
     EtherOtherHost = "otherhost": "The destination MAC address is another host's.",
     EtherType = "unhandled_proto": "The EtherType is none that hearken speaks.",
     VlanNested = "vlan_nested": "More than one VLAN tag.",
+    VlanReserved = "vlan_reserved": "The VLAN identifier is 0xfff, which IEEE 802.1Q reserves.",
     MultiSegment = "multi_segment": "The frame is spread over several buffers (jumbo or coalesced), which hearken does not take.",
     ArpMalformed = "arp_malformed": "The ARP packet is truncated or not Ethernet/IPv4.",
     ArpNotForUs = "arp_not_for_us": "An ARP request for an address that is not ours, or a reply.",

@@ -1,0 +1,225 @@
+//! What is local to a device: its MAC address, its addresses, its broadcasts. Read-only once built, so that every
+//! worker of the device shares one.
+
+use listener::types::{InetAddr, Route};
+
+use crate::wire::ether::MacAddr;
+
+/// What an address is to a device that a packet arrived on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddrKind {
+    /// An address of ours, or inside a prefix that is local as a whole.
+    Local,
+    /// The broadcast address of a subnet of ours, or 255.255.255.255.
+    Broadcast,
+    /// A multicast group, ours or not.
+    Multicast,
+    /// Somebody else's.
+    Other,
+}
+
+/// A prefix whose addresses are all local.
+#[derive(Clone, Copy, Debug)]
+struct PrefixV4 {
+    network: u32,
+    mask: u32,
+}
+
+/// The addresses of one device.
+#[derive(Clone, Debug)]
+pub struct LocalTable {
+    mac: MacAddr,
+    /// Sorted.
+    v4: Box<[u32]>,
+    /// Directed broadcasts, sorted.
+    v4_broadcast: Box<[u32]>,
+    v4_prefixes: Box<[PrefixV4]>,
+    /// With their prefix lengths, sorted.
+    v6: Box<[(InetAddr, u8)]>,
+    v6_prefixes: Box<[(InetAddr, u8)]>,
+}
+
+impl LocalTable {
+    /// The table of a device with `mac`, its own `addresses` with the prefix lengths of their subnets, and the prefixes
+    /// `any_ip` that are local as a whole.
+    pub fn new(mac: MacAddr, addresses: &[(InetAddr, u8)], any_ip: &[(InetAddr, u8)]) -> Self {
+        let v4 = |&(addr, len): &(InetAddr, u8)| Some((addr.as_v4()?, mask_v4(len)));
+        let v6 = |list: &[(InetAddr, u8)]| {
+            let mut list: Vec<_> = list.iter().copied().filter(|(addr, _)| !addr.is_v4()).collect();
+            list.sort_unstable();
+            list.into_boxed_slice()
+        };
+        // Subnets of 31 and 32 bits have no broadcast address (RFC 3021).
+        let subnets = addresses.iter().filter(|(_, len)| *len < 31).filter_map(v4);
+        let prefixes = any_ip.iter().filter_map(v4);
+        Self {
+            mac,
+            v4: sorted(addresses.iter().filter_map(v4).map(|(addr, _)| addr)),
+            v4_broadcast: sorted(subnets.map(|(addr, mask)| addr | !mask)),
+            v4_prefixes: prefixes.map(|(addr, mask)| PrefixV4 { network: addr & mask, mask }).collect(),
+            v6: v6(addresses),
+            v6_prefixes: v6(any_ip),
+        }
+    }
+
+    /// The device's MAC address.
+    #[inline]
+    pub fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
+    /// The device's own IPv4 addresses, as big-endian numbers.
+    pub fn v4(&self) -> &[u32] {
+        &self.v4
+    }
+
+    /// The device's own IPv6 addresses and their prefix lengths.
+    pub fn v6(&self) -> &[(InetAddr, u8)] {
+        &self.v6
+    }
+
+    /// What the IPv4 address `addr` is here.
+    ///
+    /// # Source
+    /// Linux v6.18 `ip_route_input_slow`, with a local table of these addresses.
+    #[inline]
+    pub fn kind_v4(&self, addr: u32) -> AddrKind {
+        if self.v4.binary_search(&addr).is_ok() {
+            AddrKind::Local
+        } else if addr == u32::MAX || self.v4_broadcast.binary_search(&addr).is_ok() {
+            AddrKind::Broadcast
+        } else if addr >> 28 == 0xe {
+            AddrKind::Multicast
+        } else if self.v4_prefixes.iter().any(|prefix| addr & prefix.mask == prefix.network) {
+            AddrKind::Local
+        } else {
+            AddrKind::Other
+        }
+    }
+
+    /// What the IPv6 address `addr` is here. A mapped address is never local: it has no place on the wire.
+    #[inline]
+    pub fn kind_v6(&self, addr: InetAddr) -> AddrKind {
+        if addr.is_v4() {
+            AddrKind::Other
+        } else if addr.is_multicast() {
+            AddrKind::Multicast
+        } else if self.v6.binary_search_by_key(&addr, |(own, _)| *own).is_ok()
+            || self.v6_prefixes.iter().any(|&(prefix, len)| addr.same_prefix(prefix, len))
+        {
+            AddrKind::Local
+        } else {
+            AddrKind::Other
+        }
+    }
+
+    /// The address of ours to answer `peer` from, when it asked a group: one of its subnet if there is one.
+    pub fn source_v6(&self, peer: InetAddr) -> Option<InetAddr> {
+        let near = self.v6.iter().find(|&&(addr, len)| addr.same_prefix(peer, len));
+        near.or(self.v6.first()).map(|(addr, _)| *addr)
+    }
+}
+
+fn sorted(numbers: impl Iterator<Item = u32>) -> Box<[u32]> {
+    let mut numbers: Vec<_> = numbers.collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers.into_boxed_slice()
+}
+
+fn mask_v4(prefix_len: u8) -> u32 {
+    u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0)
+}
+
+/// Says "no tag" in the low 16 bits of a [`Route`]. As a tag it would carry the reserved VLAN identifier 0xfff, and
+/// frames with that are dropped.
+const NO_TAG: u16 = u16::MAX;
+
+/// Packs where a frame came from: its source MAC address, and its VLAN tag if it had one.
+#[inline]
+pub fn pack_route(mac: MacAddr, tci: Option<u16>) -> Route {
+    Route(mac.to_bits() << 16 | u64::from(tci.unwrap_or(NO_TAG)))
+}
+
+/// What [`pack_route`] packed.
+#[inline]
+pub fn unpack_route(route: Route) -> (MacAddr, Option<u16>) {
+    let tci = route.0 as u16;
+    (MacAddr::from_bits(route.0 >> 16), (tci != NO_TAG).then_some(tci))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    fn addr(text: &str) -> InetAddr {
+        text.parse::<IpAddr>().expect("a test address").into()
+    }
+
+    fn v4(text: &str) -> u32 {
+        addr(text).as_v4().expect("IPv4")
+    }
+
+    fn table() -> LocalTable {
+        let own = [("198.18.0.1", 24), ("198.18.9.9", 32), ("2001:db8::1", 64), ("fe80::1", 64)];
+        let any_ip = [("198.19.0.0", 16), ("2001:db8:1::", 48)];
+        let parse =
+            |list: &[(&str, u8)]| list.iter().map(|&(text, len)| (addr(text), len)).collect::<Vec<_>>();
+        LocalTable::new(MacAddr([2, 0, 0, 0, 0, 1]), &parse(&own), &parse(&any_ip))
+    }
+
+    #[test]
+    fn ipv4_addresses_by_kind() {
+        let table = table();
+        for (text, kind) in [
+            ("198.18.0.1", AddrKind::Local),
+            ("198.18.0.2", AddrKind::Other),
+            ("198.18.0.255", AddrKind::Broadcast),
+            ("198.18.9.9", AddrKind::Local),
+            ("198.18.9.255", AddrKind::Other),
+            ("255.255.255.255", AddrKind::Broadcast),
+            ("224.0.0.1", AddrKind::Multicast),
+            ("198.19.200.7", AddrKind::Local),
+            ("127.0.0.1", AddrKind::Other),
+            ("0.0.0.0", AddrKind::Other),
+        ] {
+            assert_eq!(table.kind_v4(v4(text)), kind, "{text}");
+        }
+        assert_eq!(table.v4(), [v4("198.18.0.1"), v4("198.18.9.9")]);
+    }
+
+    #[test]
+    fn ipv6_addresses_by_kind() {
+        let table = table();
+        for (text, kind) in [
+            ("2001:db8::1", AddrKind::Local),
+            ("2001:db8::2", AddrKind::Other),
+            ("2001:db8:1:2::3", AddrKind::Local),
+            ("ff02::1", AddrKind::Multicast),
+            ("::1", AddrKind::Other),
+            ("::ffff:198.18.0.1", AddrKind::Other),
+        ] {
+            assert_eq!(table.kind_v6(addr(text)), kind, "{text}");
+        }
+        assert_eq!(table.source_v6(addr("fe80::99")), Some(addr("fe80::1")));
+        assert_eq!(table.source_v6(addr("2001:db8::99")), Some(addr("2001:db8::1")));
+        assert_eq!(table.source_v6(addr("2001:db8:7::99")), Some(addr("2001:db8::1")));
+    }
+
+    #[test]
+    fn a_prefix_of_no_bits_is_everything_but_groups() {
+        let table = LocalTable::new(MacAddr::default(), &[], &[(InetAddr::ANY_V4, 0)]);
+        assert_eq!(table.kind_v4(v4("10.1.2.3")), AddrKind::Local);
+        assert_eq!(table.kind_v4(v4("224.0.0.1")), AddrKind::Multicast);
+        assert_eq!(table.kind_v6(addr("2001:db8::1")), AddrKind::Other);
+    }
+
+    #[test]
+    fn routes_keep_address_and_tag() {
+        let mac = MacAddr([2, 0xff, 0, 1, 2, 3]);
+        for tci in [None, Some(0), Some(5), Some(0xeffe)] {
+            assert_eq!(unpack_route(pack_route(mac, tci)), (mac, tci));
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! What the packet path asks of TCP. [`listener`]'s core is the one that runs; tests of the path script their own.
+
+use listener::segment::{Originated, Segment, Verdict};
+use listener::types::Nanos;
+
+/// The per-core half of a TCP stack, as one worker drives it.
+pub trait Protocol: Send {
+    /// What a lookup leaves for [`Protocol::rcv`]; the default is "nothing found".
+    type Found: Copy + Default + Send;
+
+    /// Looks up the segments `segs[i]` for every `i` on `lane`, and leaves the answers in `found[i]`.
+    fn lookup_burst(&mut self, segs: &[Segment], lane: &[u8], found: &mut [Self::Found]);
+
+    /// One segment, in order of arrival, and what becomes of it.
+    fn rcv(&mut self, seg: &Segment, found: Self::Found, now: Nanos) -> Verdict;
+
+    /// At most `budget` timers and commands that are due. `send` gets each segment that no frame asked for; false means
+    /// that there is no room for it now.
+    fn tick(&mut self, now: Nanos, budget: usize, send: impl FnMut(&Originated) -> bool);
+}

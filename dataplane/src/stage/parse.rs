@@ -1,0 +1,273 @@
+//! Octets → columns. Every `if` on the kind of a frame is here, and every check that needs no state but the device's
+//! own addresses.
+
+use listener::drop_reason::DropReason;
+use listener::segment::{FlowKey, Segment, flag};
+use listener::types::{DevIndex, InetAddr, SegSeq, TcpPort};
+
+use crate::burst::{Fate, Head, Lanes};
+use crate::io::{Csum, Frame, RxMeta};
+use crate::local::{AddrKind, LocalTable, pack_route};
+use crate::wire::checksum::{Sum, pseudo_v4, pseudo_v6};
+use crate::wire::ether::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EtherHeader};
+use crate::wire::ipv4::{self, Ipv4Packet, PROTO_ICMP, PROTO_TCP};
+use crate::wire::ipv6::{Ipv6Packet, PROTO_ICMPV6};
+use crate::wire::tcp::TcpHeader;
+use crate::wire::{icmp, ndp, vlan};
+
+/// The reserved VLAN identifier.
+const VID_RESERVED: u16 = 0xfff;
+const LOOPBACK_V6: InetAddr = InetAddr::v6(0, 1);
+
+/// The columns that [`parse`] fills; as long as the burst, or longer.
+pub struct Columns<'a> {
+    /// Where things are.
+    pub heads: &'a mut [Head],
+    /// TCP segments.
+    pub segs: &'a mut [Segment],
+    /// `Drop` or `Pending`.
+    pub fates: &'a mut [Fate],
+    /// Who goes where.
+    pub lanes: &'a mut Lanes,
+}
+
+/// Which lane a frame goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Arp,
+    Ndp,
+    Echo,
+    Tcp,
+}
+
+/// Reads every frame of `frames`, which arrived on device `dev` with the addresses `local`: it gets its lane and its
+/// columns, or its drop reason.
+#[inline]
+pub fn parse<F: Frame>(frames: &[Option<F>], local: &LocalTable, dev: DevIndex, columns: Columns<'_>) {
+    for frame in frames.iter().flatten() {
+        frame.prefetch();
+    }
+    let Columns { heads, segs, fates, lanes } = columns;
+    *lanes = Lanes::EMPTY;
+    let rows = frames.iter().zip(heads).zip(segs).zip(fates);
+    for (index, (((frame, head), seg), fate)) in (0u8..).zip(rows) {
+        let Some(frame) = frame else { continue };
+        let mut row = Row { meta: frame.rx_meta(), local, head, seg };
+        *fate = match row.frame(frame.bytes()) {
+            Ok(kind) => {
+                match kind {
+                    Kind::Tcp => {
+                        row.seg.dev = dev;
+                        lanes.tcp.push(index);
+                    }
+                    Kind::Arp => lanes.arp.push(index),
+                    Kind::Ndp => lanes.ndp.push(index),
+                    Kind::Echo => lanes.echo.push(index),
+                }
+                Fate::Pending
+            }
+            Err(reason) => Fate::Drop(reason),
+        };
+    }
+}
+
+/// One frame's cells.
+struct Row<'a> {
+    meta: RxMeta,
+    local: &'a LocalTable,
+    head: &'a mut Head,
+    seg: &'a mut Segment,
+}
+
+/// What the two families have in common once their headers are read.
+struct Packet {
+    saddr: InetAddr,
+    daddr: InetAddr,
+    tos: u8,
+    pseudo: Sum,
+}
+
+impl Row<'_> {
+    #[inline]
+    fn frame(&mut self, bytes: &[u8]) -> Result<Kind, DropReason> {
+        if self.meta.chained {
+            return Err(DropReason::MultiSegment);
+        }
+        let header = EtherHeader::parse(bytes).ok_or(DropReason::EtherTooShort)?;
+        let to_us = header.dst == self.local.mac();
+        if !to_us && !header.dst.is_group() {
+            return Err(DropReason::EtherOtherHost);
+        }
+        let mut ethertype = header.ethertype;
+        let mut l2_len = ether::HEADER_LEN;
+        let mut tci = self.meta.vlan_tci;
+        if vlan::is_tpid(ethertype) {
+            let (tag, inner) = vlan::parse(bytes).ok_or(DropReason::EtherTooShort)?;
+            if tci.is_some() || vlan::is_tpid(inner) {
+                return Err(DropReason::VlanNested);
+            }
+            // A lone service tag is a provider's: nothing that a host would answer.
+            if ethertype != vlan::TPID_8021Q {
+                return Err(DropReason::EtherType);
+            }
+            (tci, ethertype, l2_len) = (Some(tag.0), inner, ether::HEADER_LEN + vlan::TAG_LEN);
+        }
+        if tci.is_some_and(|tci| vlan::Tci(tci).vid() == VID_RESERVED) {
+            return Err(DropReason::VlanReserved);
+        }
+        *self.head = Head {
+            src_mac: header.src,
+            stripped_tci: self.meta.vlan_tci,
+            l2_len: l2_len as u8,
+            ..Head::default()
+        };
+        self.seg.route = pack_route(header.src, tci);
+        let packet = bytes.get(l2_len..).unwrap_or(&[]);
+        match ethertype {
+            ETHERTYPE_IPV4 => self.ipv4(packet, to_us),
+            ETHERTYPE_IPV6 => self.ipv6(packet, to_us),
+            ETHERTYPE_ARP => Ok(Kind::Arp),
+            _ => Err(DropReason::EtherType),
+        }
+    }
+
+    #[inline]
+    fn ipv4(&mut self, bytes: &[u8], to_us: bool) -> Result<Kind, DropReason> {
+        let ip = Ipv4Packet::parse(bytes, self.meta.ip_csum == Csum::Unknown)?;
+        if self.meta.ip_csum == Csum::Bad {
+            return Err(DropReason::IpCsum);
+        }
+        source_v4(self.local, ip.src)?;
+        let dst = self.local.kind_v4(ip.dst);
+        if dst == AddrKind::Other {
+            return Err(DropReason::IpNotLocal);
+        }
+        let header_len = usize::from(ip.header_len);
+        if header_len > ipv4::HEADER_LEN {
+            ipv4::check_options(&bytes[ipv4::HEADER_LEN..header_len])?;
+        }
+        if ip.fragment {
+            return Err(DropReason::IpFragment);
+        }
+        self.head.l3_len = u16::from(ip.header_len);
+        self.head.end = u16::from(self.head.l2_len).saturating_add(ip.total_len);
+        let payload = &bytes[header_len..usize::from(ip.total_len)];
+        match ip.protocol {
+            PROTO_TCP if !to_us || dst != AddrKind::Local => Err(DropReason::IpNotUnicast),
+            PROTO_TCP => {
+                // The payload is shorter than the packet, so its length fits.
+                let pseudo = pseudo_v4(ip.src, ip.dst, PROTO_TCP, payload.len() as u16);
+                let (saddr, daddr) = (InetAddr::v4(ip.src), InetAddr::v4(ip.dst));
+                self.tcp(payload, &Packet { saddr, daddr, tos: ip.tos, pseudo })
+            }
+            PROTO_ICMP => match icmp::kind(payload).ok_or(DropReason::IcmpMalformed)? {
+                // An echo to a broadcast is not answered (icmp_echo_ignore_broadcasts).
+                (icmp::ECHO_REQUEST, _) if dst == AddrKind::Local => Ok(Kind::Echo),
+                _ => Err(DropReason::IcmpType),
+            },
+            _ => Err(DropReason::IpProto),
+        }
+    }
+
+    #[inline]
+    fn ipv6(&mut self, bytes: &[u8], to_us: bool) -> Result<Kind, DropReason> {
+        let ip = Ipv6Packet::parse(bytes)?;
+        source_v6(self.local, &ip)?;
+        let dst = self.local.kind_v6(ip.dst);
+        if dst == AddrKind::Other {
+            return Err(DropReason::IpNotLocal);
+        }
+        self.head.v6 = true;
+        self.head.l3_len = ip.header_len;
+        let end = u32::from(self.head.l2_len) + ip.total_len;
+        self.head.end = u16::try_from(end).map_err(|_| DropReason::IpHeader)?;
+        let payload = &bytes[usize::from(ip.header_len)..ip.total_len as usize];
+        match ip.protocol {
+            PROTO_TCP if !to_us || dst != AddrKind::Local => Err(DropReason::IpNotUnicast),
+            PROTO_TCP => {
+                let (src, dst) = ((ip.src.hi(), ip.src.lo()), (ip.dst.hi(), ip.dst.lo()));
+                let pseudo = pseudo_v6(src, dst, PROTO_TCP, payload.len() as u32);
+                self.tcp(payload, &Packet { saddr: ip.src, daddr: ip.dst, tos: ip.tclass, pseudo })
+            }
+            PROTO_ICMPV6 => match icmp::kind(payload).ok_or(DropReason::IcmpMalformed)? {
+                (icmp::V6_ECHO_REQUEST, _) if !ip.src.is_any() => Ok(Kind::Echo),
+                (ndp::SOLICITATION, _) => Ok(Kind::Ndp),
+                (ndp::FIRST_TYPE..=ndp::LAST_TYPE, _) => Err(DropReason::NdpNotForUs),
+                _ => Err(DropReason::IcmpType),
+            },
+            _ => Err(DropReason::IpProto),
+        }
+    }
+
+    #[inline]
+    fn tcp(&mut self, segment: &[u8], packet: &Packet) -> Result<Kind, DropReason> {
+        let tcp = TcpHeader::parse(segment)?;
+        let whole = match self.meta.l4_csum {
+            Csum::Good | Csum::None => true,
+            Csum::Bad => false,
+            Csum::Unknown => packet.pseudo.plus(Sum::of(segment)).is_whole(),
+        };
+        if !whole {
+            return Err(DropReason::TcpCsum);
+        }
+        let ack = if tcp.flags & flag::ACK != 0 { tcp.ack } else { 0 };
+        *self.seg = Segment {
+            flow: FlowKey {
+                saddr: packet.saddr,
+                daddr: packet.daddr,
+                sport: TcpPort(tcp.sport),
+                dport: TcpPort(tcp.dport),
+            },
+            dev: DevIndex::NONE,
+            flags: tcp.flags,
+            tos: packet.tos,
+            wnd: tcp.wnd,
+            payload_len: (segment.len() - usize::from(tcp.header_len)) as u16,
+            seq: SegSeq(tcp.seq),
+            ack: SegSeq(ack),
+            options: tcp.options,
+            route: self.seg.route,
+        };
+        Ok(Kind::Tcp)
+    }
+}
+
+/// Refuses sources that cannot be answered.
+///
+/// # Source
+/// Linux v6.18 `ip_route_input_slow`, `fib_validate_source`.
+#[inline]
+fn source_v4(local: &LocalTable, src: u32) -> Result<(), DropReason> {
+    // 0.0.0.0/8 and 127.0.0.0/8.
+    if matches!(src >> 24, 0 | 127) {
+        return Err(DropReason::IpMartianSource);
+    }
+    match local.kind_v4(src) {
+        AddrKind::Other => Ok(()),
+        AddrKind::Local => Err(DropReason::IpMartianSource),
+        AddrKind::Broadcast | AddrKind::Multicast => Err(DropReason::IpNotUnicast),
+    }
+}
+
+/// Refuses sources that cannot be answered; an unspecified one may probe for duplicates (RFC 4862 §5.4.2).
+///
+/// # Source
+/// Linux v6.18 `ip6_rcv_core`; a source of our own is turned away as it is for IPv4.
+#[inline]
+fn source_v6(local: &LocalTable, ip: &Ipv6Packet) -> Result<(), DropReason> {
+    if ip.src.is_v4() || ip.src == LOOPBACK_V6 {
+        return Err(DropReason::IpMartianSource);
+    }
+    if ip.src.is_any() && ip.protocol != PROTO_ICMPV6 {
+        return Err(DropReason::IpMartianSource);
+    }
+    match local.kind_v6(ip.src) {
+        AddrKind::Other => Ok(()),
+        AddrKind::Local if ip.src.is_any() => Ok(()),
+        AddrKind::Local => Err(DropReason::IpMartianSource),
+        AddrKind::Broadcast | AddrKind::Multicast => Err(DropReason::IpNotUnicast),
+    }
+}
+
+#[cfg(test)]
+mod tests;

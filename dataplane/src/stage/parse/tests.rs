@@ -1,0 +1,221 @@
+use listener::drop_reason::DropReason;
+use listener::segment::{FlowKey, Segment, TcpOptions, flag};
+use listener::types::{InetAddr, SegSeq, TcpPort};
+
+use super::super::testing::*;
+use crate::burst::Fate;
+use crate::io::{Csum, RxMeta};
+use crate::local::pack_route;
+use crate::wire::ether::MacAddr;
+
+fn fate(frame: Vec<u8>) -> Fate {
+    parse(&[frame]).fates[0]
+}
+
+/// A SYN with `edit` applied and the IP header checksum right again.
+fn edited(edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut frame = syn_v4();
+    edit(&mut frame);
+    fix_ipv4(&mut frame);
+    frame
+}
+
+/// An IPv4 header with four octets of options in front of the SYN's TCP header.
+fn with_options(options: [u8; 4]) -> Vec<u8> {
+    edited(|frame| {
+        frame.splice(34..34, options);
+        frame[14] = 0x46;
+        frame[17] += 4;
+    })
+}
+
+#[test]
+fn a_syn_becomes_a_segment() {
+    let parsed = parse(&[syn_v4(), tagged(syn_v6(), 0x8100, 0x2005)]);
+    assert_eq!(parsed.lanes.tcp.as_slice(), [0, 1]);
+    let v4 = |octets: [u8; 4]| InetAddr::v4(u32::from_be_bytes(octets));
+    let flow = |saddr, daddr| FlowKey { saddr, daddr, sport: TcpPort(40000), dport: TcpPort(80) };
+    let syn = Segment {
+        flow: flow(v4(PEER_V4), v4(OUR_V4)),
+        dev: DEV,
+        flags: flag::SYN,
+        tos: 0,
+        wnd: 64240,
+        payload_len: 0,
+        seq: SegSeq(1000),
+        ack: SegSeq(0),
+        options: TcpOptions { mss: 1460, ..TcpOptions::default() },
+        route: pack_route(MacAddr(PEER_MAC), None),
+    };
+    assert_eq!(parsed.segs[0], syn);
+    let options = TcpOptions { mss: 1440, ..TcpOptions::default() };
+    let route = pack_route(MacAddr(PEER_MAC), Some(0x2005));
+    assert_eq!(parsed.segs[1], Segment { flow: flow(v6(PEER_V6), v6(OUR_V6)), options, route, ..syn });
+    let head = parsed.heads[1];
+    assert_eq!((head.l2_len, head.l3_len, head.end, head.v6), (18, 40, 82, true));
+}
+
+#[test]
+fn lanes_keep_the_order_of_arrival() {
+    let arp = [&[0xff; 6][..], &PEER_MAC, &[8, 6], &[0; 28]].concat();
+    let echo = icmpv6(OUR_MAC, PEER_V6, OUR_V6, 64, &[128, 0, 0, 0, 0, 1, 0, 1]);
+    let ndp = icmpv6(OUR_MAC, PEER_V6, OUR_V6, 255, &[135, 0, 0, 0, 0, 0, 0, 0]);
+    let parsed = parse(&[syn_v4(), arp, ping_v4(b"x"), syn_v6(), vec![], ndp, echo]);
+    assert_eq!(parsed.lanes.tcp.as_slice(), [0, 3]);
+    assert_eq!(parsed.lanes.arp.as_slice(), [1]);
+    assert_eq!(parsed.lanes.echo.as_slice(), [2, 6]);
+    assert_eq!(parsed.lanes.ndp.as_slice(), [5]);
+    assert_eq!(parsed.fates[4], Fate::Drop(DropReason::EtherTooShort));
+}
+
+#[test]
+fn padding_is_not_payload() {
+    let mut frame = syn_v4();
+    frame.resize(64, 0xaa);
+    let parsed = parse(&[frame]);
+    assert_eq!((parsed.fates[0], parsed.segs[0].payload_len, parsed.heads[0].end), (Fate::Pending, 0, 58));
+}
+
+#[test]
+fn link_faults() {
+    let long_mac = |dst: [u8; 6]| edited(|frame| frame[..6].copy_from_slice(&dst));
+    for (frame, reason) in [
+        (syn_v4()[..13].to_vec(), DropReason::EtherTooShort),
+        (tagged(syn_v4(), 0x8100, 5)[..17].to_vec(), DropReason::EtherTooShort),
+        (long_mac([2, 0, 0, 0, 0, 9]), DropReason::EtherOtherHost),
+        (edited(|frame| frame[12] = 0x88), DropReason::EtherType),
+        (tagged(syn_v4(), 0x88a8, 5), DropReason::EtherType),
+        (tagged(tagged(syn_v4(), 0x8100, 5), 0x8100, 6), DropReason::VlanNested),
+        (tagged(tagged(syn_v4(), 0x8100, 5), 0x88a8, 6), DropReason::VlanNested),
+        (tagged(syn_v4(), 0x8100, 0x0fff), DropReason::VlanReserved),
+        (tagged(syn_v4(), 0x8100, 0xffff), DropReason::VlanReserved),
+        (long_mac([0xff; 6]), DropReason::IpNotUnicast),
+        (long_mac([1, 0, 0x5e, 0, 0, 1]), DropReason::IpNotUnicast),
+    ] {
+        assert_eq!(fate(frame.clone()), Fate::Drop(reason), "{frame:02x?}");
+    }
+}
+
+#[test]
+fn ipv4_faults() {
+    let src = |octets: [u8; 4]| edited(|frame| frame[26..30].copy_from_slice(&octets));
+    let dst = |octets: [u8; 4]| edited(|frame| frame[30..34].copy_from_slice(&octets));
+    let mut bad_sum = syn_v4();
+    bad_sum[22] ^= 1;
+    let ping_broadcast = {
+        let mut frame = ping_v4(b"x");
+        frame[33] = 255;
+        fix_ipv4(&mut frame);
+        frame
+    };
+    for (frame, reason) in [
+        (syn_v4()[..33].to_vec(), DropReason::IpTruncated),
+        (syn_v4()[..57].to_vec(), DropReason::IpTruncated),
+        (edited(|frame| frame[14] = 0x55), DropReason::IpHeader),
+        (edited(|frame| frame[14] = 0x44), DropReason::IpHeader),
+        (edited(|frame| frame[17] = 19), DropReason::IpHeader),
+        (bad_sum, DropReason::IpCsum),
+        (edited(|frame| frame[20] = 0x20), DropReason::IpFragment),
+        (edited(|frame| frame[21] = 9), DropReason::IpFragment),
+        (with_options([131, 3, 4, 0]), DropReason::IpOptions),
+        (with_options([137, 3, 4, 0]), DropReason::IpOptions),
+        (with_options([7, 9, 4, 0]), DropReason::IpOptions),
+        (dst([198, 18, 0, 9]), DropReason::IpNotLocal),
+        (dst([127, 0, 0, 1]), DropReason::IpNotLocal),
+        (dst([198, 18, 0, 255]), DropReason::IpNotUnicast),
+        (dst([255; 4]), DropReason::IpNotUnicast),
+        (dst([224, 0, 0, 1]), DropReason::IpNotUnicast),
+        (src([0, 0, 0, 0]), DropReason::IpMartianSource),
+        (src([127, 0, 0, 1]), DropReason::IpMartianSource),
+        (src(OUR_V4), DropReason::IpMartianSource),
+        (src([224, 0, 0, 1]), DropReason::IpNotUnicast),
+        (src([198, 18, 0, 255]), DropReason::IpNotUnicast),
+        (src([255; 4]), DropReason::IpNotUnicast),
+        (edited(|frame| frame[23] = 17), DropReason::IpProto),
+        (ping_broadcast, DropReason::IcmpType),
+    ] {
+        assert_eq!(fate(frame.clone()), Fate::Drop(reason), "{frame:02x?}");
+    }
+    assert_eq!(fate(with_options([1, 1, 1, 0])), Fate::Pending, "harmless options pass");
+}
+
+#[test]
+fn ipv6_faults() {
+    let with = |at: usize, octets: &[u8]| {
+        let mut frame = syn_v6();
+        frame[at..at + octets.len()].copy_from_slice(octets);
+        frame
+    };
+    let (src, dst) = (22, 38);
+    let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 198, 18, 0, 1];
+    let loopback = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let all_nodes = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    for (frame, reason) in [
+        (syn_v6()[..53].to_vec(), DropReason::IpTruncated),
+        (syn_v6()[..77].to_vec(), DropReason::IpTruncated),
+        (with(14, &[0x40]), DropReason::IpHeader),
+        (with(20, &[44]), DropReason::IpFragment),
+        (with(20, &[60]), DropReason::Ipv6Ext),
+        (with(20, &[17]), DropReason::IpProto),
+        (with(dst, &[0x20, 1, 0xd, 0xb9]), DropReason::IpNotLocal),
+        (with(dst, &mapped), DropReason::IpNotLocal),
+        (with(dst, &loopback), DropReason::IpNotLocal),
+        (with(dst, &all_nodes), DropReason::IpNotUnicast),
+        (with(src, &mapped), DropReason::IpMartianSource),
+        (with(src, &loopback), DropReason::IpMartianSource),
+        (with(src, &[0; 16]), DropReason::IpMartianSource),
+        (with(src, &OUR_V6), DropReason::IpMartianSource),
+        (with(src, &all_nodes), DropReason::IpNotUnicast),
+        (icmpv6(OUR_MAC, PEER_V6, OUR_V6, 255, &[136, 0, 0, 0, 0, 0, 0, 0]), DropReason::NdpNotForUs),
+        (icmpv6(OUR_MAC, PEER_V6, OUR_V6, 255, &[134, 0, 0, 0, 0, 0, 0, 0]), DropReason::NdpNotForUs),
+        (icmpv6(OUR_MAC, PEER_V6, OUR_V6, 64, &[129, 0, 0, 0, 0, 0, 0, 0]), DropReason::IcmpType),
+        (icmpv6(OUR_MAC, PEER_V6, OUR_V6, 64, &[128, 0, 0, 0, 0, 0, 0]), DropReason::IcmpMalformed),
+    ] {
+        assert_eq!(fate(frame.clone()), Fate::Drop(reason), "{frame:02x?}");
+    }
+}
+
+#[test]
+fn tcp_faults() {
+    let mut bad_sum = syn_v4();
+    bad_sum[57] ^= 1;
+    let mut bad_sum_v6 = syn_v6();
+    bad_sum_v6[77] ^= 1;
+    for (frame, reason) in [
+        (edited(|frame| frame[17] = 39), DropReason::TcpTruncated),
+        (edited(|frame| frame[46] = 0x70), DropReason::TcpTruncated),
+        (edited(|frame| frame[46] = 0x40), DropReason::TcpHeader),
+        (bad_sum, DropReason::TcpCsum),
+        (bad_sum_v6, DropReason::TcpCsum),
+    ] {
+        assert_eq!(fate(frame.clone()), Fate::Drop(reason), "{frame:02x?}");
+    }
+}
+
+#[test]
+fn the_devices_word_on_checksums_counts() {
+    let mut broken = syn_v4();
+    broken[24] ^= 1;
+    broken[57] ^= 1;
+    let with = |frame: &Vec<u8>, ip_csum, l4_csum| {
+        parse_with(std::slice::from_ref(frame), RxMeta { ip_csum, l4_csum, ..RxMeta::default() }).fates[0]
+    };
+    for word in [Csum::Good, Csum::None] {
+        assert_eq!(with(&broken, word, word), Fate::Pending);
+    }
+    assert_eq!(with(&broken, Csum::Unknown, Csum::Good), Fate::Drop(DropReason::IpCsum));
+    assert_eq!(with(&broken, Csum::Good, Csum::Unknown), Fate::Drop(DropReason::TcpCsum));
+    assert_eq!(with(&syn_v4(), Csum::Bad, Csum::Good), Fate::Drop(DropReason::IpCsum));
+    assert_eq!(with(&syn_v4(), Csum::Good, Csum::Bad), Fate::Drop(DropReason::TcpCsum));
+}
+
+#[test]
+fn what_the_device_did_to_the_frame() {
+    let chained = RxMeta { chained: true, ..RxMeta::default() };
+    assert_eq!(parse_with(&[syn_v4()], chained).fates[0], Fate::Drop(DropReason::MultiSegment));
+    let stripped = RxMeta { vlan_tci: Some(7), ..RxMeta::default() };
+    let parsed = parse_with(&[syn_v4(), tagged(syn_v4(), 0x8100, 5)], stripped);
+    assert_eq!(parsed.segs[0].route, pack_route(MacAddr(PEER_MAC), Some(7)));
+    assert_eq!((parsed.heads[0].l2_len, parsed.heads[0].stripped_tci), (14, Some(7)));
+    assert_eq!(parsed.fates[1], Fate::Drop(DropReason::VlanNested));
+}

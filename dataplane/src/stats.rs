@@ -1,0 +1,217 @@
+//! Per-core counters: one writer, any number of readers at any time, no lock and no atomic read-modify-write.
+//!
+//! # Law
+//! Received frames = Σ outcomes + Σ drops, at the end of every turn. A reader who needs the law to hold exactly asks
+//! for a report ([`crate::histogram::Reporter`]), whose counters were copied between two turns; one who reads
+//! [`CoreStats`] itself may see a burst half counted.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use listener::drop_reason::DropReason;
+use listener::segment::Outcome;
+
+/// A counter with one writer.
+#[derive(Debug, Default)]
+struct Counter(AtomicU64);
+
+impl Counter {
+    #[inline]
+    fn add(&self, count: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What one core has counted since its start, for everybody to read. Aligned so that no other core's writes share a
+/// cache line with it.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct CoreStats {
+    rx_frames: Counter,
+    rx_bytes: Counter,
+    tx_frames: Counter,
+    tx_bytes: Counter,
+    originated: Counter,
+    originated_lost: Counter,
+    turns_busy: Counter,
+    turns_idle: Counter,
+    outcomes: [Counter; Outcome::ALL.len()],
+    drops: [Counter; DropReason::COUNT],
+    exhausted: AtomicBool,
+}
+
+impl Default for CoreStats {
+    fn default() -> Self {
+        Self {
+            rx_frames: Counter::default(),
+            rx_bytes: Counter::default(),
+            tx_frames: Counter::default(),
+            tx_bytes: Counter::default(),
+            originated: Counter::default(),
+            originated_lost: Counter::default(),
+            turns_busy: Counter::default(),
+            turns_idle: Counter::default(),
+            outcomes: std::array::from_fn(|_| Counter::default()),
+            drops: std::array::from_fn(|_| Counter::default()),
+            exhausted: AtomicBool::new(false),
+        }
+    }
+}
+
+impl CoreStats {
+    /// A copy. Each number is one that the counter had; together they need not be of one moment.
+    pub fn snapshot(&self) -> Counters {
+        let mut copy = Counters::default();
+        self.copy_to(&mut copy);
+        copy
+    }
+
+    pub(crate) fn copy_to(&self, copy: &mut Counters) {
+        copy.rx_frames = self.rx_frames.get();
+        copy.rx_bytes = self.rx_bytes.get();
+        copy.tx_frames = self.tx_frames.get();
+        copy.tx_bytes = self.tx_bytes.get();
+        copy.originated = self.originated.get();
+        copy.originated_lost = self.originated_lost.get();
+        copy.turns_busy = self.turns_busy.get();
+        copy.turns_idle = self.turns_idle.get();
+        for (to, from) in copy.outcomes.iter_mut().zip(&self.outcomes) {
+            *to = from.get();
+        }
+        for (to, from) in copy.drops.iter_mut().zip(&self.drops) {
+            *to = from.get();
+        }
+    }
+
+    /// True once none of the worker's devices will ever bring a frame again: files that were replayed to their end.
+    pub fn exhausted(&self) -> bool {
+        self.exhausted.load(Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn received(&self, frames: usize, bytes: usize) {
+        self.rx_frames.add(frames as u64);
+        self.rx_bytes.add(bytes as u64);
+        self.turns_busy.add(1);
+    }
+
+    #[inline]
+    pub(crate) fn idle(&self, exhausted: bool) {
+        self.turns_idle.add(1);
+        if exhausted {
+            self.exhausted.store(true, Relaxed);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn sent(&self, frames: usize, bytes: usize) {
+        self.tx_frames.add(frames as u64);
+        self.tx_bytes.add(bytes as u64);
+    }
+
+    #[inline]
+    pub(crate) fn originated(&self, frames: usize, bytes: usize) {
+        self.originated.add(frames as u64);
+        self.sent(frames, bytes);
+    }
+
+    #[cold]
+    pub(crate) fn originated_lost(&self) {
+        self.originated_lost.add(1);
+    }
+
+    #[inline]
+    pub(crate) fn outcome(&self, outcome: Outcome, frames: u64) {
+        self.outcomes[outcome as usize].add(frames);
+    }
+
+    #[inline]
+    pub(crate) fn dropped(&self, reason: DropReason) {
+        self.drops[reason as usize].add(1);
+    }
+}
+
+/// A copy of a core's counters, or the sum of several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Octets received, without FCS.
+    pub rx_bytes: u64,
+    /// Frames that a device took, those that no frame asked for included.
+    pub tx_frames: u64,
+    /// Their octets, without FCS.
+    pub tx_bytes: u64,
+    /// Frames that no frame asked for and a device took: retransmissions, FINs and RSTs, gratuitous ARP.
+    pub originated: u64,
+    /// Segments that no frame asked for and that had no device of this worker to go to.
+    pub originated_lost: u64,
+    /// Bursts received.
+    pub turns_busy: u64,
+    /// Turns in which no device had a frame.
+    pub turns_idle: u64,
+    /// Frames by [`Outcome`].
+    pub outcomes: [u64; Outcome::ALL.len()],
+    /// Frames by [`DropReason`].
+    pub drops: [u64; DropReason::COUNT],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            rx_frames: 0,
+            rx_bytes: 0,
+            tx_frames: 0,
+            tx_bytes: 0,
+            originated: 0,
+            originated_lost: 0,
+            turns_busy: 0,
+            turns_idle: 0,
+            outcomes: [0; Outcome::ALL.len()],
+            drops: [0; DropReason::COUNT],
+        }
+    }
+}
+
+impl Counters {
+    /// Frames with this outcome.
+    pub fn outcome(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome as usize]
+    }
+
+    /// Frames dropped for this reason.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize]
+    }
+
+    /// Frames that were handled, answered or not.
+    pub fn handled(&self) -> u64 {
+        self.outcomes.iter().sum()
+    }
+
+    /// Frames that were dropped, for any reason.
+    pub fn dropped(&self) -> u64 {
+        self.drops.iter().sum()
+    }
+
+    /// Adds another core's numbers.
+    pub fn add(&mut self, other: &Self) {
+        self.rx_frames += other.rx_frames;
+        self.rx_bytes += other.rx_bytes;
+        self.tx_frames += other.tx_frames;
+        self.tx_bytes += other.tx_bytes;
+        self.originated += other.originated;
+        self.originated_lost += other.originated_lost;
+        self.turns_busy += other.turns_busy;
+        self.turns_idle += other.turns_idle;
+        for (to, from) in self.outcomes.iter_mut().zip(&other.outcomes) {
+            *to += from;
+        }
+        for (to, from) in self.drops.iter_mut().zip(&other.drops) {
+            *to += from;
+        }
+    }
+}

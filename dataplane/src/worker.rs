@@ -1,0 +1,276 @@
+//! The loop of one core: receive, decide, answer, and now and then what no frame asked for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use listener::drop_reason::DropReason;
+use listener::segment::{Originated, Outcome};
+use listener::types::{CoreId, DevIndex, Nanos};
+
+use crate::burst::{BURST_DEFAULT, BURST_MAX, Burst, Fate};
+use crate::clock::Clock;
+use crate::histogram::{Interval, Mailbox};
+use crate::io::{Capabilities, Frame, PacketIo};
+use crate::local::LocalTable;
+use crate::protocol::Protocol;
+use crate::stage;
+use crate::stats::CoreStats;
+
+mod originate;
+
+use originate::Outbox;
+
+/// What a worker does when no device has a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Idle {
+    /// Asks again at once.
+    #[default]
+    Spin,
+    /// Tells the processor that it spins, so that a sibling thread or the power budget gains.
+    Pause,
+    /// Offers the core to the kernel's scheduler: for machines with more threads than cores. A system call.
+    Yield,
+}
+
+/// How a worker is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerConfig {
+    /// Its number.
+    pub core: CoreId,
+    /// Frames in a burst: 4 to [`BURST_MAX`], a multiple of 4, because vector receive paths return nothing below.
+    pub burst: usize,
+    /// Timers and commands per turn at most.
+    pub tick_budget: usize,
+    /// What to do without frames.
+    pub idle: Idle,
+}
+
+impl WorkerConfig {
+    /// The defaults for `core`: as many timers a turn as frames in a burst, so that neither starves the other.
+    pub const fn new(core: CoreId) -> Self {
+        Self { core, burst: BURST_DEFAULT, tick_budget: BURST_DEFAULT, idle: Idle::Spin }
+    }
+}
+
+/// One (port, queue) pair of a worker.
+pub struct Port<I: PacketIo> {
+    io: I,
+    dev: DevIndex,
+    local: Arc<LocalTable>,
+    capabilities: Capabilities,
+    outbox: Outbox<I>,
+}
+
+impl<I: PacketIo> Port<I> {
+    /// A queue pair of device `dev` with the addresses `local`. The one that shall `announce` them at the start (gratuitous
+    /// ARP, unsolicited neighbour advertisements) is one queue of each device.
+    pub fn new(io: I, dev: DevIndex, local: Arc<LocalTable>, announce: bool) -> Self {
+        let capabilities = io.capabilities();
+        let outbox = Outbox::new(announce);
+        Self { io, dev, local, capabilities, outbox }
+    }
+}
+
+/// One core: its devices' queues, its half of the stack, its counters.
+pub struct Worker<I: PacketIo, P: Protocol> {
+    config: WorkerConfig,
+    ports: Vec<Port<I>>,
+    protocol: P,
+    burst: Box<Burst<I, P::Found>>,
+    stats: Arc<CoreStats>,
+    mailbox: Arc<Mailbox>,
+    interval: Box<Interval>,
+}
+
+impl<I: PacketIo, P: Protocol> Worker<I, P> {
+    /// A worker that has not begun.
+    ///
+    /// # Panics
+    /// If `config.burst` is none that [`WorkerConfig::burst`] allows.
+    pub fn new(config: WorkerConfig, protocol: P, ports: Vec<Port<I>>) -> Self {
+        let burst = config.burst;
+        assert!((4..=BURST_MAX).contains(&burst) && burst.is_multiple_of(4), "a burst of {burst} frames");
+        Self {
+            config,
+            ports,
+            protocol,
+            burst: Box::default(),
+            stats: Arc::default(),
+            mailbox: Arc::default(),
+            interval: Box::default(),
+        }
+    }
+
+    /// Its counters.
+    pub fn stats(&self) -> Arc<CoreStats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Where [`crate::histogram::Reporter`] asks it.
+    pub fn mailbox(&self) -> (CoreId, Arc<Mailbox>) {
+        (self.config.core, Arc::clone(&self.mailbox))
+    }
+
+    /// Its half of the stack.
+    pub fn protocol_mut(&mut self) -> &mut P {
+        &mut self.protocol
+    }
+
+    /// Turns until `stop`, then leaves the last report.
+    pub fn run<C: Clock>(mut self, stop: &AtomicBool, clock: &mut C) {
+        while !stop.load(Ordering::Relaxed) {
+            if self.poll(clock) == 0 {
+                match self.config.idle {
+                    Idle::Spin => {}
+                    Idle::Pause => std::hint::spin_loop(),
+                    Idle::Yield => std::thread::yield_now(),
+                }
+            }
+        }
+        self.finish();
+    }
+
+    /// Leaves the last report: nothing is counted after it.
+    pub fn finish(mut self) {
+        self.stats.copy_to(&mut self.interval.counters);
+        self.mailbox.finish(self.interval);
+    }
+
+    /// One turn over all ports. Returns the frames received; 0 means an idle turn.
+    ///
+    /// Never blocks, locks, allocates or logs; reads the clock twice per burst, once in an idle turn.
+    pub fn poll<C: Clock>(&mut self, clock: &mut C) -> usize {
+        let (mut received, mut now) = (0, None);
+        for index in 0..self.ports.len() {
+            let (frames, end) = self.poll_port(index, clock);
+            received += frames;
+            now = end.or(now);
+        }
+        if received == 0 {
+            self.stats.idle(self.ports.iter().all(|port| port.io.exhausted()));
+        }
+        self.tick(now.unwrap_or_else(|| clock.now()));
+        if self.mailbox.is_asked() {
+            self.stats.copy_to(&mut self.interval.counters);
+            self.mailbox.hand_over(&mut self.interval);
+        }
+        received
+    }
+
+    /// One burst of one port. Returns the frames received, and the time after their answers were handed over.
+    fn poll_port<C: Clock>(&mut self, index: usize, clock: &mut C) -> (usize, Option<Nanos>) {
+        let Self { ports, protocol, burst, stats, interval, config, .. } = self;
+        let Port { io, dev, local, capabilities, .. } = &mut ports[index];
+        let Burst { frames, heads, segs, found, fates, lanes, tx, tx_info } = &mut **burst;
+        let received = io.rx_burst(&mut frames[..config.burst]);
+        if received == 0 {
+            return (0, None);
+        }
+        let now = clock.now();
+        let frames = &mut frames[..received];
+        stats.received(received, frames.iter().flatten().map(|frame| frame.bytes().len()).sum());
+
+        stage::parse(frames, local, *dev, stage::parse::Columns { heads, segs, fates, lanes });
+        stage::neighbour(frames, heads, fates, lanes, local);
+        stage::echo(frames, heads, fates, lanes, local);
+        stage::lookup(protocol, segs, lanes, found);
+        stage::tcp(protocol, segs, found, lanes, fates, now);
+        stage::reply(frames, (heads, segs), fates, lanes, local, *capabilities);
+
+        let mut tally = Tally { stats, outcomes: [0; Outcome::ALL.len()] };
+        let ready = collect(frames, fates, tx, tx_info, &mut tally);
+        let sent = if ready == 0 { 0 } else { io.tx_burst(&mut tx[..ready]) };
+        tally.sent(&tx_info[..ready], sent);
+        tx[sent..ready].fill_with(|| None);
+        let end = clock.now();
+        tally.record(interval, end.since(now));
+        (received, Some(end))
+    }
+
+    /// Timers, commands and announcements.
+    fn tick(&mut self, now: Nanos) {
+        let Self { ports, protocol, stats, config, .. } = self;
+        protocol.tick(now, config.tick_budget, |originated| send(ports, stats, originated));
+        for port in ports {
+            let Port { io, local, outbox, .. } = port;
+            outbox.announce(io, local);
+            let (frames, bytes) = outbox.flush(io);
+            if frames != 0 {
+                stats.originated(frames, bytes);
+            }
+        }
+    }
+}
+
+/// Puts `originated` into the outbox of its device; false if there is no room or no buffer. One for a device of which this
+/// worker has no queue can never be sent: it is counted and forgotten.
+fn send<I: PacketIo>(ports: &mut [Port<I>], stats: &CoreStats, originated: &Originated) -> bool {
+    let Some(port) = ports.iter_mut().find(|port| port.dev == originated.dev) else {
+        stats.originated_lost();
+        return true;
+    };
+    port.outbox.push(&mut port.io, &port.local, port.capabilities, originated)
+}
+
+/// Moves the answers to `tx`, in order, frees all other frames, and counts what is final. Returns the number of answers.
+fn collect<F: Frame>(
+    frames: &mut [Option<F>],
+    fates: &[Fate],
+    tx: &mut [Option<F>],
+    tx_info: &mut [(Outcome, u16)],
+    tally: &mut Tally<'_>,
+) -> usize {
+    let mut ready = 0;
+    for (slot, fate) in frames.iter_mut().zip(fates) {
+        let Some(frame) = slot.take() else { continue };
+        match *fate {
+            Fate::Ready(outcome) => {
+                // Answers are short, so their length fits.
+                tx_info[ready] = (outcome, frame.bytes().len() as u16);
+                tx[ready] = Some(frame);
+                ready += 1;
+            }
+            Fate::Consume(outcome) => tally.outcomes[outcome as usize] += 1,
+            Fate::Drop(reason) => tally.stats.dropped(reason),
+            // No stage leaves these behind; counted, so that the law holds even if one did.
+            Fate::Pending | Fate::Tcp(..) => tally.stats.dropped(DropReason::NoBuffer),
+        }
+    }
+    ready
+}
+
+/// The outcomes of one burst, before they are added to the counters and the histograms.
+struct Tally<'a> {
+    stats: &'a CoreStats,
+    outcomes: [u64; Outcome::ALL.len()],
+}
+
+impl Tally<'_> {
+    /// Counts the answers, of which the device took the first `sent`.
+    #[inline]
+    fn sent(&mut self, answers: &[(Outcome, u16)], sent: usize) {
+        let mut bytes = 0;
+        for (outcome, len) in &answers[..sent] {
+            self.outcomes[*outcome as usize] += 1;
+            bytes += usize::from(*len);
+        }
+        self.stats.sent(sent, bytes);
+        for _ in sent..answers.len() {
+            self.stats.dropped(DropReason::TxFull);
+        }
+    }
+
+    /// One addition and one record per outcome, so that counters and histograms cannot part.
+    #[inline]
+    fn record(self, interval: &mut Interval, ns: u64) {
+        for (outcome, frames) in Outcome::ALL.into_iter().zip(self.outcomes) {
+            if frames != 0 {
+                self.stats.outcome(outcome, frames);
+                interval.latency.record(outcome, ns, frames);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
