@@ -20,7 +20,7 @@ pub use toml::Spanned;
 pub use device::{Device, DpdkDevice};
 pub use error::{ConfigError, Place};
 pub use sysctl::Sysctl;
-pub use value::{Cores, Huge, ListenAddr, Offloads, Prefix, Queues, ThenName};
+pub use value::{Cores, Huge, Idle, ListenAddr, Offloads, Prefix, Queues, ThenName, then_name};
 
 /// Queues that one device may have: one for each worker.
 pub const QUEUES_MAX: u16 = listener::limits::CORES_MAX;
@@ -69,15 +69,13 @@ pub struct Control {
     pub socket: Option<PathBuf>,
 }
 
-/// `[eal]`: not used when all devices are `pcap:` files.
-#[derive(Clone, Debug, Deserialize)]
+/// `[eal]`: not used when all devices are `pcap:` files. Hugepages are always taken without files (`--in-memory`), so
+/// that a killed run leaves none behind that the next one lacks.
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Eal {
     /// Whether to use hugepages. Default `auto`: they are faster, and a start without them beats none at all.
     pub huge: Huge,
-    /// Keep nothing in hugetlbfs (`--in-memory`). Default true: a killed run then leaves no stale files behind that
-    /// eat the hugepages of the next one.
-    pub in_memory: bool,
     /// Memory for DPDK in MiB. Default: what the mempool needs, and 64 MiB for drivers.
     pub memory_mib: Option<Spanned<u32>>,
     /// `--file-prefix`. Default `hearken-NAME-PID`: two DPDK programs with one prefix take each other for a
@@ -85,12 +83,6 @@ pub struct Eal {
     pub file_prefix: Option<Spanned<String>>,
     /// Further EAL arguments, added last. Default none.
     pub args: Vec<String>,
-}
-
-impl Default for Eal {
-    fn default() -> Self {
-        Self { huge: Huge::Auto, in_memory: true, memory_mib: None, file_prefix: None, args: Vec::new() }
-    }
 }
 
 /// `[[port]]`: one device.
@@ -155,11 +147,14 @@ pub struct Workers {
     /// Frames that one turn takes from one queue: a multiple of 4 (vector drivers return nothing for less), 64 at
     /// most. Default 32: beyond it throughput hardly grows, and latency does.
     pub burst: Spanned<u16>,
+    /// What a worker does while no device has a frame. Default `auto`: `yield` where the workers take every core that
+    /// this process may use, so that the control thread gets a turn too; else `spin`.
+    pub idle: Idle,
 }
 
 impl Default for Workers {
     fn default() -> Self {
-        Self { cores: default_value(Cores::Auto), burst: default_value(32) }
+        Self { cores: default_value(Cores::Auto), burst: default_value(32), idle: Idle::Auto }
     }
 }
 

@@ -9,6 +9,7 @@ pub mod histogram;
 pub mod io;
 pub mod local;
 pub mod protocol;
+pub mod report;
 pub mod stage;
 pub mod stats;
 pub mod wire;

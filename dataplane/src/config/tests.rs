@@ -19,7 +19,6 @@ fn a_port_is_all_that_is_needed() {
     let config = parse(PORT).expect("a minimal configuration");
     assert_eq!(config.name(), "hearken");
     assert_eq!(config.eal.huge, Huge::Auto);
-    assert!(config.eal.in_memory);
     assert_eq!(*config.workers.burst.get_ref(), 32);
     assert_eq!(*config.port[0].mtu.get_ref(), 1500);
     assert_eq!(config.port[0].queues.get_ref(), &Queues::Auto);
@@ -36,7 +35,6 @@ name = "edge"
 socket = "/tmp/edge.sock"
 [eal]
 huge = "never"
-in_memory = false
 memory_mib = 256
 file_prefix = "edge"
 args = ["--log-level=lib.eal:debug"]
@@ -54,6 +52,7 @@ offloads = "off"
 [workers]
 cores = [2, 3]
 burst = 64
+idle = "pause"
 [[listener]]
 addr = "[::]:443"
 backlog = -1

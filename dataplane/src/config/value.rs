@@ -141,6 +141,21 @@ pub enum Huge {
     Never,
 }
 
+/// What a worker does without frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Idle {
+    /// Yield if it must share its core, else spin.
+    #[default]
+    Auto,
+    /// Asks again at once: the shortest latency.
+    Spin,
+    /// Asks again after the processor's pause: a sibling thread gains.
+    Pause,
+    /// Offers the core to other threads first: a system call each time.
+    Yield,
+}
+
 /// Whether the device does checksums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -165,6 +180,16 @@ pub enum ThenName {
     Close,
     /// Reset at once
     Reset,
+}
+
+/// The word for `then` in files, in JSON and on the command line.
+pub const fn then_name(then: ThenName) -> &'static str {
+    match then {
+        ThenName::Queue => "queue",
+        ThenName::Discard => "discard",
+        ThenName::Close => "close",
+        ThenName::Reset => "reset",
+    }
 }
 
 impl From<ThenName> for Then {

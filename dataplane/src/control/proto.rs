@@ -208,14 +208,21 @@ pub struct CoreStats {
     /// The CPU that the worker is pinned to; none in the total.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<usize>,
+    /// The core did not answer in time, and these are its numbers of an earlier report.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
     /// Frames that came in. Always the sum of `outcomes` and `drops`.
     pub rx_frames: u64,
     /// Their octets, without FCS.
     pub rx_bytes: u64,
-    /// Frames that were handed to the device, answers and others.
+    /// Frames that a device took, answers and others.
     pub tx_frames: u64,
+    /// Their octets, without FCS.
+    pub tx_bytes: u64,
     /// Frames among them that no frame had asked for, such as retransmissions.
     pub originated: u64,
+    /// Segments that no frame had asked for and that had no device to go to.
+    pub originated_lost: u64,
     /// Turns that received something.
     pub turns_busy: u64,
     /// Turns that received nothing.
@@ -229,12 +236,29 @@ pub struct CoreStats {
 }
 
 impl CoreStats {
+    /// The plain numbers with their names, in the order in which they are shown.
+    pub fn plain(&self) -> [(&'static str, u64); 8] {
+        [
+            ("rx_frames", self.rx_frames),
+            ("rx_bytes", self.rx_bytes),
+            ("tx_frames", self.tx_frames),
+            ("tx_bytes", self.tx_bytes),
+            ("originated", self.originated),
+            ("originated_lost", self.originated_lost),
+            ("turns_busy", self.turns_busy),
+            ("turns_idle", self.turns_idle),
+        ]
+    }
+
     /// Adds the numbers of `other`.
     pub fn add(&mut self, other: &Self) {
+        self.late |= other.late;
         self.rx_frames += other.rx_frames;
         self.rx_bytes += other.rx_bytes;
         self.tx_frames += other.tx_frames;
+        self.tx_bytes += other.tx_bytes;
         self.originated += other.originated;
+        self.originated_lost += other.originated_lost;
         self.turns_busy += other.turns_busy;
         self.turns_idle += other.turns_idle;
         let maps = [
@@ -274,6 +298,9 @@ pub struct Latency {
 pub struct CoreLatency {
     /// Worker's number.
     pub core: u16,
+    /// The core did not answer in time, and these are its numbers of an earlier report.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
     /// One per outcome, in their order.
     pub outcomes: Vec<OutcomeLatency>,
 }

@@ -1,0 +1,193 @@
+//! Tables for people: listeners, counters, latencies. The same names as in JSON and in the source.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use listener::drop_reason::DropReason;
+use listener::snmp::Mib;
+
+use crate::control::proto::{CoreStats, DeviceStats, Latency, ListenerRow, OutcomeLatency, Stats};
+
+/// A table without lines, for terminals and for `awk` alike.
+fn table(header: Vec<String>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    table
+}
+
+fn number(value: u64) -> Cell {
+    Cell::new(value).set_alignment(CellAlignment::Right)
+}
+
+/// Aligns the headers of all columns but the first to the right, above their numbers.
+fn numbers_right(table: &mut Table) {
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+}
+
+/// The text of `table` with no blanks at line ends.
+fn text(table: &mut Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// `198.18.0.1:80`; with a device `198.18.0.1%wan:80`; as ss(8) does, `*:80` for all of both families.
+fn local(row: &ListenerRow) -> String {
+    let device = row.device.as_ref().map(|name| format!("%{name}")).unwrap_or_default();
+    let port = row.local.port();
+    match row.local {
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() && !row.v6only => format!("*{device}:{port}"),
+        SocketAddr::V6(v6) => format!("[{}]{device}:{port}", v6.ip()),
+        SocketAddr::V4(v4) => format!("{}{device}:{port}", v4.ip()),
+    }
+}
+
+/// Listeners with the columns of `ss -ltn`, and what becomes of a finished handshake.
+pub fn ss(rows: &[ListenerRow]) -> String {
+    let header = ["State", "Recv-Q", "Send-Q", "Local Address:Port", "Peer Address:Port", "Then"];
+    let mut table = table(header.map(str::to_owned).to_vec());
+    for row in rows {
+        let peer = match row.local {
+            SocketAddr::V4(_) => "0.0.0.0:*",
+            SocketAddr::V6(v6) if v6.ip().is_unspecified() && !row.v6only => "*:*",
+            SocketAddr::V6(_) => "[::]:*",
+        };
+        table.add_row([
+            row.state.clone(),
+            row.recv_q.to_string(),
+            row.send_q.to_string(),
+            local(row),
+            peer.to_owned(),
+            crate::config::then_name(row.then).to_owned(),
+        ]);
+    }
+    text(&mut table)
+}
+
+/// Counters: one line a name, one column a core, then the sum; then the devices. Without `all`, counters that are 0
+/// everywhere are left out.
+pub fn stats(stats: &Stats, all: bool) -> String {
+    let mut out = String::new();
+    let late: Vec<String> =
+        stats.cores.iter().filter(|core| core.late).filter_map(|c| Some(c.core?.to_string())).collect();
+    if !late.is_empty() {
+        out += &format!("core {} did not answer in time: its numbers are older\n", late.join(", "));
+    }
+    let mut header = vec!["counter".to_owned()];
+    header.extend(
+        stats.cores.iter().map(|core| core.core.map(|core| format!("core {core}")).unwrap_or_default()),
+    );
+    header.extend(["total".to_owned(), String::new()]);
+    let mut table = table(header);
+    for (index, (name, total)) in stats.total.plain().into_iter().enumerate() {
+        let cores = stats.cores.iter().map(|core| core.plain()[index].1);
+        add_counter(&mut table, name, cores, total, "");
+    }
+    let drops: Vec<_> = DropReason::ALL.iter().map(|reason| (reason.name(), reason.sentence())).collect();
+    let snmp: Vec<_> = Mib::ALL.iter().map(|counter| (counter.name(), counter.sentence())).collect();
+    let outcomes: Vec<_> = stats.total.outcomes.keys().map(|name| (name.as_str(), "")).collect();
+    add_section(&mut table, "outcomes", stats, |core| &core.outcomes, &outcomes, true);
+    add_section(&mut table, "drops", stats, |core| &core.drops, &drops, all);
+    add_section(&mut table, "snmp", stats, |core| &core.snmp, &snmp, all);
+    numbers_right(&mut table);
+    if let Some(sentences) = table.column_mut(stats.cores.len() + 2) {
+        sentences.set_cell_alignment(CellAlignment::Left);
+    }
+    out += &text(&mut table);
+    for device in &stats.devices {
+        out += "\n";
+        out += &device_text(device, all);
+    }
+    out
+}
+
+fn add_counter(table: &mut Table, name: &str, cores: impl Iterator<Item = u64>, total: u64, sentence: &str) {
+    let mut row = vec![Cell::new(name)];
+    row.extend(cores.map(number));
+    row.push(number(total));
+    row.push(Cell::new(sentence));
+    table.add_row(row);
+}
+
+/// The counters of one map, in the order of `names`; a heading first if there is one to show.
+fn add_section(
+    table: &mut Table,
+    title: &str,
+    stats: &Stats,
+    map: impl Fn(&CoreStats) -> &BTreeMap<String, u64>,
+    names: &[(&str, &str)],
+    all: bool,
+) {
+    let count = |core: &CoreStats, name: &str| map(core).get(name).copied().unwrap_or_default();
+    let mut titled = false;
+    for (name, sentence) in names {
+        let total = count(&stats.total, name);
+        if total == 0 && !all {
+            continue;
+        }
+        if !std::mem::replace(&mut titled, true) {
+            table.add_row([format!("{title}:")]);
+        }
+        add_counter(
+            table,
+            &format!("  {name}"),
+            stats.cores.iter().map(|core| count(core, name)),
+            total,
+            sentence,
+        );
+    }
+}
+
+fn device_text(device: &DeviceStats, all: bool) -> String {
+    let mut table = table(vec![format!("device {}", device.name), String::new()]);
+    for (name, count) in &device.counters {
+        if *count > 0 || all || is_loss(name) {
+            table.add_row([Cell::new(format!("  {name}")), number(*count)]);
+        }
+    }
+    text(&mut table)
+}
+
+/// Counters of frames that a device lost: shown also when they are 0, because that is good news.
+fn is_loss(name: &str) -> bool {
+    matches!(name, "imissed" | "ierrors" | "oerrors" | "rx_nombuf")
+}
+
+/// Latencies in nanoseconds: one line per core and outcome, then all cores together.
+pub fn latency(latency: &Latency) -> String {
+    let header = ["core", "outcome", "count", "min", "p50", "p90", "p99", "p99.9", "p99.99", "max"];
+    let mut table = table(header.map(str::to_owned).to_vec());
+    for core in &latency.cores {
+        for outcome in &core.outcomes {
+            add_latency(&mut table, &core.core.to_string(), outcome);
+        }
+    }
+    for outcome in &latency.total {
+        add_latency(&mut table, "all", outcome);
+    }
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let late = latency
+        .cores
+        .iter()
+        .filter(|core| core.late)
+        .map(|core| format!("core {} did not answer in time: its numbers are older\n", core.core));
+    let notes: String = late.collect();
+    format!("{notes}latency in ns, from the end of rx_burst to the end of tx_burst\n{}", text(&mut table))
+}
+
+fn add_latency(table: &mut Table, core: &str, row: &OutcomeLatency) {
+    let times = [row.min_ns, row.p50_ns, row.p90_ns, row.p99_ns, row.p99_9_ns, row.p99_99_ns, row.max_ns];
+    let mut cells = vec![Cell::new(core), Cell::new(&row.outcome), number(row.count)];
+    // No time is better than a time of 0.
+    cells.extend(times.map(|ns| if row.count == 0 { Cell::new("-") } else { number(ns) }));
+    table.add_row(cells);
+}
+
+#[cfg(test)]
+mod tests;
