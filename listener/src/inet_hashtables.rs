@@ -1,18 +1,42 @@
 //! The listening hash: which listener answers a segment for (our address, our port).
+//!
+//! # Layout
+//! Three tables of [`crate::bucket`]. IPv4 keys stand in a hash table whose words name key and listener exactly, so the
+//! common case, one listener on the key with no device and no reuseport, is answered by one cache line. IPv6 keys stand
+//! in a table of the same kind whose words name a node of one more line, with the whole key. The wildcards, `0.0.0.0` and
+//! `::` together, are an array by port. What has more to say (several listeners, devices, groups) is a [`KeyList`] in a
+//! node. Readers take no lock, wait for nobody and retry nothing; writers take one lock of 64.
+//!
+//! # Order
+//! Exact address first, then the wildcard, as `__inet_lookup_listener` does. A family or wildcard without any listener
+//! is not looked at.
+//!
+//! # A burst
+//! [`ListenHash::inet_lookup_listener_burst`] goes over 32 keys in flat passes: hash and prefetch all; compare all; and
+//! for the lanes that one word did not answer, prefetch the next line that each needs before the first of them is read.
+//!
+//! # Departures from the kernel
+//! No namespaces, no BPF `sk_lookup`, no VRF. Selection within a group uses our own keyed hash.
+//!
+//! # Checked by
+//! `tests/prop_table.rs` against a map and a linear walk; `tests/loom_table.rs` for the order of the stores;
+//! `tests/stress_table.rs` on real threads.
 
 mod key_list;
-#[cfg(test)]
+mod node;
+#[cfg(all(test, not(loom)))]
 mod tests;
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::fmt;
 
 pub use crate::sync::epoch::Guard;
 pub use key_list::{HashKey, KeyList, ListEntry, NO_GROUP, compute_score};
 
+use crate::bucket::{Direct, Full, Held, Kernel, LANES, Lanes, Mix, Table, View, Wild};
 use crate::segment::FlowKey;
 use crate::sync::epoch;
-use crate::types::{CoreId, DevIndex, InetAddr, ListenerId};
+use crate::types::{CoreId, DevIndex, ListenerId};
+use node::{KeyNode, any_list, edit_any, edit_exact, exact_list};
 
 /// Ids of listeners lie below this: so many fit into a word of the table.
 pub const LISTENER_IDS: u32 = 1 << 22;
@@ -33,55 +57,101 @@ pub struct ListenKey {
 }
 
 /// The listening hash. One for all workers; see the module's head.
-#[derive(Debug)]
 pub struct ListenHash {
-    secret: [u64; 4],
-    keys: RwLock<HashMap<HashKey, Arc<KeyList>>>,
-    keys_max: usize,
+    mix: Mix,
+    select: [u64; 4],
+    kernel: Kernel,
+    v4: Table<KeyNode>,
+    v6: Table<KeyNode>,
+    any: Direct<KeyNode>,
+}
+
+impl fmt::Debug for ListenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ListenHash")
+            .field("kernel", &self.kernel_name())
+            .field("v4", &self.v4.keys())
+            .field("v6", &self.v6.keys())
+            .field("any", &self.any.ports())
+            .finish()
+    }
 }
 
 impl ListenHash {
-    /// An empty hash for at most `keys_max` keys. `secret` is random and kept from everybody: hashes depend on it.
+    /// An empty hash for at most `keys_max` keys of each family. `secret` is random and kept from everybody: where keys
+    /// stand depends on it.
     pub fn new(keys_max: u32, secret: [u8; 16]) -> Self {
-        let word = |at: usize| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&secret[at..at + 8]);
-            u64::from_le_bytes(bytes)
-        };
-        let (low, high) = (word(0), word(8));
-        let secret = [low, high, low.rotate_left(32) ^ high, low ^ high.rotate_left(32)].map(|word| word | 1);
-        Self { secret, keys: RwLock::default(), keys_max: keys_max as usize }
+        let [a, b, c, d, e, f, select @ ..] = expand(secret);
+        Self {
+            mix: Mix::new(&[a, b, c, d, e, f]),
+            select,
+            kernel: Kernel::best(),
+            v4: Table::new(keys_max as usize, LISTENER_IDS),
+            v6: Table::new(keys_max as usize, LISTENER_IDS),
+            any: Direct::new(LISTENER_IDS),
+        }
     }
 
-    /// Edits what `key` holds: `f` gets the list (empty if there is none), and readers see the list before or the
-    /// list after. An empty list leaves the hash. Returns what `f` returned.
+    /// Instruction sets that this machine has, by name, the best (which is chosen by itself) first.
+    pub fn kernels() -> Vec<&'static str> {
+        Kernel::available().into_iter().map(Kernel::name).collect()
+    }
+
+    /// Takes another of the [`ListenHash::kernels`]. False if there is none of that name.
+    pub fn set_kernel(&mut self, name: &str) -> bool {
+        let kernel = Kernel::available().into_iter().find(|kernel| kernel.name() == name);
+        self.kernel = kernel.unwrap_or(self.kernel);
+        kernel.is_some()
+    }
+
+    /// The instruction set in use.
+    pub fn kernel_name(&self) -> &'static str {
+        self.kernel.name()
+    }
+
+    /// Bytes that the buckets take, nodes and lists not counted.
+    pub fn bucket_bytes(&self) -> usize {
+        let guard = self.pin();
+        self.v4.bucket_bytes(&guard) + self.v6.bucket_bytes(&guard)
+    }
+
+    /// Edits what `key` holds: `f` gets the list (empty if there is none), and readers see the list before or the list
+    /// after. An empty list leaves the hash. Returns what `f` returned. `f` runs under a lock of the hash and must not
+    /// call it.
     ///
     /// # Errors
     /// [`TableFull`]; the hash is then as before.
     pub fn update<R>(&self, key: HashKey, f: impl FnOnce(&mut KeyList) -> R) -> Result<R, TableFull> {
-        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        let mut list = keys.get(&key).map(|list| KeyList::clone(list)).unwrap_or_default();
-        let result = f(&mut list);
-        if list.is_empty() {
-            keys.remove(&key);
-            return Ok(result);
+        if key.addr().is_any() {
+            return self.any.update(key.port(), |held| edit_any(key, held, f)).map_err(|Full| TableFull);
         }
-        let fits = list.entries().iter().all(|entry| entry.id.0 < LISTENER_IDS);
-        if !fits || (!keys.contains_key(&key) && keys.len() >= self.keys_max) {
-            return Err(TableFull);
-        }
-        keys.insert(key, Arc::new(list));
-        Ok(result)
+        let ipv4 = key.addr().is_v4();
+        let table = if ipv4 { &self.v4 } else { &self.v6 };
+        let hash = self.mix.hash(key.addr(), key.port());
+        table.update(hash, |node| node.key == key, |held| edit_exact(key, held, f)).map_err(|Full| TableFull)
     }
 
-    /// Holds reclaim back while it lives: one per burst. Ids found under it name the listener that was found until
-    /// it is dropped.
+    /// What `key` holds now.
+    pub fn key_list(&self, key: HashKey) -> KeyList {
+        let guard = self.pin();
+        if key.addr().is_any() {
+            return self.any.find(key.port(), &guard).map(any_list).unwrap_or_default();
+        }
+        let table = if key.addr().is_v4() { &self.v4 } else { &self.v6 };
+        let hash = self.mix.hash(key.addr(), key.port());
+        let entry = table.view(&guard).find(hash, |node| node.key == key);
+        entry.and_then(|entry| entry.held()).map(exact_list).unwrap_or_default()
+    }
+
+    /// Holds reclaim back while it lives: one per burst. Ids found under it name the listener that was found until it is
+    /// dropped.
     #[inline]
     pub fn pin(&self) -> Guard {
         epoch::pin()
     }
 
-    /// Runs `reclaim` once no guard that is held now is left: gives the slot of an unhashed listener back.
+    /// Runs `reclaim` once no guard that is held now is left: gives the slot of an unhashed listener back. It may run in
+    /// any thread that pins, so it has to be short and must neither block nor call the hash.
     pub fn defer_slot_reuse<F: FnOnce() + Send + 'static>(&self, reclaim: F) {
         epoch::defer(&epoch::pin(), reclaim);
     }
@@ -91,17 +161,18 @@ impl ListenHash {
     /// Stands for `inet_ehashfn` with `inet_ehash_secret` (Linux v6.18); any keyed hash of the four values serves.
     #[inline]
     pub fn flow_hash(&self, flow: &FlowKey) -> u32 {
-        let [a, b, c, d] = self.secret;
+        let [a, b, c, d] = self.select;
         let ports = u64::from(flow.sport.0) << 16 | u64::from(flow.dport.0);
         let peer = fold(flow.saddr.hi() ^ a, flow.saddr.lo() ^ b);
         let local = fold(flow.daddr.hi() ^ c, flow.daddr.lo() ^ d);
         (fold(peer ^ ports ^ d, local ^ a) >> 32) as u32
     }
 
-    /// Answers `keys[i]` in `found[i]`.
+    /// Answers `keys[i]` in `found[i]`, each as [`ListenHash::inet_lookup_listener`] does.
     ///
     /// # Panics
     /// If the slices differ in length.
+    #[inline]
     pub fn inet_lookup_listener_burst(
         &self,
         guard: &Guard,
@@ -109,8 +180,126 @@ impl ListenHash {
         found: &mut [Option<ListenerId>],
     ) {
         assert_eq!(keys.len(), found.len(), "one answer per key");
-        for (key, found) in keys.iter().zip(found) {
-            *found = self.inet_lookup_listener(guard, key);
+        for (keys, found) in keys.chunks(LANES).zip(found.chunks_mut(LANES)) {
+            let mut lanes;
+            if self.v4.keys() > 0 {
+                lanes = Lanes::new();
+                self.v4.view(guard).exact_pass(self.kernel, &self.mix, keys, found, &mut lanes);
+            } else {
+                lanes = Lanes::all_missed(keys);
+                found.fill(None);
+            }
+            if lanes.unanswered() {
+                self.burst_rest(guard, keys, found, &lanes);
+            }
+        }
+    }
+
+    /// The lanes of a burst that need more than one word: lists, second buckets, IPv6, the wildcard.
+    #[inline(never)]
+    fn burst_rest(&self, guard: &Guard, keys: &[ListenKey], found: &mut [Option<ListenerId>], lanes: &Lanes) {
+        let mut wild = LaneList::default();
+        self.rest_v4(guard, keys, found, lanes, &mut wild);
+        if lanes.other_family {
+            self.rest_v6(guard, keys, found, &mut wild);
+        }
+        if self.any.ports() == 0 {
+            return;
+        }
+        for lane in wild.iter() {
+            self.any.prefetch(keys[lane].flow.dport);
+        }
+        for lane in wild.iter() {
+            found[lane] = self.lookup_any(guard, &keys[lane]);
+        }
+    }
+
+    fn rest_v4(
+        &self,
+        guard: &Guard,
+        keys: &[ListenKey],
+        found: &mut [Option<ListenerId>],
+        lanes: &Lanes,
+        wild: &mut LaneList,
+    ) {
+        for &lane in lanes.missed() {
+            wild.push_if(keys[usize::from(lane)].flow.is_v4(), lane);
+        }
+        if lanes.slow().is_empty() {
+            return;
+        }
+        let view = self.v4.view(guard);
+        for &lane in lanes.slow() {
+            view.prefetch_node(lanes.hash(lane));
+            view.prefetch_second(lanes.hash(lane));
+        }
+        let mut entries = [const { None }; LANES];
+        for (&lane, entry) in lanes.slow().iter().zip(&mut entries) {
+            *entry = view.find(lanes.hash(lane), |_| true);
+            if let Some(entry) = entry {
+                entry.prefetch();
+            }
+        }
+        for (&lane, entry) in lanes.slow().iter().zip(&entries) {
+            let key = &keys[usize::from(lane)];
+            let answer = match entry.as_ref().and_then(|entry| entry.held()) {
+                Some(Held::One(id)) => Some(id),
+                Some(Held::List(node)) => node.lookup(self, key),
+                None => None,
+            };
+            found[usize::from(lane)] = answer;
+            wild.push_if(answer.is_none() && key.flow.is_v4(), lane);
+        }
+    }
+
+    fn rest_v6(
+        &self,
+        guard: &Guard,
+        keys: &[ListenKey],
+        found: &mut [Option<ListenerId>],
+        wild: &mut LaneList,
+    ) {
+        let mut six = LaneList::default();
+        for (lane, key) in (0..).zip(keys) {
+            six.push_if(!key.flow.is_v4(), lane);
+        }
+        let view = self.v6.view(guard);
+        let any_exact = self.v6.keys() > 0;
+        let mut hashes = [0; LANES];
+        if any_exact {
+            for lane in six.iter() {
+                let flow = &keys[lane].flow;
+                hashes[lane] = self.mix.hash(flow.daddr, flow.dport);
+                view.prefetch(hashes[lane]);
+            }
+            for lane in six.iter() {
+                view.prefetch_node(hashes[lane]);
+            }
+        }
+        for lane in six.iter() {
+            let key = &keys[lane];
+            found[lane] = if any_exact { self.lookup_v6(view, hashes[lane], key) } else { None };
+            wild.push_if(found[lane].is_none(), lane as u8);
+        }
+    }
+
+    #[inline]
+    fn lookup_v6(&self, view: View<'_, KeyNode>, hash: u64, key: &ListenKey) -> Option<ListenerId> {
+        let wanted = HashKey::new(key.flow.daddr, key.flow.dport);
+        match view.find(hash, |node| node.key == wanted)?.held()? {
+            Held::One(_) => None,
+            Held::List(node) => node.lookup(self, key),
+        }
+    }
+
+    #[inline]
+    fn lookup_any(&self, guard: &Guard, key: &ListenKey) -> Option<ListenerId> {
+        match self.any.find(key.flow.dport, guard)? {
+            Wild::One { id, ipv4, ipv6 } => {
+                let serves = if key.flow.is_v4() { ipv4 } else { ipv6 };
+                serves.then_some(id)
+            }
+            Wild::List(node) => node.lookup(self, key),
         }
     }
 
@@ -118,26 +307,74 @@ impl ListenHash {
     ///
     /// # Source
     /// Linux v6.18 `__inet_lookup_listener`, `inet6_lookup_listener`.
-    pub fn inet_lookup_listener(&self, _guard: &Guard, key: &ListenKey) -> Option<ListenerId> {
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        let at = |addr| keys.get(&HashKey::new(addr, key.flow.dport));
-        [key.flow.daddr, InetAddr::ANY_V4]
-            .into_iter()
-            .find_map(|addr| at(addr)?.inet_lookup(key, || self.flow_hash(&key.flow)))
+    #[inline]
+    pub fn inet_lookup_listener(&self, guard: &Guard, key: &ListenKey) -> Option<ListenerId> {
+        self.lookup_exact(guard, key).or_else(|| self.lookup_any(guard, key))
+    }
+
+    #[inline]
+    fn lookup_exact(&self, guard: &Guard, key: &ListenKey) -> Option<ListenerId> {
+        let flow = &key.flow;
+        if !flow.is_v4() {
+            if self.v6.keys() == 0 {
+                return None;
+            }
+            return self.lookup_v6(self.v6.view(guard), self.mix.hash(flow.daddr, flow.dport), key);
+        }
+        if self.v4.keys() == 0 {
+            return None;
+        }
+        match self.v4.view(guard).find(self.mix.hash(flow.daddr, flow.dport), |_| true)?.held()? {
+            Held::One(id) => Some(id),
+            Held::List(node) => node.lookup(self, key),
+        }
     }
 
     /// The listener that takes over the flow from closed group member `closed` of `key`; see
     /// [`KeyList::reuseport_migrate`].
     pub fn reuseport_migrate(
         &self,
-        _guard: &Guard,
+        guard: &Guard,
         key: HashKey,
         closed: ListenerId,
         core: CoreId,
         hash: u32,
     ) -> Option<ListenerId> {
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        keys.get(&key)?.reuseport_migrate(closed, core, hash)
+        let node = if key.addr().is_any() {
+            match self.any.find(key.port(), guard)? {
+                Wild::List(node) => node,
+                Wild::One { .. } => return None,
+            }
+        } else {
+            let table = if key.addr().is_v4() { &self.v4 } else { &self.v6 };
+            let at = self.mix.hash(key.addr(), key.port());
+            match table.view(guard).find(at, |node| node.key == key)?.held()? {
+                Held::List(node) => node,
+                Held::One(_) => return None,
+            }
+        };
+        node.reuseport_migrate(closed, core, hash)
+    }
+}
+
+/// Some lanes of a burst, in order.
+#[derive(Default)]
+struct LaneList {
+    lanes: [u8; LANES],
+    len: usize,
+}
+
+impl LaneList {
+    /// Appends `lane` if `wanted`; without a branch, since nobody could predict it. Each lane comes once.
+    #[inline]
+    fn push_if(&mut self, wanted: bool, lane: u8) {
+        self.lanes[self.len % LANES] = lane;
+        self.len += usize::from(wanted);
+    }
+
+    #[inline]
+    fn iter(&self) -> impl Iterator<Item = usize> {
+        self.lanes[..self.len].iter().map(|&lane| usize::from(lane))
     }
 }
 
@@ -146,4 +383,18 @@ impl ListenHash {
 const fn fold(a: u64, b: u64) -> u64 {
     let product = a as u128 * b as u128;
     product as u64 ^ (product >> 64) as u64
+}
+
+/// Ten words from sixteen bytes: a counter, mixed with both halves (the finalizer is that of SplitMix64).
+fn expand(secret: [u8; 16]) -> [u64; 10] {
+    let secret = u128::from_le_bytes(secret);
+    let mix = |mut word: u64| {
+        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ word >> 31
+    };
+    std::array::from_fn(|at| {
+        let step = (at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mix(mix(secret as u64 ^ step).wrapping_add((secret >> 64) as u64))
+    })
 }

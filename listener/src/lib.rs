@@ -4,6 +4,8 @@
 mod af_inet;
 pub mod api;
 mod bind_table;
+#[allow(unsafe_code)]
+mod bucket;
 pub mod config;
 pub mod conn_shared;
 mod control;

@@ -124,6 +124,26 @@ pub struct KeyList {
 }
 
 impl KeyList {
+    /// A list of one listener in no group.
+    pub(super) fn of_one(entry: ListEntry) -> Self {
+        Self { entries: vec![entry], groups: Vec::new() }
+    }
+
+    /// The only entry, if there is nothing to choose: one listener, no device, no reuseport, no group, no worker.
+    pub(super) fn plain(&self) -> Option<&ListEntry> {
+        match self.entries.as_slice() {
+            [only]
+                if self.groups.is_empty()
+                    && !only.reuseport
+                    && only.dev == DevIndex::NONE
+                    && only.incoming_cpu.is_none() =>
+            {
+                Some(only)
+            }
+            _ => None,
+        }
+    }
+
     /// Listeners in list order.
     pub fn entries(&self) -> &[ListEntry] {
         &self.entries

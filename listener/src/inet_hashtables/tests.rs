@@ -1,5 +1,5 @@
 use super::*;
-use crate::types::TcpPort;
+use crate::types::{InetAddr, TcpPort};
 
 const SECRET: [u8; 16] = *b"sixteen bytes of";
 

@@ -1,0 +1,138 @@
+//! The any-address listeners, by port: one 32-bit word each, no hash, no probe, no growth.
+//!
+//! ```text
+//!   31   25     24         23    22     21    0
+//!  [ 0 ... | OCCUPIED | IPV6 | IPV4 | number  ]
+//! ```
+//! The word's place is its port, so port and answer are one load, as in a bucket. With neither family's bit set the
+//! number is that of a node; nodes live as they do in a table.
+
+use super::slab::Slab;
+use super::{Full, simd};
+use crate::sync::epoch::{self, Guard};
+use crate::sync::{Arc, AtomicU32, AtomicUsize, Mutex, Ordering, lock};
+use crate::types::{ListenerId, TcpPort};
+
+const NUMBER: u32 = (1 << 22) - 1;
+const IPV4: u32 = 1 << 22;
+const IPV6: u32 = 1 << 23;
+const OCCUPIED: u32 = 1 << 24;
+
+const PORTS: usize = if cfg!(loom) { 4 } else { 1 << 16 };
+const STRIPES: usize = if cfg!(loom) { 1 } else { 64 };
+
+/// What a port holds.
+#[derive(Debug)]
+pub(crate) enum Wild<N> {
+    /// One listener, and which families it takes: not neither.
+    One { id: ListenerId, ipv4: bool, ipv6: bool },
+    /// What `N` says.
+    List(N),
+}
+
+/// The wildcard's listeners; see the module's head.
+pub(crate) struct Direct<N> {
+    words: Box<[AtomicU32]>,
+    ports: AtomicUsize,
+    stripes: Box<[Mutex<()>]>,
+    nodes: Arc<Slab<N>>,
+}
+
+impl<N: Send + Sync + 'static> Direct<N> {
+    /// No listeners. 256 KiB, of which only the ports in use are touched.
+    pub(crate) fn new(lists_max: u32) -> Self {
+        Self {
+            words: (0..PORTS).map(|_| AtomicU32::new(0)).collect(),
+            ports: AtomicUsize::new(0),
+            stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
+            nodes: Arc::new(Slab::new(lists_max)),
+        }
+    }
+
+    /// Ports with listeners; a hint while writers are at work, but never 0 while one stays.
+    #[inline]
+    pub(crate) fn ports(&self) -> usize {
+        self.ports.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn word(&self, port: TcpPort) -> &AtomicU32 {
+        &self.words[usize::from(port.0) % PORTS]
+    }
+
+    /// Asks for the port's line.
+    #[inline]
+    pub(crate) fn prefetch(&self, port: TcpPort) {
+        simd::prefetch(std::ptr::from_ref(self.word(port)).cast());
+    }
+
+    /// What the port holds.
+    #[inline]
+    pub(crate) fn find<'g>(&'g self, port: TcpPort, _guard: &'g Guard) -> Option<Wild<&'g N>> {
+        self.held(self.word(port).load(Ordering::Acquire))
+    }
+
+    #[inline]
+    fn held(&self, word: u32) -> Option<Wild<&N>> {
+        let number = word & NUMBER;
+        if word & (IPV4 | IPV6) != 0 {
+            return Some(Wild::One {
+                id: ListenerId(number),
+                ipv4: word & IPV4 != 0,
+                ipv6: word & IPV6 != 0,
+            });
+        }
+        if word & OCCUPIED == 0 {
+            return None;
+        }
+        // SAFETY: the word named the node when it was loaded (Acquire), under a guard or the stripe's lock, for whose
+        // life the callers bound the answer; the node is released after its word was overwritten and guards are gone.
+        unsafe { self.nodes.get(number) }.map(Wild::List)
+    }
+
+    /// Edits what `port` holds, as [`super::Table::update`].
+    ///
+    /// # Errors
+    /// [`Full`], from this function or from `edit`; all is then as before.
+    pub(crate) fn update<R>(
+        &self,
+        port: TcpPort,
+        edit: impl FnOnce(Option<Wild<&N>>) -> Result<(Option<Wild<N>>, R), Full>,
+    ) -> Result<R, Full> {
+        let stripe = lock(&self.stripes[usize::from(port.0) % STRIPES]);
+        let old = self.word(port).load(Ordering::Relaxed);
+        let (new, result) = edit(self.held(old))?;
+        let new = self.payload(new)?;
+        if old == 0 && new != 0 {
+            self.ports.fetch_add(1, Ordering::Relaxed);
+        }
+        self.word(port).store(new, Ordering::Release);
+        if old != 0 && new == 0 {
+            self.ports.fetch_sub(1, Ordering::Relaxed);
+        }
+        drop(stripe);
+        if old != 0 && old & (IPV4 | IPV6) == 0 {
+            let (nodes, number) = (Arc::clone(&self.nodes), old & NUMBER);
+            epoch::defer(&epoch::pin(), move || {
+                // SAFETY: the only word that named the node was overwritten before, so references to it live under
+                // guards that are gone by now. Each word is overwritten once.
+                unsafe { nodes.release(number) }
+            });
+        }
+        Ok(result)
+    }
+
+    fn payload(&self, held: Option<Wild<N>>) -> Result<u32, Full> {
+        match held {
+            None => Ok(0),
+            Some(Wild::One { id, ipv4, ipv6 }) if id.0 <= NUMBER && (ipv4 || ipv6) => {
+                let family = if ipv4 { IPV4 } else { 0 } | if ipv6 { IPV6 } else { 0 };
+                Ok(OCCUPIED | family | id.0)
+            }
+            Some(Wild::One { .. }) => Err(Full),
+            Some(Wild::List(node)) => {
+                self.nodes.insert(node).map(|number| OCCUPIED | number).map_err(|_| Full)
+            }
+        }
+    }
+}
