@@ -1,16 +1,18 @@
 //! Packet I/O: bursts of owned frames from and to one (port, queue) pair.
 //!
-//! The worker is generic over [`PacketIo`], so the choice of device costs no dispatch per packet. A frame is
+//! [`crate::worker::Worker`] is generic over [`PacketIo`], so the choice of device costs no dispatch per packet. A frame is
 //! owned by whoever holds it: dropping it gives its buffer back, and a frame that was handed to
 //! [`PacketIo::tx_burst`] and not taken stays with the caller.
 //!
 //! # Who implements it
-//! [`mem`] (queues in memory), `pcap` (replay and record a file), `faulty` (wraps another one and spoils frames by
+//! [`mem`] (queues in memory), [`pcap`] (replay and record a file), [`faulty`] (wraps another one and spoils frames by
 //! seed), and with feature `dpdk` an rx and tx queue of a DPDK port.
 
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
+pub mod faulty;
 pub mod mem;
+pub mod pcap;
 
 /// What a device says about a checksum of a frame that came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -14,7 +14,17 @@ use super::{Capabilities, Frame, PacketIo, RxMeta, TxOffload};
 pub const BUFFER_LEN: usize = 2048;
 
 type Buffer = Box<[u8; BUFFER_LEN]>;
-type Pool = Arc<ArrayQueue<Buffer>>;
+/// Where the buffers of dropped frames go.
+pub(super) type Pool = Arc<ArrayQueue<Buffer>>;
+
+/// A pool of `buffers` buffers.
+pub(super) fn pool(buffers: usize) -> Pool {
+    let pool = ArrayQueue::new(buffers);
+    for _ in 0..buffers {
+        let _ = pool.push(Box::new([0; BUFFER_LEN]));
+    }
+    Arc::new(pool)
+}
 
 /// A frame in one of the pool's buffers.
 #[derive(Debug)]
@@ -28,7 +38,7 @@ pub struct MemFrame {
 }
 
 impl MemFrame {
-    fn alloc(pool: &Pool) -> Option<Self> {
+    pub(super) fn alloc(pool: &Pool) -> Option<Self> {
         let buffer = Some(pool.pop()?);
         let (meta, offload) = (RxMeta::default(), TxOffload::default());
         Some(Self { buffer, len: 0, meta, offload, pool: Arc::clone(pool) })
@@ -132,10 +142,7 @@ impl Mem {
     /// # Panics
     /// If `ring` or `buffers` is 0.
     pub fn new(config: MemConfig) -> (Self, MemPeer) {
-        let pool = Arc::new(ArrayQueue::new(config.buffers));
-        for _ in 0..config.buffers {
-            let _ = pool.push(Box::new([0; BUFFER_LEN]));
-        }
+        let pool = pool(config.buffers);
         let (rx, tx) = (Arc::new(ArrayQueue::new(config.ring)), Arc::new(ArrayQueue::new(config.ring)));
         let peer =
             MemPeer { to_worker: Arc::clone(&rx), from_worker: Arc::clone(&tx), pool: Arc::clone(&pool) };
