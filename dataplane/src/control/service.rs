@@ -1,0 +1,364 @@
+//! What each request does: the control side of the stack, of the workers' reports and of the devices' counters.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use listener::Stack;
+use listener::drop_reason::DropReason;
+use listener::error::ListenError;
+use listener::segment::Outcome;
+use listener::snmp::Mib;
+use listener::sockaddr::{Caller, Endpoint, Family, SockAddr};
+use listener::sockopt::SockOpt;
+use listener::types::{DevIndex, SockFd, Then};
+
+use super::proto::{
+    self, Accepted, Closed, CoreLatency, CoreStats, DeviceStats, Latency, Listen, Listening, OutcomeLatency,
+    Refusal, Reply, Request, Ss, Stats, Which,
+};
+use super::server::{Peer, Service};
+use crate::config::then_name;
+use crate::histogram::{CoreReport, Latency as Histograms, Reporter};
+
+/// How long workers may take to hand their numbers over; a turn takes microseconds, a preempted one milliseconds.
+const REPORT_PATIENCE: Duration = Duration::from_millis(100);
+/// Connections that one client may have accepted and not closed.
+const ACCEPTED_MAX: usize = 1024;
+
+/// Counters of devices, as far as there are any.
+pub trait Devices {
+    /// All counters of each port, in the order of the ports.
+    fn counters(&self) -> Vec<BTreeMap<String, u64>>;
+}
+
+/// Where a worker's kernel counters are read from.
+pub type SnmpOf = Box<dyn Fn(usize) -> BTreeMap<String, u64> + Send>;
+
+/// Everything that the control thread has to do with.
+pub struct Desk<D> {
+    /// The sockets.
+    pub stack: std::sync::Arc<Stack>,
+    /// The workers' numbers.
+    pub reporter: Reporter,
+    /// The devices' numbers.
+    pub devices: D,
+    /// Names of the ports, in the order of their device numbers from 1.
+    pub ports: Vec<String>,
+    /// The CPU of each worker.
+    pub cpus: Vec<usize>,
+    /// The kernel's counters of each worker, by its number.
+    pub snmp_of: SnmpOf,
+    /// Connections by the client that accepted them.
+    pub accepted: HashMap<u64, Vec<SockFd>>,
+}
+
+/// Opens a listener: socket, options, bind, listen; what fails leaves nothing behind.
+///
+/// # Errors
+/// The first call that said no.
+pub fn open(stack: &Stack, listen: &Listen, caller: Caller) -> Result<SockFd, ListenError> {
+    let family = if listen.addr.0.is_ipv4() { Family::Inet } else { Family::Inet6 };
+    let fd = stack.socket(family, caller.uid)?;
+    let opened = (|| {
+        stack.setsockopt(fd, SockOpt::ReusePort(listen.reuseport))?;
+        // As servers do, so that connections in TIME-WAIT do not keep a listener from coming back.
+        stack.setsockopt(fd, SockOpt::ReuseAddr(true))?;
+        if let Some(v6only) = listen.v6only.filter(|_| family == Family::Inet6) {
+            stack.setsockopt(fd, SockOpt::V6Only(v6only))?;
+        }
+        if let Some(device) = &listen.device {
+            stack.setsockopt(fd, SockOpt::BindToDevice(device))?;
+        }
+        stack.setsockopt(fd, SockOpt::DeferAccept(listen.defer_accept))?;
+        stack.set_then(fd, listen.then.into())?;
+        stack.bind(fd, SockAddr::from(listen.addr.0), caller)?;
+        stack.listen(fd, listen.backlog)
+    })();
+    opened.map(|()| fd).inspect_err(|_| {
+        let _ = stack.close(fd, false);
+    })
+}
+
+/// `error` of an attempt to listen on `addr`, with what to do about it. `ports` are the names that a device can have.
+pub fn refuse_listen(error: ListenError, addr: SocketAddr, ports: &[String]) -> Refusal {
+    let next = match error {
+        ListenError::AddrInUse => "see \"hearken ss\"; close that one, or give both reuseport".to_owned(),
+        ListenError::AddrNotLocal => {
+            "add the address to addresses (or its prefix to any_ip) of a [[port]], or set sysctl.ip_nonlocal_bind".into()
+        }
+        ListenError::PrivilegedPort => {
+            "run as root, or lower sysctl.ip_unprivileged_port_start in the configuration".into()
+        }
+        ListenError::AddrNeedsScope => "name the port with device".into(),
+        ListenError::NoSuchDevice => format!("the ports are: {}", ports.join(", ")),
+        ListenError::ListenersFull => "raise limits.listeners_max, or close some".into(),
+        _ => "see listen(2)".into(),
+    };
+    let message = format!("cannot listen on {addr}: {} Next: {next}.", error.sentence());
+    Refusal { errno: Some(error.errno().name().to_owned()), message }
+}
+
+fn refuse(error: ListenError, what: &str) -> Refusal {
+    Refusal { errno: Some(error.errno().name().to_owned()), message: format!("{what}: {}", error.sentence()) }
+}
+
+impl<D: Devices> Service for Desk<D> {
+    fn call(&mut self, peer: Peer, request: Request) -> Result<Reply, Refusal> {
+        match request {
+            Request::Listen(listen) => self.listen(peer, &listen),
+            Request::Close(which) => self.close(peer, &which),
+            Request::Ss { from } => Ok(Reply::Ss(self.ss(from))),
+            Request::Accept(which) => self.accept(peer, &which),
+            Request::CloseConnection { fd, reset } => self.close_connection(peer, SockFd(fd), reset),
+            Request::Stats {} => Ok(Reply::Stats(Box::new(self.stats()))),
+            Request::Latency { core } => self.latency(core).map(Reply::Latency),
+        }
+    }
+
+    fn gone(&mut self, client: u64) {
+        for fd in self.accepted.remove(&client).unwrap_or_default() {
+            let _ = self.stack.close(fd, false);
+        }
+    }
+}
+
+impl<D: Devices> Desk<D> {
+    fn listen(&mut self, peer: Peer, listen: &Listen) -> Result<Reply, Refusal> {
+        let caller = Caller { uid: peer.uid, cap_net_bind_service: peer.uid == 0 };
+        let addr = listen.addr.0;
+        let fd =
+            open(&self.stack, listen, caller).map_err(|error| refuse_listen(error, addr, &self.ports))?;
+        let backlog = self.stack.tcp_info(fd).map(|info| info.tcpi_sacked).unwrap_or_default();
+        tracing::info!(%addr, fd = fd.0, uid = peer.uid, then = then_name(listen.then), "listening");
+        Ok(Reply::Listening(Listening { fd: fd.0, addr, backlog }))
+    }
+
+    /// The listeners that `which` names, oldest first.
+    fn find(&self, which: &Which) -> Vec<listener::sockaddr::ListenerRow> {
+        let wanted = self.ports.iter().position(|port| Some(port) == which.device.as_ref());
+        let mut rows = self.stack.listeners();
+        rows.retain(|row| {
+            local(row) == which.addr.0
+                && which.fd.is_none_or(|fd| fd == row.fd.0)
+                && (which.device.is_none() || wanted.map(dev_index) == Some(row.dev))
+        });
+        rows
+    }
+
+    fn find_some(&self, peer: Peer, which: &Which) -> Result<Vec<listener::sockaddr::ListenerRow>, Refusal> {
+        let rows = self.find(which);
+        if rows.is_empty() {
+            let message = format!("no such listener: {}; see \"hearken ss\"", describe(which));
+            return Err(Refusal::new(message));
+        }
+        match rows.iter().find(|row| peer.uid != 0 && row.uid != peer.uid) {
+            Some(row) => Err(Refusal {
+                errno: Some("EPERM".into()),
+                message: format!(
+                    "the listener fd={} belongs to user {}; run this as that user or as root",
+                    row.fd.0, row.uid
+                ),
+            }),
+            None => Ok(rows),
+        }
+    }
+
+    fn close(&mut self, peer: Peer, which: &Which) -> Result<Reply, Refusal> {
+        let rows = self.find_some(peer, which)?;
+        if rows.len() > 1 && !which.all {
+            let fds: Vec<String> = rows.iter().map(|row| row.fd.0.to_string()).collect();
+            return Err(Refusal::new(format!(
+                "{} listeners are on {}: fd {}; choose one with --fd, or all with --all",
+                rows.len(),
+                describe(which),
+                fds.join(", ")
+            )));
+        }
+        let mut closed = Vec::with_capacity(rows.len());
+        for row in rows {
+            self.stack.close(row.fd, false).map_err(|error| refuse(error, "cannot close"))?;
+            tracing::info!(addr = %local(&row), fd = row.fd.0, uid = peer.uid, "closed");
+            closed.push(row.fd.0);
+        }
+        Ok(Reply::Closed(Closed { closed }))
+    }
+
+    fn ss(&self, from: u32) -> Ss {
+        let mut rows = self.stack.listeners();
+        rows.retain(|row| row.fd.0 >= from);
+        let next = rows.get(proto::SS_ROWS_MAX).map(|row| row.fd.0);
+        rows.truncate(proto::SS_ROWS_MAX);
+        let listeners = rows.iter().map(|row| self.ss_row(row)).collect();
+        Ss { listeners, next }
+    }
+
+    fn ss_row(&self, row: &listener::sockaddr::ListenerRow) -> proto::ListenerRow {
+        let device = usize::from(row.dev.0).checked_sub(1).and_then(|index| self.ports.get(index));
+        proto::ListenerRow {
+            state: "LISTEN".into(),
+            recv_q: row.recv_q,
+            send_q: row.backlog,
+            local: local(row),
+            device: device.cloned(),
+            fd: row.fd.0,
+            then: row.then.into(),
+            reuseport: row.reuseport,
+            v6only: row.v6only,
+        }
+    }
+
+    fn accept(&mut self, peer: Peer, which: &Which) -> Result<Reply, Refusal> {
+        let held = self.accepted.get(&peer.client).map_or(0, Vec::len);
+        if held >= ACCEPTED_MAX {
+            let message = format!("{held} connections are accepted and not closed; close some first");
+            return Err(Refusal { errno: Some("EMFILE".into()), message });
+        }
+        let rows = self.find_some(peer, which)?;
+        for row in &rows {
+            match self.stack.accept(row.fd) {
+                Ok(accepted) => {
+                    self.accepted.entry(peer.client).or_default().push(accepted.fd);
+                    let (peer, local) = (plain(accepted.peer), plain(accepted.local));
+                    return Ok(Reply::Accepted(Accepted { fd: accepted.fd.0, peer, local }));
+                }
+                Err(ListenError::QueueEmpty) => {}
+                Err(error) => return Err(refuse(error, "cannot accept")),
+            }
+        }
+        let mut refusal = refuse(ListenError::QueueEmpty, &format!("on {}", describe(which)));
+        if let Some(row) = rows.iter().find(|row| row.then != Then::Queue) {
+            let then = then_name(row.then.into());
+            refusal.message += &format!(" Its connections do not queue: it was opened with then = {then}.");
+        }
+        Err(refusal)
+    }
+
+    fn close_connection(&mut self, peer: Peer, fd: SockFd, reset: bool) -> Result<Reply, Refusal> {
+        let held = self.accepted.entry(peer.client).or_default();
+        let Some(index) = held.iter().position(|open| *open == fd) else {
+            let what = format!("fd {} was not accepted by this client", fd.0);
+            return Err(refuse(ListenError::BadDescriptor, &what));
+        };
+        held.swap_remove(index);
+        self.stack.close(fd, reset).map_err(|error| refuse(error, "cannot close"))?;
+        Ok(Reply::Done {})
+    }
+
+    /// All counters as of now.
+    pub fn stats(&mut self) -> Stats {
+        let reports = self.reporter.snapshot(REPORT_PATIENCE);
+        let cores: Vec<CoreStats> =
+            reports.iter().enumerate().map(|(index, report)| self.core_stats(index, report)).collect();
+        let mut total = CoreStats::default();
+        for core in &cores {
+            total.add(core);
+        }
+        // With what the control side itself counted.
+        total.snmp = self.stack.snmp().into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+        let counters = self.devices.counters().into_iter();
+        let devices =
+            self.ports.iter().cloned().zip(counters).map(|(name, counters)| DeviceStats { name, counters });
+        Stats { cores, total, devices: devices.collect() }
+    }
+
+    fn core_stats(&self, index: usize, report: &CoreReport) -> CoreStats {
+        let counters = &report.counters;
+        let outcomes =
+            Outcome::ALL.iter().map(|outcome| (outcome.name().to_owned(), counters.outcome(*outcome)));
+        let drops = DropReason::ALL.iter().map(|reason| (reason.name().to_owned(), counters.drops(*reason)));
+        CoreStats {
+            core: Some(report.core.0),
+            cpu: self.cpus.get(index).copied(),
+            late: !report.fresh,
+            rx_frames: counters.rx_frames,
+            rx_bytes: counters.rx_bytes,
+            tx_frames: counters.tx_frames,
+            tx_bytes: counters.tx_bytes,
+            originated: counters.originated,
+            originated_lost: counters.originated_lost,
+            turns_busy: counters.turns_busy,
+            turns_idle: counters.turns_idle,
+            outcomes: outcomes.collect(),
+            drops: drops.collect(),
+            snmp: (self.snmp_of)(index),
+        }
+    }
+
+    /// Latencies as of now, of all cores or of one.
+    ///
+    /// # Errors
+    /// There is no such core.
+    pub fn latency(&mut self, core: Option<u16>) -> Result<Latency, Refusal> {
+        let mut reports = self.reporter.snapshot(REPORT_PATIENCE);
+        if let Some(core) = core {
+            let last = reports.len().saturating_sub(1);
+            reports.retain(|report| report.core.0 == core);
+            if reports.is_empty() {
+                return Err(Refusal::new(format!("there is no core {core}; the cores are 0 to {last}")));
+            }
+        }
+        Ok(latency_of(&reports))
+    }
+}
+
+/// The rows of a latency table.
+pub fn latency_of(reports: &[CoreReport]) -> Latency {
+    let mut total = (Histograms::new(), crate::stats::Counters::default());
+    let mut cores = Vec::with_capacity(reports.len());
+    for report in reports {
+        total.0.add(&report.latency);
+        total.1.add(&report.counters);
+        let row =
+            |outcome: &Outcome| outcome_row(*outcome, &report.latency, report.counters.outcome(*outcome));
+        let outcomes = Outcome::ALL.iter().map(row).collect();
+        cores.push(CoreLatency { core: report.core.0, late: !report.fresh, outcomes });
+    }
+    let row = |outcome: &Outcome| outcome_row(*outcome, &total.0, total.1.outcome(*outcome));
+    Latency { cores, total: Outcome::ALL.iter().map(row).collect() }
+}
+
+fn outcome_row(outcome: Outcome, latency: &Histograms, frames: u64) -> OutcomeLatency {
+    let histogram = latency.of(outcome);
+    let at = |quantile| if histogram.is_empty() { 0 } else { histogram.value_at_quantile(quantile) };
+    OutcomeLatency {
+        outcome: outcome.name().to_owned(),
+        count: histogram.len(),
+        frames,
+        min_ns: if histogram.is_empty() { 0 } else { histogram.min() },
+        p50_ns: at(0.5),
+        p90_ns: at(0.9),
+        p99_ns: at(0.99),
+        p99_9_ns: at(0.999),
+        p99_99_ns: at(0.9999),
+        max_ns: histogram.max(),
+    }
+}
+
+/// The kernel's counters of `snmp` by name.
+pub fn snmp_by_name(snmp: &listener::snmp::Snmp) -> BTreeMap<String, u64> {
+    Mib::ALL.iter().map(|counter| (counter.name().to_owned(), snmp.get(*counter))).collect()
+}
+
+/// The device number of the port with this place in the configuration.
+pub fn dev_index(place: usize) -> DevIndex {
+    DevIndex(u16::try_from(place + 1).unwrap_or(u16::MAX))
+}
+
+fn local(row: &listener::sockaddr::ListenerRow) -> SocketAddr {
+    Endpoint { family: row.family, addr: row.addr, port: row.port }.into()
+}
+
+/// As people write it: the IPv4 address of an IPv4 peer, also under an IPv6 listener.
+fn plain(end: Endpoint) -> SocketAddr {
+    SocketAddr::new(end.addr.into(), end.port.0)
+}
+
+fn describe(which: &Which) -> String {
+    let device = which.device.as_ref().map(|name| format!(" on device {name}")).unwrap_or_default();
+    let fd = which.fd.map(|fd| format!(" with fd {fd}")).unwrap_or_default();
+    format!("{}{device}{fd}", which.addr)
+}
+
+#[cfg(test)]
+mod tests;
