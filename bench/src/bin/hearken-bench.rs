@@ -1,0 +1,22 @@
+//! hearken against its peers, in turn and in the same run.
+#![forbid(unsafe_code)]
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(version, about = "hearken against its peers, in turn and in the same run")]
+struct Cli {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    Pcap(bench::pcap::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().bench {
+        Bench::Pcap(args) => args.run(),
+    }
+}
