@@ -17,9 +17,9 @@
 //! # Checked by
 //! `tests/loom_accept_queue.rs`, and the tests below.
 
-use std::sync::OnceLock;
+mod slab;
 
-use crossbeam::queue::ArrayQueue;
+pub use slab::ListenSocks;
 
 use crate::conn_shared::{ChildNode, ChildRef, CoreShared};
 use crate::sync::{Arc, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -32,9 +32,6 @@ const QLEN_BITS: u32 = 20;
 const QLEN_MASK: u64 = QLEN_MAX as u64;
 const GENERATION_SHIFT: u32 = 2 * QLEN_BITS;
 const GENERATION_MASK: u64 = (1 << (64 - GENERATION_SHIFT)) - 1;
-
-/// Slots that are made at once when the slab grows.
-const CHUNK: usize = 1024;
 
 /// What a listener starts with; the setters of [`ListenSock`] change single values later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -111,6 +108,18 @@ const fn tagged(generation: u32, low: u32) -> u64 {
 
 const fn requests_word(generation: u32) -> u64 {
     (generation as u64 & GENERATION_MASK) << GENERATION_SHIFT
+}
+
+/// Changes a word as `next` says, or leaves it and says why.
+#[inline]
+fn change(word: &AtomicU64, next: impl Fn(u64) -> Result<u64, Refused>) -> Result<(), Refused> {
+    let mut now = word.load(Ordering::Relaxed);
+    loop {
+        match word.compare_exchange_weak(now, next(now)?, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return Ok(()),
+            Err(other) => now = other,
+        }
+    }
 }
 
 impl ListenSock {
@@ -214,24 +223,12 @@ impl ListenSock {
     /// Counts one child more, unless the queue is full or the listener is another one by now.
     #[inline]
     pub fn acceptq_reserve(&self, generation: u32) -> Result<(), Refused> {
-        let mut word = self.sk_ack_backlog.load(Ordering::Relaxed);
-        loop {
-            if (word >> 32) as u32 != generation {
-                return Err(Refused::Gone);
-            }
-            if word as u32 > self.max_ack_backlog() {
-                return Err(Refused::Full);
-            }
-            match self.sk_ack_backlog.compare_exchange_weak(
-                word,
-                word + 1,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return Ok(()),
-                Err(now) => word = now,
-            }
-        }
+        let max = self.max_ack_backlog();
+        change(&self.sk_ack_backlog, |word| match (word >> 32) as u32 {
+            current if current != generation => Err(Refused::Gone),
+            _ if word as u32 > max => Err(Refused::Full),
+            _ => Ok(word + 1),
+        })
     }
 
     /// Counts one child more whatever the limit says: one that migrates here from a closed listener of the group.
@@ -243,18 +240,11 @@ impl ListenSock {
 
     /// Counts one child less: `accept` took it, or it could not be queued.
     pub fn acceptq_release(&self, generation: u32) {
-        let mut word = self.sk_ack_backlog.load(Ordering::Relaxed);
-        while (word >> 32) as u32 == generation && word as u32 != 0 {
-            match self.sk_ack_backlog.compare_exchange_weak(
-                word,
-                word - 1,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return,
-                Err(now) => word = now,
-            }
-        }
+        // Gone: the count died with its listener.
+        let _ = change(&self.sk_ack_backlog, |word| match (word >> 32) as u32 {
+            current if current != generation || word as u32 == 0 => Err(Refused::Gone),
+            _ => Ok(word - 1),
+        });
     }
 
     /// Appends a child that was counted by [`Self::acceptq_reserve`]; `next` is the link in its shared record.
@@ -306,31 +296,18 @@ impl ListenSock {
     #[inline]
     pub fn request_queue_is_full(&self) -> bool {
         let qlen = self.qlen();
-        qlen > self.max_ack_backlog() || qlen == QLEN_MAX
+        qlen > self.max_ack_backlog().min(QLEN_MAX - 1)
     }
 
-    /// Counts one young request more, never beyond the limit whatever other workers do.
+    /// Counts one young request more, never beyond the limit whatever other workers do, unless `force`.
     #[inline]
-    pub fn reqsk_queue_added(&self, generation: u32) -> Result<(), Refused> {
-        let mut word = self.requests.load(Ordering::Relaxed);
-        loop {
-            if word >> GENERATION_SHIFT != u64::from(generation) & GENERATION_MASK {
-                return Err(Refused::Gone);
-            }
-            let qlen = (word & QLEN_MASK) as u32;
-            if qlen > self.max_ack_backlog() || qlen == QLEN_MAX {
-                return Err(Refused::Full);
-            }
-            match self.requests.compare_exchange_weak(
-                word,
-                word + 1 + (1 << QLEN_BITS),
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return Ok(()),
-                Err(now) => word = now,
-            }
-        }
+    pub fn reqsk_queue_added(&self, generation: u32, force: bool) -> Result<(), Refused> {
+        let max = if force { QLEN_MAX - 1 } else { self.max_ack_backlog().min(QLEN_MAX - 1) };
+        change(&self.requests, |word| match word >> GENERATION_SHIFT {
+            current if current != u64::from(generation) & GENERATION_MASK => Err(Refused::Gone),
+            _ if (word & QLEN_MASK) as u32 > max => Err(Refused::Full),
+            _ => Ok(word + 1 + (1 << QLEN_BITS)),
+        })
     }
 
     /// Counts one request less, and one young one less if it still was.
@@ -346,18 +323,11 @@ impl ListenSock {
 
     #[inline]
     fn requests_subtract(&self, generation: u32, amount: u64) {
-        let mut word = self.requests.load(Ordering::Relaxed);
-        while word >> GENERATION_SHIFT == u64::from(generation) & GENERATION_MASK {
-            match self.requests.compare_exchange_weak(
-                word,
-                word - amount,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return,
-                Err(now) => word = now,
-            }
-        }
+        // Gone: the count died with its listener.
+        let _ = change(&self.requests, |word| match word >> GENERATION_SHIFT {
+            current if current != u64::from(generation) & GENERATION_MASK => Err(Refused::Gone),
+            _ => Ok(word - amount),
+        });
     }
 
     /// What becomes of its connections.
@@ -516,63 +486,6 @@ fn unwind(top: u32, cores: &[Arc<CoreShared>], mut child: impl FnMut(ChildRef)) 
         node = ChildNode(shared.accept_next(index).load(Ordering::Relaxed));
     }
     children.into_iter().rev().for_each(&mut child);
-}
-
-/// The slab. It grows in chunks that never move and are never freed, so a reader needs neither lock nor epoch.
-#[derive(Debug)]
-pub struct ListenSocks {
-    chunks: Box<[OnceLock<Box<[ListenSock]>>]>,
-    /// Slots that were given back, in the order they came.
-    free: ArrayQueue<u32>,
-    fresh: AtomicU32,
-    capacity: u32,
-}
-
-impl ListenSocks {
-    /// A slab for `listeners_max` listeners; memory for the slots comes as they are used.
-    pub fn new(listeners_max: u32) -> Self {
-        let chunks = (listeners_max as usize).div_ceil(CHUNK);
-        Self {
-            chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
-            free: ArrayQueue::new(listeners_max.max(1) as usize),
-            fresh: AtomicU32::new(0),
-            capacity: listeners_max,
-        }
-    }
-
-    /// A free slot, or `None` if `listeners_max` are in use. Control side only.
-    pub fn alloc(&self) -> Option<ListenerId> {
-        if let Some(id) = self.free.pop() {
-            return Some(ListenerId(id));
-        }
-        let id = self.fresh.load(Ordering::Relaxed);
-        if id >= self.capacity {
-            return None;
-        }
-        let first = id as usize / CHUNK * CHUNK;
-        let make = || (first..first + CHUNK).map(|slot| ListenSock::new(slot as u32)).collect();
-        self.chunks[id as usize / CHUNK].get_or_init(make);
-        self.fresh.store(id + 1, Ordering::Relaxed);
-        Some(ListenerId(id))
-    }
-
-    /// Gives back a slot that was closed. Any thread; lock-free, because it runs when the epoch has passed.
-    pub fn free(&self, id: ListenerId) {
-        let stored = self.free.push(id.0);
-        debug_assert!(stored.is_ok(), "a slot was freed twice");
-    }
-
-    /// The slot, if it was ever given out.
-    #[inline]
-    pub fn get(&self, id: ListenerId) -> Option<&ListenSock> {
-        self.chunks.get(id.0 as usize / CHUNK)?.get()?.get(id.0 as usize % CHUNK)
-    }
-
-    /// The listener, if it still listens.
-    #[inline]
-    pub fn listening(&self, listener: ListenerRef) -> Option<&ListenSock> {
-        self.get(listener.id).filter(|slot| slot.is_listening(listener.generation))
-    }
 }
 
 #[cfg(all(test, not(loom)))]

@@ -37,6 +37,11 @@ pub struct Sysctl {
     pub tcp_challenge_ack_limit: u32,
     /// `net.ipv4.tcp_rfc1337`: a RST does not end TIME_WAIT (RFC 1337).
     pub tcp_rfc1337: bool,
+    /// `net.ipv4.tcp_max_tw_buckets`: TIME_WAIT entries per core; a connection beyond skips that state. Half of the
+    /// connection slots at most.
+    pub tcp_max_tw_buckets: u32,
+    /// `net.ipv4.tcp_reflect_tos`: SYN-ACK and connection take the DSCP of the SYN.
+    pub tcp_reflect_tos: bool,
     /// `net.ipv4.tcp_fin_timeout`: seconds in FIN-WAIT-2 once nobody holds the connection.
     pub tcp_fin_timeout: u32,
     /// `net.ipv4.tcp_retries2`: retransmissions on an established connection.
@@ -77,6 +82,8 @@ impl Default for Sysctl {
             tcp_invalid_ratelimit: 500,
             tcp_challenge_ack_limit: u32::MAX,
             tcp_rfc1337: false,
+            tcp_max_tw_buckets: 262_144,
+            tcp_reflect_tos: false,
             tcp_fin_timeout: 60,
             tcp_retries2: 15,
             tcp_orphan_retries: 0,

@@ -1,0 +1,457 @@
+//! One worker's half of the stack: [`Core`] looks segments up, answers them, and keeps their timers.
+//!
+//! A core owns its flows ([`Flows`]: the established table and the timer wheel) and shares the rest ([`Env`]): the
+//! listening hash and the listeners, which it reads, and its [`CoreShared`], which the control side reads. Nothing
+//! here locks, allocates, reads a clock or makes a system call; time comes in as an argument.
+//!
+//! # Order
+//! A burst is looked up as one batch and then answered segment by segment, in order of arrival. What a segment of the
+//! burst puts into the table is seen by the segments after it: see [`Found`].
+
+use crate::config::StackConfig;
+use crate::conn_shared::{Command, CoreShared};
+use crate::ehash::{Ehash, EntryId, Kind};
+use crate::inet_hashtables::{ListenHash, ListenKey};
+use crate::limits::BURST_MAX;
+use crate::listen_sock::{ListenSock, ListenSocks};
+use crate::segment::{Originated, OutSegment, Segment, Verdict, flag};
+use crate::siphash::SipKey;
+use crate::snmp::{Mib, Snmp};
+use crate::sync::Arc;
+use crate::syncookies::CookieKeys;
+use crate::sysctl::Sysctl;
+use crate::tcp_timer;
+use crate::timer::{Popped, TimerWheel};
+use crate::types::{CoreId, DevIndex, InetAddr, ListenerRef, Nanos};
+use crate::{tcp, tcp_ipv4};
+
+/// What [`Core::lookup_burst`] found for one segment: a hint for [`Core::rcv`].
+///
+/// [`Core::rcv`] checks it: an entry may have left the table since, and one may have come that the lookup could not
+/// see. So a hint of an earlier burst, or none at all, costs a lookup and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Found {
+    /// The burst that it was found in; 0 = no lookup was made.
+    burst: u32,
+    hash: u32,
+    what: What,
+}
+
+impl Found {
+    /// True if an entry of the established table was found.
+    pub const fn is_flow(&self) -> bool {
+        matches!(self.what, What::Flow { .. })
+    }
+
+    /// The listener, if one was found and no entry of the established table.
+    pub const fn listener(&self) -> Option<ListenerRef> {
+        match self.what {
+            What::Listener(listener) => Some(listener),
+            _ => None,
+        }
+    }
+}
+
+/// What a segment belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) enum What {
+    #[default]
+    None,
+    Listener(ListenerRef),
+    Flow {
+        id: EntryId,
+        generation: u32,
+    },
+}
+
+/// What a core reads and does not change, its counters aside.
+#[derive(Debug)]
+pub(crate) struct Env {
+    pub core: CoreId,
+    pub sysctl: Sysctl,
+    pub isn_key: SipKey,
+    pub ts_key: SipKey,
+    pub cookies: CookieKeys,
+    pub socks: Arc<ListenSocks>,
+    pub hash: Arc<ListenHash>,
+    pub shared: Arc<CoreShared>,
+    /// MTU by device index.
+    mtu: Box<[u16]>,
+    /// Nanoseconds without a segment after which a connection of a `discard` listener is reset.
+    pub idle_ns: u64,
+    /// TIME_WAIT entries at most.
+    pub tw_max: u32,
+}
+
+impl Env {
+    #[inline]
+    pub fn snmp(&self) -> &Snmp {
+        self.shared.snmp()
+    }
+
+    /// MTU of a device; Ethernet's for one that was not configured.
+    #[inline]
+    pub fn mtu(&self, dev: DevIndex) -> u16 {
+        self.mtu.get(usize::from(dev.0)).copied().unwrap_or(1500)
+    }
+
+    /// The listener for one segment, by a lookup of its own.
+    pub fn lookup_listener(&self, seg: &Segment) -> Option<ListenerRef> {
+        let guard = self.hash.pin();
+        let key = ListenKey { flow: seg.flow, dev: seg.dev, core: self.core };
+        let id = self.hash.inet_lookup_listener(&guard, &key)?;
+        let generation = self.socks.get(id)?.generation();
+        (generation & 1 == 1).then_some(ListenerRef { id, generation })
+    }
+
+    /// The listener, if it still listens.
+    #[inline]
+    pub fn listening(&self, listener: ListenerRef) -> Option<&ListenSock> {
+        self.socks.listening(listener)
+    }
+}
+
+/// What belongs to a core alone.
+#[derive(Debug)]
+pub(crate) struct Flows {
+    pub table: Ehash,
+    pub wheel: TimerWheel,
+    pub tw_count: u32,
+    pub rst_limit: TokenBucket,
+    pub challenges: PerSecond,
+    /// Bloom filter of the hashes that were put into the table since the last lookup of a burst.
+    fresh: [u64; 4],
+}
+
+impl Flows {
+    /// Puts an entry into the table, visible to the rest of the burst.
+    #[inline]
+    pub fn insert(&mut self, id: EntryId, hash: u32) {
+        self.fresh[hash as usize >> 6 & 3] |= 1 << (hash & 63);
+        self.table.insert(id, hash);
+    }
+
+    #[inline]
+    fn is_fresh(&self, hash: u32) -> bool {
+        self.fresh[hash as usize >> 6 & 3] & 1 << (hash & 63) != 0
+    }
+
+    /// Arms an entry's timer.
+    #[inline]
+    pub fn arm(&mut self, id: EntryId, at: Nanos) {
+        self.wheel.arm(&mut self.table, id.0, at);
+    }
+
+    /// Stops an entry's timer.
+    #[inline]
+    pub fn cancel(&mut self, id: EntryId) {
+        self.wheel.cancel(&mut self.table, id.0);
+    }
+}
+
+/// A limit on answers without a connection: so many a second, and so many at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TokenBucket {
+    /// Nanoseconds per token; 0 = no limit.
+    period_ns: u64,
+    depth_ns: u64,
+    /// The time up to which tokens were used.
+    used: u64,
+}
+
+impl TokenBucket {
+    fn new(per_second: u32, at_once: u32) -> Self {
+        let period_ns = 1_000_000_000u64.checked_div(u64::from(per_second)).unwrap_or(0);
+        Self { period_ns, depth_ns: period_ns * u64::from(at_once.max(1)), used: 0 }
+    }
+
+    #[inline]
+    pub fn take(&mut self, now: Nanos) -> bool {
+        if self.period_ns == 0 {
+            return true;
+        }
+        let from = self.used.max(now.0.saturating_sub(self.depth_ns));
+        if from + self.period_ns > now.0 {
+            return false;
+        }
+        self.used = from + self.period_ns;
+        true
+    }
+}
+
+/// A limit per second of the clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PerSecond {
+    second: u64,
+    count: u32,
+}
+
+impl PerSecond {
+    #[inline]
+    pub fn take(&mut self, limit: u32, now: Nanos) -> bool {
+        let second = now.0 / 1_000_000_000;
+        if second != self.second {
+            *self = Self { second, count: 0 };
+        }
+        if limit != u32::MAX && self.count >= limit {
+            return false;
+        }
+        self.count = self.count.saturating_add(1);
+        true
+    }
+}
+
+/// One worker's half of the stack. `Send`, not shared.
+#[derive(Debug)]
+pub struct Core {
+    env: Env,
+    flows: Flows,
+    burst: u32,
+    /// A command that could not be carried out for want of room to send.
+    pending: Option<Command>,
+    keys: Box<[ListenKey; BURST_MAX]>,
+}
+
+impl Core {
+    /// A core with all its memory. `shared` must have `limits.connections_per_core` slots.
+    ///
+    /// # Panics
+    /// If `shared` has another number of slots.
+    pub fn new(
+        config: &StackConfig,
+        socks: Arc<ListenSocks>,
+        hash: Arc<ListenHash>,
+        shared: Arc<CoreShared>,
+    ) -> Self {
+        let connections = config.limits.connections_per_core;
+        assert_eq!(shared.capacity(), connections, "one record per connection slot");
+        let devices = config.devices.iter().map(|device| usize::from(device.index.0) + 1).max().unwrap_or(0);
+        let mut mtu = vec![1500; devices].into_boxed_slice();
+        for device in &config.devices {
+            mtu[usize::from(device.index.0)] = device.mtu;
+        }
+        let secret = &config.secret;
+        let env = Env {
+            core: shared.core(),
+            sysctl: config.sysctl.clone(),
+            isn_key: SipKey::from_bytes(secret.isn),
+            ts_key: SipKey::from_bytes(secret.timestamps),
+            cookies: CookieKeys { current: secret.cookies.map(SipKey::from_bytes), other: None },
+            socks,
+            hash,
+            shared,
+            mtu,
+            idle_ns: 60_000_000_000,
+            tw_max: config.sysctl.tcp_max_tw_buckets.min(connections / 2),
+        };
+        let table =
+            Ehash::new(SipKey::from_bytes(secret.established), config.limits.requests_per_core, connections);
+        let flows = Flows {
+            table,
+            wheel: TimerWheel::default(),
+            tw_count: 0,
+            rst_limit: TokenBucket::default(),
+            challenges: PerSecond::default(),
+            fresh: [0; 4],
+        };
+        Self { env, flows, burst: 0, pending: None, keys: Box::new([ListenKey::default(); BURST_MAX]) }
+    }
+
+    /// Limits RSTs that belong to no connection to `per_second`, at most `at_once` in a row. 0 = no limit, which is
+    /// how a core starts.
+    pub fn set_rst_limit(&mut self, per_second: u32, at_once: u32) {
+        self.flows.rst_limit = TokenBucket::new(per_second, at_once);
+    }
+
+    /// Resets connections of `discard` listeners that were silent for `idle`; 60 s to start with.
+    pub fn set_idle_timeout(&mut self, idle: Nanos) {
+        self.env.idle_ns = idle.0;
+    }
+
+    /// The worker that this core is.
+    pub fn id(&self) -> CoreId {
+        self.env.core
+    }
+
+    /// Counts a segment that never became a [`Segment`]: a bad header, or a bad checksum.
+    ///
+    /// # Source
+    /// Linux v6.18 `tcp_v4_rcv`, labels `csum_error` and `bad_packet`.
+    pub fn count_bad_segment(&mut self, checksum: bool) {
+        let snmp = self.env.snmp();
+        snmp.inc(Mib::InSegs);
+        snmp.inc(Mib::InErrs);
+        if checksum {
+            snmp.inc(Mib::InCsumErrors);
+        }
+    }
+
+    /// Half-open requests, and connections with TIME_WAIT entries, that are in use.
+    pub fn in_use(&self) -> (u32, u32) {
+        (self.flows.table.requests.in_use(), self.flows.table.conns.in_use())
+    }
+
+    /// Looks `segs[i]` up for each index `i` of `lane` and puts what was found into `found[i]`: the established table
+    /// first, then the listening hash, for all that were not there, as one batch under one pin.
+    ///
+    /// # Panics
+    /// If `lane` is longer than [`BURST_MAX`], or names a segment that is not there.
+    pub fn lookup_burst(&mut self, segs: &[Segment], lane: &[u8], found: &mut [Found]) {
+        assert!(lane.len() <= BURST_MAX, "a burst has at most {BURST_MAX} segments");
+        self.burst = self.burst.wrapping_add(1).max(1);
+        self.flows.fresh = [0; 4];
+        let table = &self.flows.table;
+        // All hashes and first words of the chains before the first entry, so that the misses overlap.
+        let mut warm = 0;
+        for &at in lane {
+            let hash = table.hash(&segs[usize::from(at)].flow);
+            warm ^= table.first(hash);
+            found[usize::from(at)] = Found { burst: self.burst, hash, what: What::None };
+        }
+        std::hint::black_box(warm);
+        let mut missed = [0u8; BURST_MAX];
+        let mut misses = 0;
+        for &at in lane {
+            let (seg, found) = (&segs[usize::from(at)], &mut found[usize::from(at)]);
+            match table.lookup(found.hash, &seg.flow, seg.dev) {
+                Some(id) => found.what = What::Flow { id, generation: table.head(id).generation },
+                None => {
+                    self.keys[misses] = ListenKey { flow: seg.flow, dev: seg.dev, core: self.env.core };
+                    missed[misses] = at;
+                    misses += 1;
+                }
+            }
+        }
+        self.lookup_listeners(&missed[..misses], found);
+    }
+
+    fn lookup_listeners(&self, missed: &[u8], found: &mut [Found]) {
+        if missed.is_empty() {
+            return;
+        }
+        let mut ids = [None; BURST_MAX];
+        let ids = &mut ids[..missed.len()];
+        let guard = self.env.hash.pin();
+        self.env.hash.inet_lookup_listener_burst(&guard, &self.keys[..missed.len()], ids);
+        for (&at, id) in missed.iter().zip(ids) {
+            // The generation is read under the pin that the id was found under, so it is that listener's or later.
+            if let Some(id) = *id
+                && let Some(generation) = self.env.socks.get(id).map(ListenSock::generation)
+                && generation & 1 == 1
+            {
+                found[usize::from(at)].what = What::Listener(ListenerRef { id, generation });
+            }
+        }
+    }
+
+    /// Answers one segment, in order of arrival.
+    pub fn rcv(&mut self, seg: &Segment, found: Found, now: Nanos) -> Verdict {
+        self.env.snmp().inc(Mib::InSegs);
+        let Found { hash, what, .. } = self.revalidate(seg, found);
+        let verdict = tcp_ipv4::tcp_v4_rcv(&self.env, &mut self.flows, seg, what, hash, now);
+        if let Verdict::Reply(_, segment) = &verdict {
+            count_out(self.env.snmp(), segment);
+        }
+        verdict
+    }
+
+    /// The hint if it still holds, else a lookup.
+    #[inline]
+    fn revalidate(&self, seg: &Segment, found: Found) -> Found {
+        let same_burst = found.burst == self.burst && found.burst != 0;
+        let holds = match found.what {
+            What::Flow { id, generation } => self.flows.table.is_current(id, generation),
+            What::None | What::Listener(_) => !self.flows.is_fresh(found.hash),
+        };
+        if same_burst && holds {
+            return found;
+        }
+        let hash = self.flows.table.hash(&seg.flow);
+        let what = match self.flows.table.lookup(hash, &seg.flow, seg.dev) {
+            Some(id) => What::Flow { id, generation: self.flows.table.head(id).generation },
+            None => self.env.lookup_listener(seg).map_or(What::None, What::Listener),
+        };
+        Found { burst: self.burst, hash, what }
+    }
+
+    /// Carries out commands of the control side and timers that are due, `budget` steps at most. `send` gets each
+    /// segment that no frame asked for; it answers false if there is no room now, and the step is tried again at the
+    /// next tick.
+    pub fn tick(&mut self, now: Nanos, budget: usize, mut send: impl FnMut(&Originated) -> bool) {
+        let mut send = |env: &Env, originated: &Originated| {
+            let sent = send(originated);
+            if sent {
+                count_out(env.snmp(), &originated.segment);
+            }
+            sent
+        };
+        let mut left = budget;
+        while left > 0 {
+            let Some(command) = self.pending.take().or_else(|| self.env.shared.pop()) else { break };
+            left -= 1;
+            if !tcp::command(&mut self.env, &mut self.flows, command, now, &mut send) {
+                self.pending = Some(command);
+                return;
+            }
+        }
+        while left > 0 {
+            left -= 1;
+            let id = match self.flows.wheel.pop(&mut self.flows.table, now) {
+                Popped::Fired(id) => EntryId(id),
+                Popped::Moved => continue,
+                Popped::Nothing => return,
+            };
+            let done = match id.kind() {
+                Kind::Request(index) => {
+                    tcp_timer::reqsk_timer_handler(&self.env, &mut self.flows, index, now, &mut send)
+                }
+                Kind::Conn(index) => {
+                    tcp_timer::tcp_write_timer(&self.env, &mut self.flows, index, now, &mut send)
+                }
+            };
+            if !done {
+                self.flows.arm(id, now);
+                return;
+            }
+        }
+    }
+
+    /// When [`Self::tick`] next has something to do for a timer; `None` if none runs. Commands may come any time.
+    pub fn next_timer(&self) -> Option<Nanos> {
+        self.flows.wheel.next_event()
+    }
+}
+
+/// How [`Core::tick`] passes on `send`: with the counters.
+pub(crate) trait Send: FnMut(&Env, &Originated) -> bool {}
+
+impl<F: FnMut(&Env, &Originated) -> bool> Send for F {}
+
+fn count_out(snmp: &Snmp, segment: &OutSegment) {
+    snmp.inc(Mib::OutSegs);
+    if segment.flags & flag::RST != 0 {
+        snmp.inc(Mib::OutRsts);
+    }
+}
+
+/// The device that a flow's segments must come from: the one it came in on if the listener is bound, or the peer's
+/// address is link-local and so means nothing elsewhere.
+#[inline]
+pub(crate) fn bound_dev(slot: &ListenSock, seg: &Segment) -> DevIndex {
+    let link_local = |addr: InetAddr| addr.hi() >> 54 == 0xfe80 >> 6;
+    if slot.dev() != DevIndex::NONE || link_local(seg.flow.saddr) { seg.dev } else { DevIndex::NONE }
+}
+
+/// Milliseconds of the clock in 32 bits: what timestamps and rate limits count in.
+#[inline]
+pub(crate) fn clock_ms(now: Nanos) -> u32 {
+    now.as_millis() as u32
+}
+
+const _: fn() = || {
+    fn is_send<T: std::marker::Send>() {}
+    is_send::<Core>();
+};
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,246 @@
+//! The established table of one core: half-open requests, connections and TIME_WAIT entries by their four-tuple.
+//!
+//! One index of chains over two slabs ([`crate::request_sock`]); twice as many chains as entries, so a lookup that
+//! misses mostly reads one word. The hash is keyed (SipHash-1-3): nobody outside can make chains long. All memory is
+//! taken at construction. No lock and no atomic: a flow belongs to one core.
+
+use crate::request_sock::{Conn, EntryHead, NO_ENTRY, Request, Slab};
+use crate::segment::FlowKey;
+use crate::siphash::{SipKey, siphash_1_3};
+use crate::timer::{TIMER_IDS, TimerLink, TimerStore};
+use crate::types::{DevIndex, TcpState};
+
+/// Bit of an entry's number that tells connections from requests.
+const CONN: u32 = 1 << 30;
+
+const _: () = assert!(CONN * 2 < TIMER_IDS);
+
+/// Requests per core at most.
+pub const REQUESTS_PER_CORE_MAX: u32 = CONN;
+
+/// An entry of either kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EntryId(pub u32);
+
+/// An entry by its kind and its place in that kind's slab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Request(u32),
+    Conn(u32),
+}
+
+impl EntryId {
+    #[inline]
+    pub const fn request(index: u32) -> Self {
+        Self(index)
+    }
+
+    #[inline]
+    pub const fn conn(index: u32) -> Self {
+        Self(index | CONN)
+    }
+
+    #[inline]
+    pub const fn kind(self) -> Kind {
+        if self.0 & CONN == 0 { Kind::Request(self.0) } else { Kind::Conn(self.0 & !CONN) }
+    }
+}
+
+/// The table.
+#[derive(Debug)]
+pub(crate) struct Ehash {
+    key: SipKey,
+    chains: Box<[u32]>,
+    pub requests: Slab<Request>,
+    pub conns: Slab<Conn>,
+}
+
+impl Ehash {
+    pub fn new(key: SipKey, requests: u32, conns: u32) -> Self {
+        let chains = (2 * (requests as usize + conns as usize)).next_power_of_two();
+        Self {
+            key,
+            chains: vec![NO_ENTRY; chains].into_boxed_slice(),
+            requests: Slab::new(requests),
+            conns: Slab::new(conns),
+        }
+    }
+
+    /// Keyed hash of a four-tuple.
+    #[inline]
+    pub fn hash(&self, flow: &FlowKey) -> u32 {
+        let ports = u64::from(flow.sport.0) << 16 | u64::from(flow.dport.0);
+        let hash = match (flow.saddr.as_v4(), flow.daddr.as_v4()) {
+            (Some(saddr), Some(daddr)) => {
+                siphash_1_3(self.key, [u64::from(saddr) << 32 | u64::from(daddr), ports])
+            }
+            _ => siphash_1_3(
+                self.key,
+                [flow.saddr.hi(), flow.saddr.lo(), flow.daddr.hi(), flow.daddr.lo(), ports],
+            ),
+        };
+        hash as u32
+    }
+
+    #[inline]
+    fn chain(&self, hash: u32) -> usize {
+        hash as usize & (self.chains.len() - 1)
+    }
+
+    /// First entry of a hash's chain; reading it early warms the line for the lookup that follows.
+    #[inline]
+    pub fn first(&self, hash: u32) -> u32 {
+        self.chains[self.chain(hash)]
+    }
+
+    #[inline]
+    pub fn head(&self, id: EntryId) -> &EntryHead {
+        match id.kind() {
+            Kind::Request(index) => &self.requests.entry(index).head,
+            Kind::Conn(index) => &self.conns.entry(index).head,
+        }
+    }
+
+    #[inline]
+    pub fn head_mut(&mut self, id: EntryId) -> &mut EntryHead {
+        match id.kind() {
+            Kind::Request(index) => &mut self.requests.entry_mut(index).head,
+            Kind::Conn(index) => &mut self.conns.entry_mut(index).head,
+        }
+    }
+
+    /// The entry that a segment of `flow` from `dev` belongs to.
+    ///
+    /// # Source
+    /// Linux v6.18 `__inet_lookup_established`.
+    #[inline]
+    pub fn lookup(&self, hash: u32, flow: &FlowKey, dev: DevIndex) -> Option<EntryId> {
+        let mut at = self.first(hash);
+        while at != NO_ENTRY {
+            let head = self.head(EntryId(at));
+            if head.hash == hash && head.matches(flow, dev) {
+                return Some(EntryId(at));
+            }
+            at = head.next;
+        }
+        None
+    }
+
+    /// True while the entry of this generation is in the table. A closed connection that is still held is not.
+    #[inline]
+    pub fn is_current(&self, id: EntryId, generation: u32) -> bool {
+        let closed = match id.kind() {
+            Kind::Request(_) => false,
+            Kind::Conn(index) => self.conns.entry(index).body.state == TcpState::Close,
+        };
+        !closed && self.head(id).generation == generation
+    }
+
+    /// Puts an entry in front of its chain.
+    #[inline]
+    pub fn insert(&mut self, id: EntryId, hash: u32) {
+        let chain = self.chain(hash);
+        let first = std::mem::replace(&mut self.chains[chain], id.0);
+        let head = self.head_mut(id);
+        head.hash = hash;
+        head.next = first;
+    }
+
+    /// Takes an entry out of its chain; a no-op if it is in none.
+    pub fn remove(&mut self, id: EntryId) {
+        let (hash, next) = (self.head(id).hash, self.head(id).next);
+        let chain = self.chain(hash);
+        if self.chains[chain] == id.0 {
+            self.chains[chain] = next;
+            return;
+        }
+        let mut at = self.chains[chain];
+        while at != NO_ENTRY {
+            let after = self.head(EntryId(at)).next;
+            if after == id.0 {
+                self.head_mut(EntryId(at)).next = next;
+                return;
+            }
+            at = after;
+        }
+    }
+}
+
+impl TimerStore for Ehash {
+    #[inline]
+    fn link(&mut self, id: u32) -> &mut TimerLink {
+        &mut self.head_mut(EntryId(id)).timer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{InetAddr, TcpPort};
+
+    fn flow(n: u32) -> FlowKey {
+        FlowKey {
+            saddr: InetAddr::v4(0xc612_0000 + n),
+            daddr: InetAddr::v4(0xc613_0001),
+            sport: TcpPort(1024 + n as u16),
+            dport: TcpPort(80),
+        }
+    }
+
+    /// Fills both slabs, so chains of two and more occur, and takes all out again in another order.
+    #[test]
+    fn entries_are_found_until_they_leave() {
+        let mut table = Ehash::new(SipKey([1, 2]), 64, 64);
+        let ids: Vec<EntryId> = (0..128)
+            .map(|n| {
+                let id = if n % 2 == 0 {
+                    EntryId::request(table.requests.alloc(&flow(n), Request::default()).expect("room"))
+                } else {
+                    EntryId::conn(table.conns.alloc(&flow(n), Conn::default()).expect("room"))
+                };
+                let hash = table.hash(&flow(n));
+                table.insert(id, hash);
+                id
+            })
+            .collect();
+        assert!(table.requests.is_full() && table.conns.is_full());
+        let find = |table: &Ehash, n| table.lookup(table.hash(&flow(n)), &flow(n), DevIndex(1));
+        for n in 0..128 {
+            assert_eq!(find(&table, n), Some(ids[n as usize]));
+        }
+        assert_eq!(find(&table, 500), None);
+        for n in (0..128).rev().step_by(3).chain((0..128).filter(|n| (127 - n) % 3 != 0)) {
+            table.remove(ids[n as usize]);
+            match ids[n as usize].kind() {
+                Kind::Request(index) => table.requests.free(index),
+                Kind::Conn(index) => table.conns.free(index),
+            }
+            assert_eq!(find(&table, n), None);
+        }
+        assert_eq!((table.requests.in_use(), table.conns.in_use()), (0, 0));
+        assert!(table.chains.iter().all(|&chain| chain == NO_ENTRY));
+    }
+
+    #[test]
+    fn a_bound_entry_takes_its_devices_segments_only() {
+        let mut table = Ehash::new(SipKey([1, 2]), 1, 0);
+        let index = table.requests.alloc(&flow(1), Request::default()).expect("room");
+        table.requests.entry_mut(index).head.bound_dev = DevIndex(2);
+        let hash = table.hash(&flow(1));
+        table.insert(EntryId::request(index), hash);
+        assert!(table.lookup(hash, &flow(1), DevIndex(2)).is_some());
+        assert!(table.lookup(hash, &flow(1), DevIndex(1)).is_none());
+    }
+
+    /// 2^16 flows that differ as a flood's do: no chain is much longer than chance makes it.
+    #[test]
+    fn a_flood_spreads() {
+        let table = Ehash::new(SipKey([3, 4]), 1 << 15, 0);
+        let mut lengths = vec![0u32; table.chains.len()];
+        for n in 0..1 << 16 {
+            let hash = table.hash(&FlowKey { sport: TcpPort(n as u16), ..flow(0) });
+            lengths[table.chain(hash)] += 1;
+        }
+        assert!(lengths.iter().max() < Some(&12));
+    }
+}

@@ -1,0 +1,69 @@
+//! The slots of all listeners.
+
+use std::sync::OnceLock;
+
+use crossbeam::queue::ArrayQueue;
+
+use super::ListenSock;
+use crate::sync::{AtomicU32, Ordering};
+use crate::types::{ListenerId, ListenerRef};
+
+/// Slots that are made at once when the slab grows.
+const CHUNK: usize = 1024;
+
+/// The slab. It grows in chunks that never move and are never freed, so a reader needs neither lock nor epoch.
+#[derive(Debug)]
+pub struct ListenSocks {
+    chunks: Box<[OnceLock<Box<[ListenSock]>>]>,
+    /// Slots that were given back, in the order they came.
+    free: ArrayQueue<u32>,
+    fresh: AtomicU32,
+    capacity: u32,
+}
+
+impl ListenSocks {
+    /// A slab for `listeners_max` listeners; memory for the slots comes as they are used.
+    pub fn new(listeners_max: u32) -> Self {
+        let chunks = (listeners_max as usize).div_ceil(CHUNK);
+        Self {
+            chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
+            free: ArrayQueue::new(listeners_max.max(1) as usize),
+            fresh: AtomicU32::new(0),
+            capacity: listeners_max,
+        }
+    }
+
+    /// A free slot, or `None` if `listeners_max` are in use. Control side only.
+    pub fn alloc(&self) -> Option<ListenerId> {
+        if let Some(id) = self.free.pop() {
+            return Some(ListenerId(id));
+        }
+        let id = self.fresh.load(Ordering::Relaxed);
+        if id >= self.capacity {
+            return None;
+        }
+        let first = id as usize / CHUNK * CHUNK;
+        let make = || (first..first + CHUNK).map(|slot| ListenSock::new(slot as u32)).collect();
+        self.chunks[id as usize / CHUNK].get_or_init(make);
+        self.fresh.store(id + 1, Ordering::Relaxed);
+        Some(ListenerId(id))
+    }
+
+    /// Gives back a slot that was closed. Any thread; lock-free, because it runs when the epoch has passed.
+    pub fn free(&self, id: ListenerId) {
+        let stored = self.free.push(id.0);
+        debug_assert!(stored.is_ok(), "a slot was freed twice");
+    }
+
+    /// The slot, if it was ever given out.
+    #[inline]
+    pub fn get(&self, id: ListenerId) -> Option<&ListenSock> {
+        self.chunks.get(id.0 as usize / CHUNK)?.get()?.get(id.0 as usize % CHUNK)
+    }
+
+    /// The listener, if it still listens.
+    #[inline]
+    pub fn listening(&self, listener: ListenerRef) -> Option<&ListenSock> {
+        self.get(listener.id).filter(|slot| slot.is_listening(listener.generation))
+    }
+}

@@ -1,0 +1,182 @@
+//! A SYN at a listener: what gets a request, what gets a cookie, what is dropped, in the kernel's order.
+//!
+//! # Departures from the kernel
+//! - No Fast Open, no saved SYN, no metrics of known peers (every peer is unproven).
+//! - A core without a free request entry sends cookies, as if the listener's SYN queue were full; the kernel, whose
+//!   entries come from the heap, drops only when that has no memory left.
+
+pub(crate) mod rcv_state;
+
+use crate::core::{Env, Flows, bound_dev, clock_ms};
+use crate::drop_reason::DropReason;
+use crate::ehash::EntryId;
+use crate::listen_sock::{ListenSock, Refused};
+use crate::request_sock::Request;
+use crate::segment::{Outcome, Segment, Verdict, flag};
+use crate::snmp::Mib;
+use crate::syncookies::{CookieOptions, cookie_init_sequence, cookie_init_timestamp};
+use crate::sysctl::Sysctl;
+use crate::tcp_output::{
+    TCP_TIMEOUT_INIT, advertised_mss, secure_tcp_seq, secure_tcp_ts_off, select_initial_window,
+    tcp_make_synack,
+};
+use crate::types::{ListenerRef, Nanos, SegSeq};
+
+/// MSS of a peer that names none (RFC 9293 §3.7.1).
+const MSS_DEFAULT_V4: u16 = 536;
+const MSS_DEFAULT_V6: u16 = 1220;
+
+/// A SYN that reached a listener.
+#[derive(Clone, Copy)]
+pub(crate) struct Syn<'a> {
+    pub seg: &'a Segment,
+    /// Of the segment's flow, in the established table.
+    pub hash: u32,
+    pub listener: ListenerRef,
+    pub slot: &'a ListenSock,
+    /// Our ISN if the SYN recycles a TIME_WAIT entry.
+    pub tw_isn: Option<SegSeq>,
+}
+
+/// Answers a SYN.
+///
+/// # Source
+/// Linux v6.18 `tcp_conn_request` (net/ipv4/tcp_input.c).
+pub(crate) fn tcp_conn_request(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos) -> Verdict {
+    let Syn { slot, tw_isn, .. } = syn;
+    let snmp = env.snmp();
+    let table_full = flows.table.requests.is_full();
+    let mut want_cookie = false;
+    if (env.sysctl.tcp_syncookies == 2 || slot.request_queue_is_full() || table_full) && tw_isn.is_none() {
+        if env.sysctl.tcp_syncookies == 0 {
+            return request_queue_full(env, table_full);
+        }
+        snmp.inc(Mib::TCPReqQFullDoCookies);
+        want_cookie = true;
+    }
+    if slot.acceptq_is_full() {
+        snmp.inc(Mib::ListenOverflows);
+        snmp.inc(Mib::ListenDrops);
+        return Verdict::Drop(DropReason::ListenOverflow);
+    }
+    if want_cookie {
+        return send_cookie(env, syn, now);
+    }
+    if table_full {
+        snmp.inc(Mib::ListenDrops);
+        return Verdict::Drop(DropReason::RequestTableFull);
+    }
+    if tw_isn.is_none() && env.sysctl.tcp_syncookies == 0 {
+        // The last quarter is for peers that proved themselves before; we remember none.
+        let backlog = i64::from(env.sysctl.tcp_max_syn_backlog);
+        if backlog - i64::from(slot.qlen()) < backlog >> 2 {
+            snmp.inc(Mib::ListenDrops);
+            return Verdict::Drop(DropReason::SynBacklogReserve);
+        }
+    }
+    send_synack(env, flows, syn, now)
+}
+
+fn request_queue_full(env: &Env, table_full: bool) -> Verdict {
+    env.snmp().inc(Mib::TCPReqQFullDrop);
+    env.snmp().inc(Mib::ListenDrops);
+    Verdict::Drop(if table_full { DropReason::RequestTableFull } else { DropReason::ReqQFull })
+}
+
+/// Makes a request and answers the SYN.
+fn send_synack(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos) -> Verdict {
+    let Syn { seg, hash, listener, slot, tw_isn } = syn;
+    match slot.reqsk_queue_added(listener.generation, tw_isn.is_some()) {
+        Ok(()) => {}
+        // Another worker took the last place since the test above.
+        Err(Refused::Full) if env.sysctl.tcp_syncookies != 0 => {
+            env.snmp().inc(Mib::TCPReqQFullDoCookies);
+            return send_cookie(env, syn, now);
+        }
+        Err(Refused::Full) => return request_queue_full(env, false),
+        Err(Refused::Gone) => return Verdict::Drop(DropReason::ListenerGone),
+    }
+    let mut req = tcp_openreq_init(env, &syn, false);
+    req.iss = tw_isn.unwrap_or_else(|| secure_tcp_seq(env, &seg.flow, now));
+    req.snt_tsval_first = clock_ms(now);
+    req.snt_tsval_last = req.snt_tsval_first;
+    let Some(index) = flows.table.requests.alloc(&seg.flow, req) else {
+        slot.reqsk_queue_removed(listener.generation, true);
+        env.snmp().inc(Mib::ListenDrops);
+        return Verdict::Drop(DropReason::RequestTableFull);
+    };
+    let head = &mut flows.table.requests.entry_mut(index).head;
+    head.bound_dev = bound_dev(slot, seg);
+    head.dev = seg.dev;
+    let id = EntryId::request(index);
+    flows.insert(id, hash);
+    flows.arm(id, now + TCP_TIMEOUT_INIT);
+    Verdict::Reply(Outcome::SynAck, tcp_make_synack(&req, req.snt_tsval_first))
+}
+
+/// Answers the SYN with a cookie and keeps nothing.
+fn send_cookie(env: &Env, syn: Syn<'_>, now: Nanos) -> Verdict {
+    let Syn { seg, slot, .. } = syn;
+    let mut req = tcp_openreq_init(env, &syn, true);
+    req.iss = cookie_init_sequence(&env.cookies, &seg.flow, seg.seq, req.mss, now);
+    let options = CookieOptions { wscale: req.snd_wscale, sack: req.sack_ok, ecn: req.ecn_ok };
+    if let Some(stamp) = env.socks.get(slot.synq_slot()) {
+        stamp.synq_overflow(now);
+    }
+    env.snmp().inc(Mib::SyncookiesSent);
+    Verdict::Reply(Outcome::SynAck, tcp_make_synack(&req, cookie_init_timestamp(clock_ms(now), options)))
+}
+
+/// The request that a SYN asks for; ISS and timestamps sent are left to the caller.
+///
+/// # Source
+/// Linux v6.18 `tcp_openreq_init`, `tcp_parse_options`, `tcp_clear_options`, `tcp_ecn_create_request`.
+fn tcp_openreq_init(env: &Env, syn: &Syn<'_>, cookie: bool) -> Request {
+    let Syn { seg, slot, listener, .. } = *syn;
+    let sysctl = &env.sysctl;
+    let timestamps = seg.options.timestamps.filter(|_| sysctl.tcp_timestamps != 0);
+    let tstamp_ok = timestamps.is_some();
+    // Without timestamps a cookie has room for the MSS only.
+    let keep = tstamp_ok || !cookie;
+    let snd_wscale =
+        seg.options.wscale.filter(|_| keep && sysctl.tcp_window_scaling).map(|scale| scale.min(14));
+    let advmss = advertised_mss(env, slot, seg);
+    let (rcv_wnd, rcv_wscale) = select_initial_window(sysctl, advmss, tstamp_ok, snd_wscale.is_some());
+    Request {
+        route: seg.route,
+        listener,
+        irs: seg.seq,
+        iss: SegSeq(0),
+        ts_recent: timestamps.map_or(0, |(tsval, _)| tsval),
+        ts_off: if tstamp_ok { secure_tcp_ts_off(env, &seg.flow) } else { 0 },
+        mss: peer_mss(seg, slot.mss_clamp()),
+        advmss,
+        rcv_wnd,
+        snd_wscale,
+        rcv_wscale,
+        tos: synack_tos(sysctl, slot, seg.tos),
+        sack_ok: keep && sysctl.tcp_sack && seg.options.sack_perm,
+        tstamp_ok,
+        ecn_ok: keep && ecn_asked(sysctl, seg),
+        ..Request::default()
+    }
+}
+
+fn peer_mss(seg: &Segment, clamp: u16) -> u16 {
+    let mss = match seg.options.mss {
+        0 if seg.flow.is_v4() => return MSS_DEFAULT_V4,
+        0 => return MSS_DEFAULT_V6,
+        mss => mss,
+    };
+    if clamp == 0 { mss } else { mss.min(clamp) }
+}
+
+/// TOS of what we send: the listener's, with the SYN's DSCP under `tcp_reflect_tos`.
+pub(crate) fn synack_tos(sysctl: &Sysctl, slot: &ListenSock, syn_tos: u8) -> u8 {
+    if sysctl.tcp_reflect_tos { syn_tos & 0xfc | slot.tos() & 3 } else { slot.tos() }
+}
+
+/// True for a SYN that asks for ECN on a packet that is not marked itself (RFC 3168 §6.1.1).
+fn ecn_asked(sysctl: &Sysctl, seg: &Segment) -> bool {
+    sysctl.tcp_ecn != 0 && seg.has(flag::ECE | flag::CWR) && seg.tos & 3 == 0
+}

@@ -1,0 +1,299 @@
+//! The receive half of a connection (RFC 9293 §3.10.7.4) as the kernel does it: sequence and timestamp tests, RST and
+//! SYN with their challenge ACKs (RFC 5961), acknowledgements of our FIN, data in order, the peer's FIN.
+//!
+//! One call changes one [`Conn`] and says what to answer and what becomes of it; timers and tables are the caller's.
+//!
+//! # Departures from the kernel
+//! Data out of order is not kept: it is answered by a duplicate ACK, and the peer sends it again. Every segment with
+//! data is acknowledged at once. No SACK blocks are sent.
+
+use crate::core::{Env, PerSecond, clock_ms};
+use crate::drop_reason::DropReason;
+use crate::request_sock::Conn;
+use crate::segment::{Outcome, Segment, Verdict, flag};
+use crate::snmp::Mib;
+use crate::tcp_output::{tcp_send_ack, tcp_send_fin, tcp_send_reset};
+use crate::types::{Nanos, TcpState, Then};
+
+/// Milliseconds after which a timestamp is too old to compare with (RFC 7323 §5.5).
+const PAWS_24DAYS_MS: u32 = 24 * 24 * 60 * 60 * 1000;
+/// Milliseconds after which a RST with an old timestamp is believed (`TCP_PAWS_MSL`).
+const PAWS_MSL_MS: u32 = 60_000;
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It goes on, perhaps in another state.
+    Stay,
+    /// It has ended in good order.
+    Done,
+    /// It was reset, by the peer or by us.
+    Aborted,
+}
+
+/// What one segment did.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    pub verdict: Verdict,
+    pub fate: Fate,
+}
+
+impl Step {
+    fn stay(verdict: Verdict) -> Self {
+        Self { verdict, fate: Fate::Stay }
+    }
+
+    fn drop(reason: DropReason) -> Self {
+        Self::stay(Verdict::Drop(reason))
+    }
+
+    fn done() -> Self {
+        Self { verdict: Verdict::Consume(Outcome::Other), fate: Fate::Done }
+    }
+
+    fn consume() -> Self {
+        Self::stay(Verdict::Consume(Outcome::Other))
+    }
+}
+
+/// What a step may use besides the connection.
+pub(crate) struct Cx<'a> {
+    pub env: &'a Env,
+    pub challenges: &'a mut PerSecond,
+    pub now: Nanos,
+}
+
+impl Cx<'_> {
+    fn ack(&self, conn: &Conn) -> Step {
+        Step::stay(Verdict::Reply(Outcome::Other, tcp_send_ack(conn, self.now)))
+    }
+
+    /// A duplicate ACK for a segment out of window, unless one was sent just before.
+    fn dupack(&self, conn: &mut Conn, seg: &Segment, skipped: Mib, reason: DropReason) -> Step {
+        if oow_rate_limited(self.env, skipped, &mut conn.last_oow_ack, seg, self.now) {
+            return Step::drop(reason);
+        }
+        self.ack(conn)
+    }
+
+    /// # Source
+    /// Linux v6.18 `tcp_send_challenge_ack` (RFC 5961 §5, §7).
+    fn challenge_ack(&mut self, conn: &mut Conn) -> Step {
+        let limit = self.env.sysctl.tcp_challenge_ack_limit;
+        let skipped = Mib::TCPACKSkippedChallenge;
+        if rate_limited(self.env, skipped, &mut conn.last_oow_ack, self.now)
+            || !self.challenges.take(limit, self.now)
+        {
+            return Step::drop(DropReason::TcpChallengeLimit);
+        }
+        self.env.snmp().inc(Mib::TCPChallengeACK);
+        self.ack(conn)
+    }
+}
+
+/// One answer per `tcp_invalid_ratelimit`; true if this one is to be left out. `last` is 0 if there was none.
+fn rate_limited(env: &Env, skipped: Mib, last: &mut u32, now: Nanos) -> bool {
+    let clock = clock_ms(now).max(1);
+    if *last != 0 && clock.wrapping_sub(*last) < env.sysctl.tcp_invalid_ratelimit {
+        env.snmp().inc(skipped);
+        return true;
+    }
+    *last = clock;
+    false
+}
+
+/// The same for answers to segments out of window; data is always answered, for it is no part of a loop of ACKs.
+///
+/// # Source
+/// Linux v6.18 `tcp_oow_rate_limited`.
+pub(crate) fn oow_rate_limited(env: &Env, skipped: Mib, last: &mut u32, seg: &Segment, now: Nanos) -> bool {
+    if seg.seg_len() != 0 && !seg.has(flag::SYN) {
+        return false;
+    }
+    rate_limited(env, skipped, last, now)
+}
+
+/// True if the segment's timestamp is older than `ts_recent`. `stamp` is when that was taken, in ms; `None` = just now.
+///
+/// # Source
+/// Linux v6.18 `tcp_paws_check`, `tcp_paws_reject`; RFC 7323 §5.
+pub(crate) fn paws_reject(ts_recent: u32, seg: &Segment, stamp: Option<u32>, now: Nanos) -> bool {
+    let Some((tsval, _)) = seg.options.timestamps else { return false };
+    let age = stamp.map_or(0, |stamp| clock_ms(now).wrapping_sub(stamp));
+    if ts_recent.wrapping_sub(tsval) as i32 <= 0 || ts_recent == 0 || age >= PAWS_24DAYS_MS {
+        return false;
+    }
+    !(seg.has(flag::RST) && age >= PAWS_MSL_MS)
+}
+
+/// Takes the segment's timestamp if it is newer and the segment does not start behind what was acknowledged.
+///
+/// # Source
+/// Linux v6.18 `tcp_replace_ts_recent`; RFC 7323 §4.3.
+pub(crate) fn tcp_replace_ts_recent(conn: &mut Conn, seg: &Segment, now: Nanos) {
+    if let Some((tsval, _)) = seg.options.timestamps
+        && conn.tstamp_ok
+        && !seg.seq.after(conn.rcv_nxt)
+        && (conn.ts_recent == 0 || conn.ts_recent.wrapping_sub(tsval) as i32 <= 0)
+    {
+        conn.ts_recent = tsval;
+        conn.ts_recent_stamp = clock_ms(now);
+    }
+}
+
+/// One segment on a connection that is neither in TIME_WAIT nor closed.
+///
+/// # Source
+/// Linux v6.18 `tcp_rcv_established`, `tcp_rcv_state_process` (net/ipv4/tcp_input.c).
+pub(crate) fn tcp_rcv_state_process(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Step {
+    if seg.flags & (flag::ACK | flag::RST | flag::SYN) == 0 {
+        return Step::drop(DropReason::TcpNoAck);
+    }
+    if let Some(step) = tcp_validate_incoming(cx, conn, seg) {
+        return step;
+    }
+    if let Some(step) = tcp_ack(cx, conn, seg) {
+        return step;
+    }
+    conn.route = seg.route;
+    conn.last_active = clock_ms(cx.now);
+    tcp_replace_ts_recent(conn, seg, cx.now);
+    if conn.ecn_ok {
+        let marked = seg.tos & 3 == 3;
+        conn.ecn_echo = marked || (conn.ecn_echo && !seg.has(flag::CWR));
+    }
+    if conn.fin_sent() && conn.all_acked() {
+        match conn.state {
+            TcpState::FinWait1 => conn.state = TcpState::FinWait2,
+            TcpState::Closing => {
+                conn.state = TcpState::TimeWait;
+                return Step::consume();
+            }
+            TcpState::LastAck => return Step::done(),
+            _ => {}
+        }
+    }
+    tcp_data(cx, conn, seg)
+}
+
+/// Timestamps, sequence, RST, SYN, in this order. `None` = the segment may go on.
+///
+/// # Source
+/// Linux v6.18 `tcp_validate_incoming`, `tcp_sequence`, `tcp_reset_check`.
+fn tcp_validate_incoming(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Option<Step> {
+    let rst = seg.has(flag::RST);
+    // One tick of grace, as the kernel gives to segments that overtook each other (TCP_PAWS_WINDOW). A RST is
+    // believed whatever its timestamp.
+    let old = conn.tstamp_ok
+        && paws_reject(conn.ts_recent.wrapping_sub(1), seg, Some(conn.ts_recent_stamp), cx.now);
+    if old && conn.ts_recent != 0 && !rst {
+        cx.env.snmp().inc(Mib::PAWSEstabRejected);
+        return Some(cx.dupack(conn, seg, Mib::TCPACKSkippedPAWS, DropReason::TcpPaws));
+    }
+    let window_end = conn.rcv_nxt.plus(conn.rcv_wnd());
+    let end_seq = seg.seq.plus(seg.seg_len());
+    if end_seq.before(conn.rcv_nxt) || seg.seq.after(window_end) {
+        if !rst {
+            if seg.has(flag::SYN) {
+                return Some(syn_challenge(cx, conn));
+            }
+            return Some(cx.dupack(conn, seg, Mib::TCPACKSkippedSeq, DropReason::TcpOutOfWindow));
+        }
+        let closing = matches!(conn.state, TcpState::CloseWait | TcpState::LastAck | TcpState::Closing);
+        return Some(if closing && seg.seq.plus(1) == conn.rcv_nxt {
+            Step { verdict: Verdict::Drop(DropReason::TcpReset), fate: Fate::Aborted }
+        } else {
+            Step::drop(DropReason::TcpOutOfWindow)
+        });
+    }
+    if rst {
+        return Some(if seg.seq == conn.rcv_nxt {
+            Step { verdict: Verdict::Drop(DropReason::TcpReset), fate: Fate::Aborted }
+        } else {
+            cx.challenge_ack(conn)
+        });
+    }
+    seg.has(flag::SYN).then(|| syn_challenge(cx, conn))
+}
+
+fn syn_challenge(cx: &mut Cx<'_>, conn: &mut Conn) -> Step {
+    cx.env.snmp().inc(Mib::TCPSYNChallenge);
+    cx.challenge_ack(conn)
+}
+
+/// The acknowledgement field. `None` = the segment may go on.
+///
+/// # Source
+/// Linux v6.18 `tcp_ack`; RFC 5961 §5. Since we send no data, whatever is before our SYN's end is too old.
+fn tcp_ack(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Option<Step> {
+    if seg.ack.before(conn.snd_start) {
+        return Some(cx.challenge_ack(conn));
+    }
+    if seg.ack.after(conn.snd_nxt) {
+        return Some(match conn.state {
+            TcpState::Established => Step::drop(DropReason::TcpInvalidAck),
+            _ => cx.challenge_ack(conn),
+        });
+    }
+    if seg.ack.after(conn.snd_una) {
+        conn.snd_una = seg.ack;
+    }
+    None
+}
+
+/// Data and FIN.
+///
+/// # Source
+/// Linux v6.18 `tcp_rcv_state_process` from step 7 on, `tcp_data_queue`, `tcp_fin`.
+fn tcp_data(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Step {
+    let len = u32::from(seg.payload_len);
+    let fin = seg.has(flag::FIN);
+    if len == 0 && !fin {
+        return Step::consume();
+    }
+    let data_end = seg.seq.plus(len);
+    let fin_taken = matches!(conn.state, TcpState::CloseWait | TcpState::LastAck | TcpState::Closing);
+    if fin_taken && !seg.seq.before(conn.rcv_nxt) {
+        return Step::drop(DropReason::TcpClosed);
+    }
+    if conn.orphan && len != 0 && data_end.after(conn.rcv_nxt) {
+        cx.env.snmp().inc(Mib::TCPAbortOnData);
+        return Step { verdict: Verdict::Reply(Outcome::Rst, tcp_send_reset(seg)), fate: Fate::Aborted };
+    }
+    let news = seg.seq.plus(seg.seg_len()).after(conn.rcv_nxt) && !fin_taken;
+    if !news || seg.seq.after(conn.rcv_nxt) {
+        return cx.ack(conn);
+    }
+    if data_end.after(conn.rcv_nxt) {
+        if conn.then == Then::Queue {
+            cx.env.snmp().inc(Mib::TCPZeroWindowDrop);
+            conn.stuffed = true;
+            return cx.ack(conn);
+        }
+        cx.env.snmp().add(Mib::DiscardedOctets, u64::from(data_end.distance_from(conn.rcv_nxt)));
+        conn.rcv_nxt = data_end;
+    }
+    if fin {
+        return tcp_fin(cx, conn);
+    }
+    cx.ack(conn)
+}
+
+/// The peer's FIN, in order.
+fn tcp_fin(cx: &mut Cx<'_>, conn: &mut Conn) -> Step {
+    conn.rcv_nxt = conn.rcv_nxt.plus(1);
+    conn.state = match conn.state {
+        TcpState::FinWait1 => TcpState::Closing,
+        TcpState::FinWait2 => TcpState::TimeWait,
+        TcpState::Established if conn.then == Then::Discard => {
+            conn.state = TcpState::LastAck;
+            let segment = tcp_send_fin(conn, cx.now);
+            return Step::stay(Verdict::Reply(Outcome::Other, segment));
+        }
+        _ => TcpState::CloseWait,
+    };
+    cx.ack(conn)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

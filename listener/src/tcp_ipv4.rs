@@ -1,0 +1,117 @@
+//! Where a segment goes: to a connection, a request, a listener, or nobody; and the RST that nobody sends.
+
+use crate::core::{Env, Flows, What};
+use crate::drop_reason::DropReason;
+use crate::ehash::Kind;
+use crate::segment::{Outcome, Segment, Verdict, flag};
+use crate::snmp::Mib;
+use crate::tcp;
+use crate::tcp_input::{Syn, tcp_conn_request};
+use crate::tcp_minisocks::{tcp_check_req, tcp_v4_cookie_check, timewait_rcv};
+use crate::tcp_output::tcp_send_reset;
+use crate::types::{ListenerRef, Nanos, SegSeq, TcpState};
+
+/// What a step says about a segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Next {
+    /// It is dealt with.
+    Done(Verdict),
+    /// It goes on to this listener.
+    Listen(ListenerRef),
+    /// It is a SYN that takes the place of a TIME_WAIT entry, with this ISN of ours.
+    Recycle(ListenerRef, SegSeq),
+    /// What it belonged to is gone; it is looked up once more among the listeners.
+    Lookup,
+}
+
+/// Answers one segment.
+///
+/// # Source
+/// Linux v6.18 `tcp_v4_rcv`, `tcp_v4_do_rcv` (net/ipv4/tcp_ipv4.c), `tcp_v6_rcv`, `tcp_v6_do_rcv`.
+pub(crate) fn tcp_v4_rcv(
+    env: &Env,
+    flows: &mut Flows,
+    seg: &Segment,
+    what: What,
+    hash: u32,
+    now: Nanos,
+) -> Verdict {
+    let mut next = match what {
+        What::None => return no_socket(flows, seg, now),
+        What::Listener(listener) => Next::Listen(listener),
+        What::Flow { id, .. } => match id.kind() {
+            Kind::Request(index) => tcp_check_req(env, flows, index, seg, now),
+            Kind::Conn(index) => match flows.table.conns.entry(index).body.state {
+                TcpState::TimeWait => timewait_rcv(env, flows, index, seg, now),
+                _ => Next::Done(tcp::rcv(env, flows, index, seg, now)),
+            },
+        },
+    };
+    // A listener that closes under our hands is looked for once more, as in the kernel; then there is none.
+    for _ in 0..2 {
+        let (listener, tw_isn) = match next {
+            Next::Done(verdict) => return verdict,
+            Next::Listen(listener) => (listener, None),
+            Next::Recycle(listener, isn) => (listener, Some(isn)),
+            Next::Lookup => match env.lookup_listener(seg) {
+                Some(listener) => (listener, None),
+                None => break,
+            },
+        };
+        match env.listening(listener) {
+            Some(slot) => return listen(env, flows, Syn { seg, hash, listener, slot, tw_isn }, now),
+            None => next = Next::Lookup,
+        }
+    }
+    no_socket(flows, seg, now)
+}
+
+/// A segment at a listener.
+///
+/// # Source
+/// Linux v6.18 `tcp_rcv_state_process`, case `TCP_LISTEN` (net/ipv4/tcp_input.c).
+fn listen(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos) -> Verdict {
+    let seg = syn.seg;
+    if seg.has(flag::RST) {
+        return Verdict::Drop(DropReason::ListenRst);
+    }
+    if seg.has(flag::ACK) {
+        if !seg.has(flag::SYN)
+            && let Some(verdict) = tcp_v4_cookie_check(env, flows, &syn, now)
+        {
+            return verdict;
+        }
+        return send_reset(flows, seg, now);
+    }
+    if !seg.has(flag::SYN) || seg.has(flag::FIN) {
+        return Verdict::Drop(DropReason::ListenFlags);
+    }
+    tcp_conn_request(env, flows, syn, now)
+}
+
+/// A segment that belongs to no socket.
+///
+/// # Source
+/// Linux v6.18 `tcp_v4_rcv`, label `no_tcp_socket`; RFC 9293 §3.10.7.1.
+fn no_socket(flows: &mut Flows, seg: &Segment, now: Nanos) -> Verdict {
+    if seg.has(flag::RST) {
+        return Verdict::Drop(DropReason::NoSocketRst);
+    }
+    send_reset(flows, seg, now)
+}
+
+/// The RST for a segment that is none itself, if the limit allows it.
+pub(crate) fn send_reset(flows: &mut Flows, seg: &Segment, now: Nanos) -> Verdict {
+    if flows.rst_limit.take(now) {
+        Verdict::Reply(Outcome::Rst, tcp_send_reset(seg))
+    } else {
+        Verdict::Drop(DropReason::RstLimit)
+    }
+}
+
+/// Counts a final ACK that met a full accept queue.
+pub(crate) fn listen_overflow(env: &Env) -> DropReason {
+    env.snmp().inc(Mib::ListenOverflows);
+    env.snmp().inc(Mib::ListenDrops);
+    DropReason::AcceptOverflow
+}

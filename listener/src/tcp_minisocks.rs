@@ -1,0 +1,382 @@
+//! From a request to a connection, and TIME_WAIT.
+
+use crate::conn_shared::{ChildNode, ChildRecord};
+use crate::core::{Env, Flows, bound_dev, clock_ms};
+use crate::drop_reason::DropReason;
+use crate::ehash::{EntryId, Kind};
+use crate::listen_sock::{ListenSock, Refused};
+use crate::request_sock::{Conn, Request};
+use crate::segment::{Outcome, Segment, Verdict, flag};
+use crate::snmp::Mib;
+use crate::syncookies::{COOKIE_VALID_NS, cookie_check, cookie_timestamp_decode};
+use crate::tcp;
+use crate::tcp_input::rcv_state::{oow_rate_limited, paws_reject, tcp_replace_ts_recent};
+use crate::tcp_input::{Syn, synack_tos};
+use crate::tcp_ipv4::{Next, listen_overflow, send_reset};
+use crate::tcp_output::{
+    advertised_mss, reqsk_send_ack, rto, secure_tcp_ts_off, select_initial_window, tcp_make_synack,
+    tcp_send_ack,
+};
+use crate::types::{Nanos, SegSeq, TcpState, Then};
+
+/// How long TIME_WAIT lasts (`TCP_TIMEWAIT_LEN`).
+pub(crate) const TIMEWAIT_LEN: Nanos = Nanos::from_secs(60);
+
+/// Removes a request: from the table, the wheel, and its listener's count.
+pub(crate) fn reqsk_queue_drop(env: &Env, flows: &mut Flows, index: u32) {
+    let id = EntryId::request(index);
+    flows.cancel(id);
+    flows.table.remove(id);
+    let req = flows.table.requests.entry(index).body;
+    if let Some(slot) = env.socks.get(req.listener.id) {
+        slot.reqsk_queue_removed(req.listener.generation, req.num_timeout == 0);
+    }
+    flows.table.requests.free(index);
+}
+
+/// A segment at a half-open request.
+///
+/// # Source
+/// Linux v6.18 `tcp_check_req` (net/ipv4/tcp_minisocks.c); the tests stand in its order.
+pub(crate) fn tcp_check_req(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, now: Nanos) -> Next {
+    let listener = flows.table.requests.entry(index).body.listener;
+    let Some(slot) = env.listening(listener) else {
+        reqsk_queue_drop(env, flows, index);
+        return Next::Lookup;
+    };
+    let req = &mut flows.table.requests.entry_mut(index).body;
+    let rcv_nxt = req.irs.plus(1);
+    let paws = paws_reject(req.ts_recent, seg, None, now);
+    let tsecr_bad = req.tstamp_ok && tsecr_reject(req, seg);
+
+    if seg.seq == req.irs && seg.flags & (flag::RST | flag::SYN | flag::ACK) == flag::SYN && !paws {
+        return Next::Done(retransmitted_syn(env, flows, index, seg, now));
+    }
+    if seg.has(flag::ACK) && seg.ack != req.iss.plus(1) {
+        return Next::Listen(listener);
+    }
+    if paws || tsecr_bad || !in_window(seg, rcv_nxt, u32::from(req.rcv_wnd)) {
+        let limited = seg.has(flag::RST)
+            || oow_rate_limited(env, Mib::TCPACKSkippedSynRecv, &mut req.last_oow_ack, seg, now);
+        if paws {
+            env.snmp().inc(Mib::PAWSEstabRejected);
+        } else if tsecr_bad {
+            env.snmp().inc(Mib::TSEcrRejected);
+        }
+        return Next::Done(if limited {
+            Verdict::Drop(DropReason::ReqOutOfWindow)
+        } else {
+            Verdict::Reply(Outcome::Other, reqsk_send_ack(req, seg, now))
+        });
+    }
+    if let Some((tsval, _)) = seg.options.timestamps.filter(|_| req.tstamp_ok)
+        && !seg.seq.after(rcv_nxt)
+    {
+        req.ts_recent = tsval;
+    }
+    // A SYN at the peer's ISN was taken already; what is left of the segment starts behind it.
+    let mut rest = *seg;
+    if seg.seq == req.irs && seg.has(flag::SYN) {
+        rest.flags &= !flag::SYN;
+        rest.seq = rcv_nxt;
+    }
+    if rest.flags & (flag::RST | flag::SYN) != 0 {
+        env.snmp().inc(Mib::AttemptFails);
+        return Next::Done(embryonic_reset(env, flows, index, &rest, now));
+    }
+    if !seg.has(flag::ACK) {
+        return Next::Done(Verdict::Drop(DropReason::ReqNoAck));
+    }
+    if req.num_timeout < slot.defer() && rest.seq.plus(rest.seg_len()) == rcv_nxt {
+        req.acked = true;
+        env.snmp().inc(Mib::TCPDeferAcceptDrop);
+        return Next::Done(Verdict::Drop(DropReason::ReqDeferred));
+    }
+    final_ack(env, flows, slot, index, &rest, now)
+}
+
+/// Turns a request into a connection, or says why not.
+fn final_ack(env: &Env, flows: &mut Flows, slot: &ListenSock, index: u32, seg: &Segment, now: Nanos) -> Next {
+    let hash = flows.table.requests.entry(index).head.hash;
+    let req = flows.table.requests.entry(index).body;
+    match syn_recv_sock(env, flows, &Final { slot, req: &req, seg, hash }, Some(index), now) {
+        Ok(verdict) => Next::Done(verdict),
+        Err(DropReason::ListenerGone) => {
+            reqsk_queue_drop(env, flows, index);
+            Next::Lookup
+        }
+        Err(_) if env.sysctl.tcp_abort_on_overflow => {
+            Next::Done(embryonic_reset(env, flows, index, seg, now))
+        }
+        Err(reason) => {
+            flows.table.requests.entry_mut(index).body.acked = true;
+            Next::Done(Verdict::Drop(reason))
+        }
+    }
+}
+
+/// The same SYN again: the same SYN-ACK again, and the timer starts anew.
+fn retransmitted_syn(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, now: Nanos) -> Verdict {
+    let req = &mut flows.table.requests.entry_mut(index).body;
+    if oow_rate_limited(env, Mib::TCPACKSkippedSynRecv, &mut req.last_oow_ack, seg, now) {
+        return Verdict::Drop(DropReason::ReqDuplicateSyn);
+    }
+    req.snt_tsval_last = clock_ms(now);
+    let synack = tcp_make_synack(req, req.snt_tsval_last);
+    let timeouts = req.num_timeout;
+    env.snmp().inc(Mib::RetransSegs);
+    env.snmp().inc(Mib::TCPSynRetrans);
+    flows.arm(EntryId::request(index), now + rto(timeouts));
+    Verdict::Reply(Outcome::SynAck, synack)
+}
+
+fn embryonic_reset(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, now: Nanos) -> Verdict {
+    env.snmp().inc(Mib::EmbryonicRsts);
+    reqsk_queue_drop(env, flows, index);
+    if seg.has(flag::RST) { Verdict::Drop(DropReason::ReqRst) } else { send_reset(flows, seg, now) }
+}
+
+/// True if the timestamp that the segment echoes is none that our SYN-ACKs carried; 0 says nothing.
+fn tsecr_reject(req: &Request, seg: &Segment) -> bool {
+    let Some((_, tsecr)) = seg.options.timestamps else { return false };
+    let sent = tsecr.wrapping_sub(req.ts_off).wrapping_sub(req.snt_tsval_first);
+    tsecr != 0 && sent > req.snt_tsval_last.wrapping_sub(req.snt_tsval_first)
+}
+
+/// True if some of the segment lies in the window.
+///
+/// # Source
+/// Linux v6.18 `tcp_in_window`.
+fn in_window(seg: &Segment, start: SegSeq, window: u32) -> bool {
+    let (end, end_seq) = (start.plus(window), seg.seq.plus(seg.seg_len()));
+    seg.seq == start
+        || (end_seq.after(start) && seg.seq.before(end))
+        || (seg.seq == end && seg.seq == end_seq)
+}
+
+/// A final ACK, and the request that it ends.
+pub(crate) struct Final<'a> {
+    pub slot: &'a ListenSock,
+    pub req: &'a Request,
+    pub seg: &'a Segment,
+    pub hash: u32,
+}
+
+/// Makes the connection, lets it have the segment, and queues it for `accept`. `request` is the entry that it
+/// replaces, if there is one.
+///
+/// # Errors
+/// The reason why there is no connection. The request is still there then.
+///
+/// # Source
+/// Linux v6.18 `tcp_v4_syn_recv_sock`, `inet_csk_complete_hashdance`, `tcp_create_openreq_child`.
+pub(crate) fn syn_recv_sock(
+    env: &Env,
+    flows: &mut Flows,
+    last: &Final<'_>,
+    request: Option<u32>,
+    now: Nanos,
+) -> Result<Verdict, DropReason> {
+    let Final { slot, req, seg, hash } = *last;
+    let generation = req.listener.generation;
+    let then = slot.then();
+    let queue = then == Then::Queue;
+    let room = if queue {
+        slot.acceptq_reserve(generation)
+    } else if slot.acceptq_is_full() {
+        Err(Refused::Full)
+    } else {
+        Ok(())
+    };
+    match room {
+        Ok(()) => {}
+        Err(Refused::Full) => return Err(listen_overflow(env)),
+        Err(Refused::Gone) => return Err(DropReason::ListenerGone),
+    }
+    if flows.table.conns.is_full() {
+        if queue {
+            slot.acceptq_release(generation);
+        }
+        env.snmp().inc(Mib::ListenDrops);
+        return Err(DropReason::ConnTableFull);
+    }
+    if let Some(request) = request {
+        reqsk_queue_drop(env, flows, request);
+    }
+    let Some(index) = flows.table.conns.alloc(&seg.flow, create_openreq_child(env, last, then, now)) else {
+        return Err(DropReason::ConnTableFull);
+    };
+    publish(env, flows, slot, index, seg);
+    flows.insert(EntryId::conn(index), hash);
+    env.snmp().inc(Mib::PassiveOpens);
+    env.snmp().inc(Mib::CurrEstab);
+    if queue {
+        let node = ChildNode::new(env.core, index);
+        if slot.acceptq_add(generation, node, env.shared.accept_next(index)).is_err() {
+            flows.table.conns.entry_mut(index).body.held = false;
+            tcp::done(env, flows, index, true);
+            return Ok(send_reset(flows, seg, now));
+        }
+    }
+    Ok(tcp::first_segment(env, flows, index, seg, now))
+}
+
+fn create_openreq_child(env: &Env, last: &Final<'_>, then: Then, now: Nanos) -> Conn {
+    let Final { slot, req, seg, .. } = *last;
+    // Rounded up, as the kernel rounds the first window that it scales.
+    let wnd = u32::from(req.rcv_wnd).div_ceil(1 << req.rcv_wscale);
+    Conn {
+        route: seg.route,
+        snd_start: req.iss.plus(1),
+        snd_una: req.iss.plus(1),
+        snd_nxt: req.iss.plus(1),
+        rcv_nxt: req.irs.plus(1),
+        ts_recent: req.ts_recent,
+        ts_off: req.ts_off,
+        ts_recent_stamp: clock_ms(now),
+        last_active: clock_ms(now),
+        wnd: wnd as u16,
+        rcv_wscale: req.rcv_wscale,
+        tos: if env.sysctl.tcp_reflect_tos { req.tos } else { synack_tos(&env.sysctl, slot, 0) },
+        state: TcpState::Established,
+        then,
+        tstamp_ok: req.tstamp_ok,
+        ecn_ok: req.ecn_ok,
+        held: then == Then::Queue,
+        ..Conn::default()
+    }
+}
+
+/// Writes the child down for the control side; both sides of the slot then have one generation.
+fn publish(env: &Env, flows: &mut Flows, slot: &ListenSock, index: u32, seg: &Segment) {
+    let head = &mut flows.table.conns.entry_mut(index).head;
+    head.bound_dev = bound_dev(slot, seg);
+    head.dev = seg.dev;
+    let record = ChildRecord {
+        flow: seg.flow,
+        dev: head.bound_dev,
+        state: TcpState::Established,
+        reuse: slot.reuse(),
+        reuseport: slot.reuseport(),
+        v6_family: slot.v6_family(),
+        uid: slot.uid(),
+    };
+    let generation = env.shared.publish(index, &record);
+    debug_assert_eq!(generation, head.generation, "a slot and its record go in step");
+}
+
+/// An ACK at a listener: `Some` if it was for a cookie.
+///
+/// # Source
+/// Linux v6.18 `cookie_v4_check`, `cookie_tcp_check`, `tcp_get_cookie_sock` (net/ipv4/syncookies.c).
+pub(crate) fn tcp_v4_cookie_check(
+    env: &Env,
+    flows: &mut Flows,
+    syn: &Syn<'_>,
+    now: Nanos,
+) -> Option<Verdict> {
+    let Syn { seg, hash, slot, listener, .. } = *syn;
+    if env.sysctl.tcp_syncookies == 0 {
+        return None;
+    }
+    let stamp = env.socks.get(slot.synq_slot())?;
+    if stamp.synq_no_recent_overflow(now, COOKIE_VALID_NS) {
+        return None;
+    }
+    let Some(mss) = cookie_check(&env.cookies, &seg.flow, seg.seq, seg.ack, now) else {
+        env.snmp().inc(Mib::SyncookiesFailed);
+        return None;
+    };
+    env.snmp().inc(Mib::SyncookiesRecv);
+    let mut req = Request {
+        listener,
+        mss,
+        irs: SegSeq(seg.seq.0.wrapping_sub(1)),
+        iss: SegSeq(seg.ack.0.wrapping_sub(1)),
+        advmss: advertised_mss(env, slot, seg),
+        tos: synack_tos(&env.sysctl, slot, seg.tos),
+        ..Request::default()
+    };
+    if let Some((tsval, tsecr)) = seg.options.timestamps {
+        if env.sysctl.tcp_timestamps == 0 {
+            return None;
+        }
+        req.ts_off = secure_tcp_ts_off(env, &seg.flow);
+        let options = cookie_timestamp_decode(tsecr.wrapping_sub(req.ts_off));
+        // An option that a sysctl forbids was never agreed, so the cookie is not ours.
+        if (options.sack && !env.sysctl.tcp_sack)
+            || (options.wscale.is_some() && !env.sysctl.tcp_window_scaling)
+        {
+            return None;
+        }
+        req.tstamp_ok = true;
+        req.ts_recent = tsval;
+        req.snd_wscale = options.wscale;
+        req.sack_ok = options.sack;
+        req.ecn_ok = options.ecn && env.sysctl.tcp_ecn != 0;
+    }
+    (req.rcv_wnd, req.rcv_wscale) =
+        select_initial_window(&env.sysctl, req.advmss, req.tstamp_ok, req.snd_wscale.is_some());
+    // A request of the same flow has lost: the peer chose the cookie.
+    let request = match flows.table.lookup(hash, &seg.flow, seg.dev).map(EntryId::kind) {
+        Some(Kind::Request(index)) => Some(index),
+        _ => None,
+    };
+    let verdict = syn_recv_sock(env, flows, &Final { slot, req: &req, seg, hash }, request, now);
+    Some(verdict.unwrap_or_else(Verdict::Drop))
+}
+
+/// A segment in TIME_WAIT.
+///
+/// # Source
+/// Linux v6.18 `tcp_timewait_state_process` (net/ipv4/tcp_minisocks.c), substate `TCP_TIME_WAIT`.
+pub(crate) fn timewait_rcv(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, now: Nanos) -> Next {
+    let tw = &mut flows.table.conns.entry_mut(index).body;
+    let paws = paws_reject(tw.ts_recent, seg, Some(tw.ts_recent_stamp), now);
+    let rst = seg.has(flag::RST);
+    if !paws && seg.seq == tw.rcv_nxt && (seg.seg_len() == 0 || rst) {
+        tcp_replace_ts_recent(tw, seg, now);
+        if rst && !env.sysctl.tcp_rfc1337 {
+            tcp::done(env, flows, index, false);
+        } else {
+            flows.arm(EntryId::conn(index), now + TIMEWAIT_LEN);
+        }
+        return Next::Done(if rst {
+            Verdict::Drop(DropReason::TcpReset)
+        } else {
+            Verdict::Consume(Outcome::Other)
+        });
+    }
+    let newer = seg.seq.after(tw.rcv_nxt)
+        || seg
+            .options
+            .timestamps
+            .is_some_and(|(tsval, _)| tw.tstamp_ok && (tw.ts_recent.wrapping_sub(tsval) as i32) < 0);
+    if seg.flags & (flag::SYN | flag::RST | flag::ACK) == flag::SYN
+        && !paws
+        && newer
+        && let Some(listener) = env.lookup_listener(seg)
+    {
+        let isn = tw.snd_nxt.plus(65_535 + 2).0.max(1);
+        tcp::done(env, flows, index, false);
+        env.snmp().inc(Mib::TWRecycled);
+        return Next::Recycle(listener, SegSeq(isn));
+    }
+    if paws {
+        env.snmp().inc(Mib::PAWSEstabRejected);
+    }
+    if rst {
+        return Next::Done(Verdict::Drop(DropReason::TcpOutOfWindow));
+    }
+    let limited = oow_rate_limited(env, Mib::TCPACKSkippedTimeWait, &mut tw.last_oow_ack, seg, now);
+    let ack = tcp_send_ack(tw, now);
+    // A SYN may be an old duplicate or a new one with a small number: it does not prolong the wait.
+    if paws || seg.has(flag::ACK) {
+        flows.arm(EntryId::conn(index), now + TIMEWAIT_LEN);
+    }
+    Next::Done(if limited {
+        Verdict::Drop(DropReason::TcpOldData)
+    } else {
+        Verdict::Reply(Outcome::Other, ack)
+    })
+}

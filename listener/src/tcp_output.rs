@@ -1,0 +1,198 @@
+//! The segments that hearken sends: SYN-ACK, ACK, FIN and RST, as values. Pure functions.
+
+use crate::core::{Env, clock_ms};
+use crate::listen_sock::ListenSock;
+use crate::request_sock::{Conn, Request};
+use crate::segment::{FlowKey, OutSegment, Segment, TcpOptions, flag};
+use crate::siphash::siphash_2_4;
+use crate::sysctl::Sysctl;
+use crate::types::{Nanos, SegSeq};
+
+/// First retransmission timeout, for SYN-ACK and FIN (RFC 6298 §2.1; Linux v6.18 `TCP_TIMEOUT_INIT`).
+pub(crate) const TCP_TIMEOUT_INIT: Nanos = Nanos::from_secs(1);
+/// Longest retransmission timeout (`TCP_RTO_MAX`).
+const TCP_RTO_MAX: Nanos = Nanos::from_secs(120);
+
+/// Octets that the timestamps option takes, with its padding.
+const TIMESTAMP_LEN: u32 = 12;
+/// Largest window scale (RFC 7323 §2.3).
+const WSCALE_MAX: u32 = 14;
+
+/// Timeout number `timeouts`, from 0: doubling, with a cap.
+pub(crate) fn rto(timeouts: u8) -> Nanos {
+    Nanos((TCP_TIMEOUT_INIT.0 << timeouts.min(7)).min(TCP_RTO_MAX.0))
+}
+
+/// The MSS that we advertise: what the device's MTU leaves, lowered by TCP_MAXSEG.
+#[inline]
+pub(crate) fn advertised_mss(env: &Env, slot: &ListenSock, seg: &Segment) -> u16 {
+    let headers = if seg.flow.is_v4() { 40 } else { 60 };
+    let mss = env.mtu(seg.dev).saturating_sub(headers);
+    match slot.mss_clamp() {
+        0 => mss,
+        clamp => mss.min(clamp),
+    }
+}
+
+/// Window and scale of a SYN-ACK.
+///
+/// # Source
+/// Linux v6.18 `tcp_select_initial_window`, `tcp_openreq_init_rwin`; half of the receive buffer is window
+/// (`tcp_win_from_space` with its starting ratio).
+#[inline]
+pub(crate) fn select_initial_window(sysctl: &Sysctl, advmss: u16, tstamp: bool, wscale: bool) -> (u16, u8) {
+    let space = (sysctl.tcp_rmem[1] / 2).min(u32::from(u16::MAX) << WSCALE_MAX);
+    let mss = u32::from(advmss).saturating_sub(if tstamp { TIMESTAMP_LEN } else { 0 }).max(1);
+    let window = if space > mss { space - space % mss } else { space };
+    let scale = if wscale {
+        let largest = space.max(sysctl.tcp_rmem[2]).min(u32::from(u16::MAX) << WSCALE_MAX);
+        largest.max(1).ilog2().saturating_sub(15).min(WSCALE_MAX)
+    } else {
+        0
+    };
+    (window.min(u32::from(u16::MAX)) as u16, scale as u8)
+}
+
+/// Our initial sequence number: a keyed hash of the four-tuple and a clock of 64 ns (RFC 6528).
+///
+/// # Source
+/// Linux v6.18 `secure_tcp_seq`, `seq_scale` (net/core/secure_seq.c).
+#[inline]
+pub(crate) fn secure_tcp_seq(env: &Env, flow: &FlowKey, now: Nanos) -> SegSeq {
+    let ports = u64::from(flow.sport.0) << 16 | u64::from(flow.dport.0);
+    let hash = match (flow.saddr.as_v4(), flow.daddr.as_v4()) {
+        (Some(saddr), Some(daddr)) => {
+            siphash_2_4(env.isn_key, [u64::from(saddr) << 32 | u64::from(daddr), ports])
+        }
+        _ => siphash_2_4(
+            env.isn_key,
+            [flow.saddr.hi(), flow.saddr.lo(), flow.daddr.hi(), flow.daddr.lo(), ports],
+        ),
+    };
+    SegSeq((hash as u32).wrapping_add((now.0 >> 6) as u32))
+}
+
+/// What is added to the clock in TSval for a pair of hosts.
+///
+/// # Source
+/// Linux v6.18 `secure_tcp_ts_off`; 0 with `tcp_timestamps` = 2.
+#[inline]
+pub(crate) fn secure_tcp_ts_off(env: &Env, flow: &FlowKey) -> u32 {
+    if env.sysctl.tcp_timestamps != 1 {
+        return 0;
+    }
+    let hash = match (flow.saddr.as_v4(), flow.daddr.as_v4()) {
+        (Some(saddr), Some(daddr)) => siphash_2_4(env.ts_key, [u64::from(saddr) << 32 | u64::from(daddr)]),
+        _ => siphash_2_4(env.ts_key, [flow.saddr.hi(), flow.saddr.lo(), flow.daddr.hi(), flow.daddr.lo()]),
+    };
+    hash as u32
+}
+
+/// The SYN-ACK of a request; `ts` is TSval before the offset.
+///
+/// # Source
+/// Linux v6.18 `tcp_make_synack`, `tcp_synack_options`.
+#[inline]
+pub(crate) fn tcp_make_synack(req: &Request, ts: u32) -> OutSegment {
+    OutSegment {
+        flags: flag::SYN | flag::ACK | if req.ecn_ok { flag::ECE } else { 0 },
+        tos: req.tos,
+        wnd: req.rcv_wnd,
+        seq: req.iss,
+        ack: req.irs.plus(1),
+        options: TcpOptions {
+            mss: req.advmss,
+            wscale: req.snd_wscale.map(|_| req.rcv_wscale),
+            sack_perm: req.sack_ok,
+            timestamps: req.tstamp_ok.then(|| (ts.wrapping_add(req.ts_off), req.ts_recent)),
+        },
+    }
+}
+
+/// The ACK that answers a segment which does not fit a request.
+///
+/// # Source
+/// Linux v6.18 `tcp_v4_reqsk_send_ack`.
+pub(crate) fn reqsk_send_ack(req: &Request, seg: &Segment, now: Nanos) -> OutSegment {
+    let timestamps = req.tstamp_ok.then(|| (clock_ms(now).wrapping_add(req.ts_off), req.ts_recent));
+    OutSegment {
+        flags: flag::ACK,
+        tos: seg.tos,
+        wnd: req.rcv_wnd >> req.rcv_wscale,
+        seq: req.iss.plus(1),
+        ack: req.irs.plus(1),
+        options: TcpOptions { timestamps, ..TcpOptions::default() },
+    }
+}
+
+/// A segment of a connection that starts at `seq`.
+pub(crate) fn conn_segment(conn: &Conn, flags: u8, seq: SegSeq, now: Nanos) -> OutSegment {
+    let timestamps = conn.tstamp_ok.then(|| (clock_ms(now).wrapping_add(conn.ts_off), conn.ts_recent));
+    let rst = flags & flag::RST != 0;
+    OutSegment {
+        flags: flags | if conn.ecn_echo && !rst { flag::ECE } else { 0 },
+        tos: conn.tos,
+        wnd: if conn.stuffed || rst { 0 } else { conn.wnd },
+        seq,
+        ack: conn.rcv_nxt,
+        options: TcpOptions { timestamps, ..TcpOptions::default() },
+    }
+}
+
+/// An ACK of what was received so far.
+#[inline]
+pub(crate) fn tcp_send_ack(conn: &Conn, now: Nanos) -> OutSegment {
+    conn_segment(conn, flag::ACK, conn.snd_nxt, now)
+}
+
+/// Our FIN, sent for the first time: takes one sequence number.
+pub(crate) fn tcp_send_fin(conn: &mut Conn, now: Nanos) -> OutSegment {
+    let seq = conn.snd_nxt;
+    conn.snd_nxt = seq.plus(1);
+    conn.retries = 0;
+    conn_segment(conn, flag::FIN | flag::ACK, seq, now)
+}
+
+/// A RST that we send of our own accord.
+///
+/// # Source
+/// Linux v6.18 `tcp_send_active_reset`: with ACK, at SND.NXT, no window.
+pub(crate) fn tcp_send_active_reset(conn: &Conn, now: Nanos) -> OutSegment {
+    conn_segment(conn, flag::RST | flag::ACK, conn.snd_nxt, now)
+}
+
+/// The RST that answers a segment of no connection. The caller has made sure that the segment is not a RST itself.
+///
+/// # Source
+/// Linux v6.18 `tcp_v4_send_reset`; RFC 9293 §3.5.2 group 1.
+pub(crate) fn tcp_send_reset(seg: &Segment) -> OutSegment {
+    let tos = seg.tos;
+    if seg.has(flag::ACK) {
+        OutSegment { flags: flag::RST, tos, seq: seg.ack, ..OutSegment::default() }
+    } else {
+        let ack = seg.seq.plus(seg.seg_len());
+        OutSegment { flags: flag::RST | flag::ACK, tos, ack, ..OutSegment::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_the_kernels() {
+        let sysctl = Sysctl::default();
+        assert_eq!(select_initial_window(&sysctl, 1460, false, true), (64_240, 10));
+        assert_eq!(select_initial_window(&sysctl, 1460, true, true), (65_160, 10));
+        assert_eq!(select_initial_window(&sysctl, 1460, true, false), (65_160, 0));
+        assert_eq!(select_initial_window(&sysctl, 1440, false, true), (64_800, 10));
+        // Never above what the field holds: 65536 is a multiple of 512.
+        assert_eq!(select_initial_window(&sysctl, 512, false, false), (65_535, 0));
+    }
+
+    #[test]
+    fn timeouts_double_up_to_two_minutes() {
+        let secs: Vec<u64> = (0..9).map(|timeouts| rto(timeouts).0 / 1_000_000_000).collect();
+        assert_eq!(secs, [1, 2, 4, 8, 16, 32, 64, 120, 120]);
+    }
+}
