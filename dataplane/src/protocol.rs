@@ -14,6 +14,9 @@ pub trait Protocol: Send {
     /// One segment, in order of arrival, and what becomes of it.
     fn rcv(&mut self, seg: &Segment, found: Self::Found, now: Nanos) -> Verdict;
 
+    /// Counts a segment that was dropped before it got here, for a wrong checksum or a wrong header.
+    fn count_bad_segment(&mut self, checksum: bool);
+
     /// At most `budget` timers and commands that are due. `send` gets each segment that no frame asked for; false means
     /// that there is no room for it now.
     fn tick(&mut self, now: Nanos, budget: usize, send: impl FnMut(&Originated) -> bool);

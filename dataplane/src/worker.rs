@@ -177,6 +177,7 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         stage::tcp(protocol, segs, found, lanes, fates, now);
         stage::reply(frames, (heads, segs), fates, lanes, local, *capabilities);
 
+        count_bad_segments(protocol, &fates[..received]);
         let mut tally = Tally { stats, outcomes: [0; Outcome::ALL.len()] };
         let ready = collect(frames, fates, tx, tx_info, &mut tally);
         let sent = if ready == 0 { 0 } else { io.tx_burst(&mut tx[..ready]) };
@@ -210,6 +211,16 @@ fn send<I: PacketIo>(ports: &mut [Port<I>], stats: &CoreStats, originated: &Orig
         return true;
     };
     port.outbox.push(&mut port.io, &port.local, port.capabilities, originated)
+}
+
+/// Tells `protocol` of the segments that the parser dropped and the kernel counts as errors.
+#[inline]
+fn count_bad_segments<P: Protocol>(protocol: &mut P, fates: &[Fate]) {
+    for fate in fates {
+        if let Fate::Drop(reason @ (DropReason::TcpCsum | DropReason::TcpHeader)) = fate {
+            protocol.count_bad_segment(*reason == DropReason::TcpCsum);
+        }
+    }
 }
 
 /// Moves the answers to `tx`, in order, frees all other frames, and counts what is final. Returns the number of answers.

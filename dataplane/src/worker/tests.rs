@@ -19,6 +19,7 @@ const PEERS: InetAddr = InetAddr::v4(0xc612_0002);
 struct Script {
     originate: Vec<Originated>,
     seen: Vec<u16>,
+    bad: Vec<bool>,
 }
 
 const RST: OutSegment = OutSegment {
@@ -47,6 +48,10 @@ impl Protocol for Script {
             82 => Verdict::Drop(DropReason::ListenOverflow),
             _ => Verdict::Reply(Outcome::Rst, RST),
         }
+    }
+
+    fn count_bad_segment(&mut self, checksum: bool) {
+        self.bad.push(checksum);
     }
 
     fn tick(&mut self, _: Nanos, budget: usize, mut send: impl FnMut(&Originated) -> bool) {
@@ -114,6 +119,17 @@ fn every_frame_is_counted_once_and_recorded_once() {
     for outcome in Outcome::ALL {
         assert_eq!(report.latency.of(outcome).len(), counters.outcome(outcome));
     }
+}
+
+#[test]
+fn bad_segments_are_told_to_the_stack() {
+    let (mut worker, peer) = worker(MemConfig::default(), false);
+    let (mut bad_sum, mut bad_header) = (syn(1, 80), syn(1, 80));
+    bad_sum[50] ^= 1;
+    bad_header[46] = 0x40;
+    assert!(peer.send(&bad_header) && peer.send(&bad_sum) && peer.send(&syn(1, 80)) && peer.send(&[0; 14]));
+    worker.poll(&mut VirtualClock::default());
+    assert_eq!(worker.protocol.bad, [false, true]);
 }
 
 #[test]
