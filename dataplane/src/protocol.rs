@@ -1,5 +1,6 @@
 //! What the packet path asks of TCP. [`listener`]'s core is the one that runs; tests of the path script their own.
 
+use listener::core::{Core, Found};
 use listener::segment::{Originated, Segment, Verdict};
 use listener::types::Nanos;
 
@@ -20,4 +21,28 @@ pub trait Protocol: Send {
     /// At most `budget` timers and commands that are due. `send` gets each segment that no frame asked for; false means
     /// that there is no room for it now.
     fn tick(&mut self, now: Nanos, budget: usize, send: impl FnMut(&Originated) -> bool);
+}
+
+impl Protocol for Core {
+    type Found = Found;
+
+    #[inline]
+    fn lookup_burst(&mut self, segs: &[Segment], lane: &[u8], found: &mut [Found]) {
+        Self::lookup_burst(self, segs, lane, found);
+    }
+
+    #[inline]
+    fn rcv(&mut self, seg: &Segment, found: Found, now: Nanos) -> Verdict {
+        Self::rcv(self, seg, found, now)
+    }
+
+    #[inline]
+    fn count_bad_segment(&mut self, checksum: bool) {
+        Self::count_bad_segment(self, checksum);
+    }
+
+    #[inline]
+    fn tick(&mut self, now: Nanos, budget: usize, send: impl FnMut(&Originated) -> bool) {
+        Self::tick(self, now, budget, send);
+    }
 }

@@ -116,6 +116,14 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         &mut self.protocol
     }
 
+    /// The I/O of port `index`, for tests that account for every frame.
+    ///
+    /// # Panics
+    /// If there is no such port.
+    pub fn io(&self, index: usize) -> &I {
+        &self.ports[index].io
+    }
+
     /// Turns until `stop`, then leaves the last report.
     pub fn run<C: Clock>(mut self, stop: &AtomicBool, clock: &mut C) {
         while !stop.load(Ordering::Relaxed) {
