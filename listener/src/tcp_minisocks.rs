@@ -74,25 +74,21 @@ pub(crate) fn tcp_check_req(env: &Env, flows: &mut Flows, index: u32, seg: &Segm
     {
         req.ts_recent = tsval;
     }
-    // A SYN at the peer's ISN was taken already; what is left of the segment starts behind it.
-    let mut rest = *seg;
-    if seg.seq == req.irs && seg.has(flag::SYN) {
-        rest.flags &= !flag::SYN;
-        rest.seq = rcv_nxt;
-    }
-    if rest.flags & (flag::RST | flag::SYN) != 0 {
+    // A SYN at the peer's ISN was taken already; the connection answers it with a challenge ACK.
+    let taken = if seg.seq == req.irs { flag::SYN } else { 0 };
+    if seg.flags & !taken & (flag::RST | flag::SYN) != 0 {
         env.snmp().inc(Mib::AttemptFails);
-        return Next::Done(embryonic_reset(env, flows, index, &rest, now));
+        return Next::Done(embryonic_reset(env, flows, index, seg, now));
     }
     if !seg.has(flag::ACK) {
         return Next::Done(Verdict::Drop(DropReason::ReqNoAck));
     }
-    if req.num_timeout < slot.defer() && rest.seq.plus(rest.seg_len()) == rcv_nxt {
+    if req.num_timeout < slot.defer() && seg.seq.plus(seg.seg_len()) == rcv_nxt {
         req.acked = true;
         env.snmp().inc(Mib::TCPDeferAcceptDrop);
         return Next::Done(Verdict::Drop(DropReason::ReqDeferred));
     }
-    final_ack(env, flows, slot, index, &rest, now)
+    final_ack(env, flows, slot, index, seg, now)
 }
 
 /// Turns a request into a connection, or says why not.

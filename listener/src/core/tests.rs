@@ -1,7 +1,13 @@
 //! Golden traces: literal segments in, literal segments out, under a clock that the test moves.
-#![allow(dead_code)]
 
+mod cookies;
 mod handshake;
+mod listeners;
+mod random;
+mod receive;
+mod table_g;
+mod time_wait;
+mod timers;
 
 use super::*;
 use crate::config::{Device, Secret};

@@ -226,14 +226,8 @@ fn syn_challenge(cx: &mut Cx<'_>, conn: &mut Conn) -> Step {
 /// # Source
 /// Linux v6.18 `tcp_ack`; RFC 5961 §5. Since we send no data, whatever is before our SYN's end is too old.
 fn tcp_ack(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Option<Step> {
-    if seg.ack.before(conn.snd_start) {
+    if seg.ack.before(conn.snd_start) || seg.ack.after(conn.snd_nxt) {
         return Some(cx.challenge_ack(conn));
-    }
-    if seg.ack.after(conn.snd_nxt) {
-        return Some(match conn.state {
-            TcpState::Established => Step::drop(DropReason::TcpInvalidAck),
-            _ => cx.challenge_ack(conn),
-        });
     }
     if seg.ack.after(conn.snd_una) {
         conn.snd_una = seg.ack;
@@ -282,6 +276,10 @@ fn tcp_data(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Step {
 /// The peer's FIN, in order.
 fn tcp_fin(cx: &mut Cx<'_>, conn: &mut Conn) -> Step {
     conn.rcv_nxt = conn.rcv_nxt.plus(1);
+    // Our window does not move on: what it offered ends where it ended.
+    if conn.rcv_wscale == 0 && conn.state == TcpState::Established {
+        conn.wnd = conn.wnd.saturating_sub(1);
+    }
     conn.state = match conn.state {
         TcpState::FinWait1 => TcpState::Closing,
         TcpState::FinWait2 => TcpState::TimeWait,
