@@ -118,7 +118,7 @@ fn check_inet_addr(net: &Net, addr: &SockAddr, freebind: bool) -> Result<(), Lis
         return Err(ListenError::AddrFamily);
     }
     let anywhere = net.sysctl.ip_nonlocal_bind || freebind;
-    let valid = anywhere || net.devices.inet_addr_valid(addr.v4, None);
+    let valid = anywhere || net.devices.inet_addr_valid(addr.v4);
     if valid { Ok(()) } else { Err(ListenError::AddrNotLocal) }
 }
 
@@ -137,8 +137,7 @@ fn check_inet6_addr(
         if sock.v6only() {
             return Err(ListenError::AddrMappedV6Only);
         }
-        let dev = bound(sock.dev);
-        let valid = anywhere_v4 || net.devices.inet_addr_valid(v4, dev);
+        let valid = anywhere_v4 || net.devices.inet_addr_valid(v4);
         return if valid { Ok(()) } else { Err(ListenError::AddrNotLocal) };
     }
     if local == InetAddr::ANY_V6 {

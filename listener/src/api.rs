@@ -1,11 +1,10 @@
 //! [`Stack`]: the only door for control.
 
-use std::sync::Arc;
-
 use crate::af_inet;
 use crate::config::{ConfigError, StackConfig};
 use crate::conn_shared::{ChildInfo, Command, CoreShared};
 use crate::control::{Control, Net};
+use crate::core::Core;
 use crate::devices::Devices;
 use crate::error::ListenError;
 use crate::inet_hashtables::ListenHash;
@@ -16,7 +15,7 @@ use crate::sock::{Child, Entry, Sock};
 use crate::sock_reuseport::Select;
 use crate::sockaddr::{Accepted, Caller, Endpoint, Family, How, ListenerRow, SockAddr, TcpInfo};
 use crate::sockopt::{self, SockOpt, SockOptName};
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sysctl::Sysctl;
 use crate::types::{Backlog, CoreId, InetAddr, SockFd, TcpPort, TcpState, Then};
 
@@ -29,24 +28,28 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// A host without sockets.
+    /// A host without sockets, and one [`Core`] for each worker.
     ///
     /// # Errors
     /// [`ConfigError`] for values that no stack can be built from.
-    pub fn new(config: StackConfig) -> Result<Self, ConfigError> {
+    pub fn new(config: StackConfig) -> Result<(Self, Vec<Core>), ConfigError> {
         config.check()?;
-        let StackConfig { sysctl, devices, cores, limits, secret } = config;
-        let core = |core| Arc::new(CoreShared::new(CoreId(core), limits.connections_per_core));
+        let limits = config.limits;
+        let shared = |core| Arc::new(CoreShared::new(CoreId(core), limits.connections_per_core));
         let net = Net {
-            sysctl,
-            devices: Devices::new(&devices),
-            hash: Arc::new(ListenHash::new(limits.listeners_max, secret.listen_hash)),
+            devices: Devices::new(&config.devices),
+            hash: Arc::new(ListenHash::new(limits.listeners_max, config.secret.listen_hash)),
             listeners: Arc::new(ListenSocks::new(limits.listeners_max)),
-            cores: (0..cores).map(core).collect(),
+            cores: (0..config.cores).map(shared).collect(),
             snmp: Snmp::default(),
+            sysctl: config.sysctl.clone(),
         };
-        let control = Mutex::new(Control::new(usize::from(cores), secret.ports));
-        Ok(Self { net, control })
+        let core = |shared: &Arc<CoreShared>| {
+            Core::new(&config, Arc::clone(&net.listeners), Arc::clone(&net.hash), Arc::clone(shared))
+        };
+        let cores = net.cores.iter().map(core).collect();
+        let control = Mutex::new(Control::new(usize::from(config.cores), config.secret.ports));
+        Ok((Self { net, control }, cores))
     }
 
     fn lock(&self) -> MutexGuard<'_, Control> {
@@ -239,6 +242,21 @@ impl Stack {
             }
             _ => af_inet::inet_shutdown(&mut control, &self.net, fd.0, how),
         }
+    }
+
+    /// Takes what the peer of an accepted connection sends, from now on, and drops it: hearken keeps no data. Until
+    /// then the peer meets a closed window.
+    ///
+    /// # Errors
+    /// [`ListenError::BadDescriptor`], [`ListenError::NotConnected`] if it is no connection.
+    pub fn discard(&self, fd: SockFd) -> Result<(), ListenError> {
+        let mut control = self.lock();
+        let child = match control.socks.get(fd)? {
+            Entry::Child(held) => held.child,
+            _ => return Err(ListenError::NotConnected),
+        };
+        control.command(&self.net, child.core, Command::Discard(child));
+        Ok(())
     }
 
     /// The local address and port. After a shutdown of a listener the port is still shown, also if it was released.

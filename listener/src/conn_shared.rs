@@ -68,6 +68,9 @@ pub enum Command {
     /// The control side holds the child no longer. As close(2): our FIN if it was not sent yet; data that comes
     /// from now on is answered by a RST.
     Release(ChildRef),
+    /// Data that comes is taken in order and dropped from now on; the child is still held. As a reader that wants
+    /// nothing: recv(2) with MSG_TRUNC.
+    Discard(ChildRef),
     /// The keys for SYN cookies from now on.
     CookieKeys(CookieKeys),
 }

@@ -13,11 +13,10 @@ const NAME_MAX: usize = 15;
 pub(crate) struct Devices {
     names: HashMap<String, DevIndex>,
     indices: HashSet<DevIndex>,
-    /// Addresses with the device that has them; the first one if several do.
-    first: HashMap<InetAddr, DevIndex>,
+    local: HashSet<InetAddr>,
     assigned: HashSet<(InetAddr, DevIndex)>,
     any_ip: Vec<(InetAddr, u8, DevIndex)>,
-    broadcast: HashMap<u32, DevIndex>,
+    broadcast: HashSet<u32>,
 }
 
 impl Devices {
@@ -27,13 +26,13 @@ impl Devices {
             known.names.insert(short(&device.name).to_owned(), device.index);
             known.indices.insert(device.index);
             for &(addr, prefix_len) in &device.addresses {
-                known.first.entry(addr).or_insert(device.index);
+                known.local.insert(addr);
                 known.assigned.insert((addr, device.index));
                 if let Some(v4) = addr.as_v4()
                     && prefix_len < 31
                 {
                     let host_bits = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
-                    known.broadcast.entry(v4 | host_bits).or_insert(device.index);
+                    known.broadcast.insert(v4 | host_bits);
                 }
             }
             known.any_ip.extend(device.any_ip.iter().map(|&(addr, len)| (addr, len, device.index)));
@@ -49,21 +48,20 @@ impl Devices {
         self.indices.contains(&index)
     }
 
-    /// True if IPv4 address `addr` can be bound to: wildcard, local, multicast or broadcast. With a device, a local
-    /// or subnet-broadcast address must be that device's own.
+    /// True if IPv4 address `addr` can be bound to: wildcard, local, multicast or broadcast. Which device it is on, and
+    /// which one the socket is bound to, does not matter.
     ///
     /// # Source
     /// Linux v6.18 `inet_addr_valid_or_nonlocal`, `inet_addr_type_dev_table` (net/ipv4/fib_frontend.c).
-    pub(crate) fn inet_addr_valid(&self, addr: u32, dev: Option<DevIndex>) -> bool {
+    pub(crate) fn inet_addr_valid(&self, addr: u32) -> bool {
         const LIMITED_BROADCAST: u32 = u32::MAX;
         let multicast = addr >> 28 == 0xe;
         // The whole of 0.0.0.0/8 counts as broadcast.
         if addr >> 24 == 0 || addr == LIMITED_BROADCAST || multicast {
             return true;
         }
-        let on = |owner: Option<&DevIndex>| owner.is_some_and(|&owner| dev.is_none_or(|dev| dev == owner));
         let key = InetAddr::v4(addr);
-        on(self.first.get(&key)) || on(self.broadcast.get(&addr)) || self.in_any_ip(key, dev)
+        self.local.contains(&key) || self.broadcast.contains(&addr) || self.in_any_ip(key, None)
     }
 
     /// True if IPv6 address `addr` is assigned. A device counts for host-scope and link-local addresses only.
@@ -76,7 +74,7 @@ impl Devices {
             Some(dev) if own_device_only => {
                 self.assigned.contains(&(addr, dev)) || self.in_any_ip(addr, Some(dev))
             }
-            _ => self.first.contains_key(&addr) || self.in_any_ip(addr, None),
+            _ => self.local.contains(&addr) || self.in_any_ip(addr, None),
         }
     }
 
@@ -126,17 +124,15 @@ mod tests {
 
     #[test]
     fn local_multicast_and_broadcast_bind() {
-        let valid = |text: &str, dev| devices().inet_addr_valid(addr(text).as_v4().expect("IPv4"), dev);
+        let valid = |text: &str| devices().inet_addr_valid(addr(text).as_v4().expect("IPv4"));
         for text in
             ["0.0.0.0", "127.7.7.7", "198.18.0.1", "198.18.0.255", "255.255.255.255", "224.0.0.1", "0.1.2.3"]
         {
-            assert!(valid(text, None), "{text}");
+            assert!(valid(text), "{text}");
         }
         for text in ["198.18.0.2", "198.18.0.0", "240.0.0.1", "192.0.2.1"] {
-            assert!(!valid(text, None), "{text}");
+            assert!(!valid(text), "{text}");
         }
-        assert!(valid("198.18.0.1", Some(DevIndex(2))) && !valid("198.18.0.1", Some(DevIndex(1))));
-        assert!(valid("127.0.0.2", Some(DevIndex(1))) && !valid("127.0.0.2", Some(DevIndex(2))));
     }
 
     #[test]

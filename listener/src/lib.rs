@@ -18,6 +18,8 @@ mod inet_connection_sock;
 pub mod inet_hashtables;
 pub mod limits;
 pub mod listen_sock;
+#[cfg(feature = "oracle")]
+pub mod oracle;
 pub mod request_sock;
 pub mod segment;
 pub mod siphash;

@@ -8,7 +8,7 @@ use crate::segment::{Originated, OutSegment, Outcome, Segment, Verdict};
 use crate::snmp::Mib;
 use crate::tcp_input::rcv_state::{Cx, Fate, tcp_rcv_state_process};
 use crate::tcp_minisocks::TIMEWAIT_LEN;
-use crate::tcp_output::{rto, tcp_send_active_reset, tcp_send_fin};
+use crate::tcp_output::{rto, tcp_send_ack, tcp_send_active_reset, tcp_send_fin};
 use crate::types::{Nanos, TcpState, Then};
 
 /// One segment on a connection.
@@ -160,6 +160,9 @@ pub(crate) fn command(
         Command::Close(child) => {
             live(env, flows, child).is_none_or(|index| shutdown(env, flows, index, now, send))
         }
+        Command::Discard(child) => {
+            live(env, flows, child).is_none_or(|index| discard(env, flows, index, now, send))
+        }
         Command::Release(child) => {
             live(env, flows, child).is_none_or(|index| release(env, flows, index, now, send))
         }
@@ -203,6 +206,24 @@ fn shutdown(env: &Env, flows: &mut Flows, index: u32, now: Nanos, send: &mut imp
         return false;
     }
     close(env, flows, index, now);
+    true
+}
+
+/// Opens the window of a child that waited for `accept`; tells the peer if it has run into it.
+fn discard(env: &Env, flows: &mut Flows, index: u32, now: Nanos, send: &mut impl Send) -> bool {
+    let mut conn = flows.table.conns.entry(index).body;
+    if conn.then != Then::Queue || conn.state == TcpState::Close {
+        return true;
+    }
+    // Unlike a `discard` listener's, it is held: its FIN is the holder's to send, and it may stay idle.
+    conn.then = Then::Close;
+    if std::mem::take(&mut conn.stuffed) {
+        let segment = tcp_send_ack(&conn, now);
+        if !send(env, &originated(flows, index, segment)) {
+            return false;
+        }
+    }
+    flows.table.conns.entry_mut(index).body = conn;
     true
 }
 

@@ -223,7 +223,7 @@ mod tests {
     fn fires_at_its_time_and_not_before() {
         let (mut wheel, mut links) = (TimerWheel::default(), links(3));
         let start = Nanos::from_secs(1_000_000);
-        assert_eq!(fired(&mut wheel, &mut links, start), []);
+        assert!(fired(&mut wheel, &mut links, start).is_empty());
         wheel.arm(&mut links, 0, start + Nanos::from_secs(1));
         wheel.arm(&mut links, 1, start + Nanos::from_secs(63));
         wheel.arm(&mut links, 2, start);
@@ -232,7 +232,7 @@ mod tests {
             [2],
             "the past is the next tick"
         );
-        assert_eq!(fired(&mut wheel, &mut links, start + Nanos(999_999_999)), []);
+        assert!(fired(&mut wheel, &mut links, start + Nanos(999_999_999)).is_empty());
         assert_eq!(fired(&mut wheel, &mut links, start + Nanos::from_secs(1)), [0]);
         wheel.arm(&mut links, 0, start + Nanos::from_secs(70));
         wheel.cancel(&mut links, 0);

@@ -22,7 +22,7 @@ fn stack_with(change: impl FnOnce(&mut Sysctl)) -> Stack {
     };
     let secret = Secret::from_seed(1);
     let config = StackConfig { sysctl, devices: vec![lo], cores: 1, limits: Limits::TINY, secret };
-    Stack::new(config).expect("a good configuration")
+    Stack::new(config).expect("a good configuration").0
 }
 
 fn stack() -> Stack {

@@ -28,7 +28,7 @@ fn desk() -> Desk<Vec<BTreeMap<String, u64>>> {
     let (limits, secret) = (Limits::TINY, Secret::from_seed(1));
     let config = StackConfig { sysctl: Sysctl::default(), devices: vec![device], cores: 1, limits, secret };
     Desk {
-        stack: Arc::new(Stack::new(config).expect("a stack")),
+        stack: Arc::new(Stack::new(config).expect("a stack").0),
         reporter: Reporter::new([(CoreId(0), Arc::<Mailbox>::default())]),
         devices: vec![BTreeMap::from([("imissed".to_owned(), 7)])],
         ports: vec!["wan".into()],
