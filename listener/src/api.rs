@@ -360,6 +360,12 @@ impl Stack {
         Mib::ALL.iter().map(|&counter| (counter.name(), total(counter))).collect()
     }
 
+    /// Counters of one worker by their kernel names; none if there is no such worker.
+    pub fn snmp_of(&self, core: CoreId) -> Vec<(&'static str, u64)> {
+        let Some(shared) = self.net.cores.get(usize::from(core.0)) else { return Vec::new() };
+        Mib::ALL.iter().map(|&counter| (counter.name(), shared.snmp().get(counter))).collect()
+    }
+
     /// What a connection's own socket would say: TIME-WAIT has left the socket, which is in CLOSE.
     fn child_state(&self, child: &Child) -> TcpState {
         match self.child_info(child).map(|info| info.state) {
