@@ -20,7 +20,7 @@ pub use toml::Spanned;
 pub use device::{Device, DpdkDevice};
 pub use error::{ConfigError, Place};
 pub use sysctl::Sysctl;
-pub use value::{Cores, Huge, Idle, ListenAddr, Offloads, Prefix, Queues, ThenName, then_name};
+pub use value::{Cores, Huge, Idle, ListenAddr, Mac, Offloads, Prefix, Queues, ThenName, then_name};
 
 /// Queues that one device may have: one for each worker.
 pub const QUEUES_MAX: u16 = listener::limits::CORES_MAX;
@@ -78,8 +78,7 @@ pub struct Eal {
     pub huge: Huge,
     /// Memory for DPDK in MiB. Default: what the mempool needs, and 64 MiB for drivers.
     pub memory_mib: Option<Spanned<u32>>,
-    /// `--file-prefix`. Default `hearken-NAME-PID`: two DPDK programs with one prefix take each other for a
-    /// secondary process.
+    /// `--file-prefix`. Default `hearken`: nothing is shared under it, so all servers can have the same.
     pub file_prefix: Option<Spanned<String>>,
     /// Further EAL arguments, added last. Default none.
     pub args: Vec<String>,
@@ -93,6 +92,10 @@ pub struct Port {
     pub name: Spanned<String>,
     /// Any DPDK device string (`0000:01:00.0`, `net_af_packet0,iface=eth1,qpairs=2`, …) or `pcap:IN.pcap,OUT.pcap`.
     pub device: Spanned<Device>,
+    /// The port's MAC address, for `pcap:` files only: a device has its own. Default `02:00:00:00:00:01`, a locally
+    /// administered one.
+    #[serde(default)]
+    pub mac: Option<Spanned<Mac>>,
     /// Own addresses with the length of their subnet's prefix. Default none.
     #[serde(default)]
     pub addresses: Vec<Spanned<Prefix>>,

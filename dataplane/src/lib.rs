@@ -11,6 +11,7 @@ pub mod local;
 pub mod protocol;
 pub mod report;
 pub mod stage;
+pub mod start;
 pub mod stats;
 pub mod wire;
 pub mod worker;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use listener::types::InetAddr;
 use toml::Spanned;
 
-use super::{BURST_MAX, Config, ConfigError, Device, Listener, Place, Port};
+use super::{BURST_MAX, Config, ConfigError, Device, Listener, Place, Port, QUEUES_MAX, Queues};
 
 type Check = Result<(), ConfigError>;
 
@@ -79,6 +79,7 @@ fn port_alone(config: &Config, port: &Port) -> Check {
             ));
         }
     }
+    port_device(config, port)?;
     for (key, descriptors) in
         [("rx_descriptors", &port.rx_descriptors), ("tx_descriptors", &port.tx_descriptors)]
     {
@@ -93,6 +94,40 @@ fn port_alone(config: &Config, port: &Port) -> Check {
         return Err(config.error(&port.mtu, format!("mtu must be from 576 to 9710, found {found}")));
     }
     Ok(())
+}
+
+fn port_device(config: &Config, port: &Port) -> Check {
+    let Device::Dpdk(device) = port.device.get_ref() else {
+        return match port.queues.get_ref() {
+            Queues::Fixed(2..) => Err(config.error(&port.queues, "a pcap: file is one queue; remove queues")),
+            _ => Ok(()),
+        };
+    };
+    if let Some(mac) = &port.mac {
+        return Err(config.error(mac, "mac is for pcap: files; a device has its own, remove it"));
+    }
+    // The driver opens all its sockets at once and the kernel spreads frames over all of them: those of a queue that
+    // nobody polls would be lost.
+    let key = match device.driver().as_deref() {
+        Some("net_af_packet") => "qpairs",
+        Some("net_af_xdp") => "queue_count",
+        _ => return Ok(()),
+    };
+    let found = device.arg(key).unwrap_or("1");
+    let Ok(pairs @ 1..=QUEUES_MAX) = found.parse::<u16>() else {
+        return Err(
+            config.error(&port.device, format!("{key} must be from 1 to {QUEUES_MAX}, found {found}"))
+        );
+    };
+    match port.queues.get_ref() {
+        Queues::Fixed(queues) if *queues != pairs => {
+            let message = format!(
+                "queues = {queues}, and the device string says {key}={pairs}; make them equal, or leave queues out"
+            );
+            Err(config.error(&port.queues, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn is_broadcast(addr: InetAddr) -> bool {

@@ -86,7 +86,7 @@ rst_per_second = 40
 fn unknown_and_missing_keys_are_refused_with_their_line() {
     assert_eq!(
         refused("mtuu = 1500\n"),
-        "h.toml:4: unknown field `mtuu`, expected one of `name`, `device`, `addresses`, `any_ip`, `queues`, \
+        "h.toml:4: unknown field `mtuu`, expected one of `name`, `device`, `mac`, `addresses`, `any_ip`, `queues`, \
          `rx_descriptors`, `tx_descriptors`, `mtu`, `promiscuous`, `offloads`; correct or remove it"
     );
     assert_eq!(parse("[[port]]\nname = \"p0\"\n").unwrap_err(), "h.toml:1: missing field `device`; add it");
@@ -179,6 +179,23 @@ fn devices_are_checked() {
     assert_eq!(vdev.driver().as_deref(), Some("net_af_packet"));
     assert_eq!((vdev.arg("iface"), vdev.arg("qpairs"), vdev.arg("if")), (Some("eth1"), Some("2"), None));
     assert_eq!(vdev.pci(), None);
+    let af_packet = |rest: &str| {
+        parse(&format!("[[port]]\nname = \"p\"\ndevice = \"net_af_packet0,iface=eth1{rest}")).map(drop)
+    };
+    assert_eq!(af_packet(",qpairs=2\"\nqueues = 2"), Ok(()));
+    assert_eq!(
+        af_packet("\"\nqueues = 2").unwrap_err(),
+        "h.toml:4: queues = 2, and the device string says qpairs=1; make them equal, or leave queues out"
+    );
+    assert_eq!(af_packet(",qpairs=0\"").unwrap_err(), "h.toml:3: qpairs must be from 1 to 128, found 0");
+    assert_eq!(
+        refused("mac = \"02:00:00:00:00:01\"\n"),
+        "h.toml:4: mac is for pcap: files; a device has its own, remove it"
+    );
+    assert_eq!(
+        refused("mac = \"01:00:5e:00:00:01\"\n"),
+        "h.toml:4: \"01:00:5e:00:00:01\" is no device's MAC address; write one such as \"02:00:00:00:00:01\""
+    );
     for not_pci in ["0000:01:00.8", "0000:1:00.0", "0000:01:0g.0", "01.0", "1:2:3:4.0"] {
         assert!(device(not_pci).is_err(), "{not_pci}");
     }

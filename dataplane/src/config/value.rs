@@ -10,6 +10,7 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::QUEUES_MAX;
+use crate::wire::ether::MacAddr;
 
 /// Reads a type from a TOML string through its `FromStr`. By a visitor, because the reader gives an error the line of
 /// the value only inside a visitor's call.
@@ -127,6 +128,25 @@ impl Serialize for ListenAddr {
 }
 
 deserialize_from_str!(ListenAddr, "an address with a port, such as \"198.18.0.1:80\"");
+
+/// A MAC address that one device can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mac(pub MacAddr);
+
+impl FromStr for Mac {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<MacAddr>() {
+            Ok(mac) if mac.0[0] & 1 == 0 && mac.0 != [0; 6] => Ok(Self(mac)),
+            _ => {
+                Err(format!("\"{text}\" is no device's MAC address; write one such as \"02:00:00:00:00:01\""))
+            }
+        }
+    }
+}
+
+deserialize_from_str!(Mac, "a MAC address such as \"02:00:00:00:00:01\"");
 
 /// When to use hugepages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
