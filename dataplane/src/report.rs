@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use listener::drop_reason::DropReason;
+use listener::segment::Outcome;
 use listener::snmp::Mib;
 
 use crate::control::proto::{CoreStats, DeviceStats, Latency, ListenerRow, OutcomeLatency, Stats};
@@ -89,7 +90,7 @@ pub fn stats(stats: &Stats, all: bool) -> String {
     }
     let drops: Vec<_> = DropReason::ALL.iter().map(|reason| (reason.name(), reason.sentence())).collect();
     let snmp: Vec<_> = Mib::ALL.iter().map(|counter| (counter.name(), counter.sentence())).collect();
-    let outcomes: Vec<_> = stats.total.outcomes.keys().map(|name| (name.as_str(), "")).collect();
+    let outcomes: Vec<_> = Outcome::ALL.iter().map(|outcome| (outcome.name(), "")).collect();
     add_section(&mut table, "outcomes", stats, |core| &core.outcomes, &outcomes, true);
     add_section(&mut table, "drops", stats, |core| &core.drops, &drops, all);
     add_section(&mut table, "snmp", stats, |core| &core.snmp, &snmp, all);

@@ -1,4 +1,243 @@
-//! Configuration in, running workers out.
+//! Configuration in, running workers out; and the run itself, from the first check to the last report.
+//!
+//! [`start`] makes what runs ([`Running`]) and knows nothing of sockets or signals, so a test or an example can do the
+//! same; [`run`] is `hearken run`: it adds the control socket, the signals and the report at the end. The only match
+//! on what kind of I/O a port is stands here.
+
 pub mod cores;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod machine;
+mod run;
+pub mod stack;
 pub mod team;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use listener::Core;
+
+use crate::config::{self, Config, ConfigError, Cores, Device, Port};
+use crate::control::proto::{Latency, Stats};
+use crate::control::server::BindError;
+use crate::control::service::{Desk, Devices, dev_index};
+use crate::histogram::Reporter;
+use crate::io::PacketIo;
+use crate::io::pcap::{Pcap, PcapConfig};
+use crate::local::LocalTable;
+use crate::stats::CoreStats;
+use crate::wire::ether::MacAddr;
+use crate::worker::{self, Idle, Worker, WorkerConfig};
+use team::Team;
+
+pub use run::{check, run};
+
+/// The MAC address of a `pcap:` port that has none: a locally administered one.
+const PCAP_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+
+/// Why nothing runs.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration does not fit this machine, or itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The control socket.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The machine or DPDK.
+    #[error("{0}")]
+    Run(String),
+}
+
+/// Workers that poll, and everything that belongs to them.
+pub struct Running {
+    /// What control requests are answered from.
+    pub desk: Desk<Box<dyn Devices>>,
+    stats: Vec<Arc<CoreStats>>,
+    team: Team,
+}
+
+/// What there is to say at the end.
+#[derive(Clone, Debug)]
+pub struct FinalReport {
+    /// All counters.
+    pub stats: Stats,
+    /// All latencies.
+    pub latency: Latency,
+}
+
+/// Starts the devices, the stack with its listeners, and the workers; returns once all of them poll.
+///
+/// # Errors
+/// What keeps it from running; nothing is left running then.
+pub fn start(config: &Config) -> Result<Running, StartError> {
+    stack::rehearse(config)?;
+    let cores = cores::choose(config, &cores::allowed())?;
+    if let Some(problem) = machine::problems(config).into_iter().next() {
+        return Err(StartError::Run(problem));
+    }
+    match config.port.first().map(|port| port.device.get_ref()) {
+        Some(Device::Dpdk(_)) => start_dpdk(config, cores),
+        Some(Device::Pcap { .. }) | None => start_pcap(config, cores),
+    }
+}
+
+#[cfg(feature = "dpdk")]
+fn start_dpdk(config: &Config, cores: Vec<usize>) -> Result<Running, StartError> {
+    let (opened, running) = dpdk::open(config, cores.len())?;
+    let ports = opened.into_iter().map(|port| OpenPort { queues: port.queues, mac: port.mac, mtu: port.mtu });
+    let eal = running.eal.clone();
+    let enter = move || eal.register_thread().map_err(|error| error.to_string());
+    start_workers(config, cores, ports.collect(), Box::new(running), enter)
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn start_dpdk(_config: &Config, _cores: Vec<usize>) -> Result<Running, StartError> {
+    Err(StartError::Run(
+        "this hearken was built without DPDK; use pcap: files, or build it with the feature \"dpdk\"".into(),
+    ))
+}
+
+fn start_pcap(config: &Config, cores: Vec<usize>) -> Result<Running, StartError> {
+    let mut ports = Vec::with_capacity(config.port.len());
+    for port in &config.port {
+        let Device::Pcap { input, output } = port.device.get_ref() else { continue };
+        let files = PcapConfig { rx: Some(input.clone()), looped: false, tx: output.clone() };
+        let name = port.name.get_ref();
+        let io = Pcap::open(&files).map_err(|error| StartError::Run(format!("port \"{name}\": {error}")))?;
+        let mac = port.mac.as_ref().map_or(PCAP_MAC, |mac| mac.get_ref().0);
+        let (frames, addresses) = (io.frames(), addresses(port));
+        tracing::info!(port = name, device = %port.device.get_ref(), frames, %mac, addresses, "port");
+        ports.push(OpenPort { queues: vec![io], mac, mtu: *port.mtu.get_ref() });
+    }
+    start_workers(config, cores, ports, Box::new(NoDevices), || Ok(()))
+}
+
+/// Files count nothing.
+struct NoDevices;
+
+impl Devices for NoDevices {
+    fn counters(&self) -> Vec<BTreeMap<String, u64>> {
+        Vec::new()
+    }
+}
+
+impl Devices for Box<dyn Devices> {
+    fn counters(&self) -> Vec<BTreeMap<String, u64>> {
+        (**self).counters()
+    }
+}
+
+/// A port that is ready to be polled.
+struct OpenPort<I> {
+    queues: Vec<I>,
+    mac: MacAddr,
+    mtu: u16,
+}
+
+fn start_workers<I, G, E>(
+    config: &Config,
+    cores: Vec<usize>,
+    ports: Vec<OpenPort<I>>,
+    devices: Box<dyn Devices>,
+    enter: E,
+) -> Result<Running, StartError>
+where
+    I: PacketIo + 'static,
+    E: Fn() -> Result<G, String> + Clone + Send + 'static,
+{
+    let queues_max = ports.iter().map(|port| port.queues.len()).max().unwrap_or(0);
+    let auto = *config.workers.cores.get_ref() == Cores::Auto;
+    let cpus = cores::fit(cores, u16::try_from(queues_max).unwrap_or(u16::MAX), auto);
+    let count = u16::try_from(cpus.len()).unwrap_or(u16::MAX);
+    let mtus: Vec<u16> = ports.iter().map(|port| port.mtu).collect();
+    let secret = stack::random_secret()
+        .map_err(|error| StartError::Run(format!("no random numbers: {error}; is /dev/urandom there?")))?;
+    let (stack, protocols) = stack::build(config, &mtus, count, secret)?;
+    stack::open_listeners(&stack, config)?;
+
+    let workers = workers(config, &cpus, ports, protocols);
+    let stats = workers.iter().map(|(_, worker)| worker.stats()).collect();
+    let reporter = Reporter::new(workers.iter().map(|(_, worker)| worker.mailbox()));
+    let team = Team::start(workers, enter).map_err(StartError::Run)?;
+    tracing::info!(workers = count, cores = cores::list(&cpus), listeners = config.listener.len(), "running");
+    let ports = stack::port_names(config);
+    let desk = Desk { stack: Arc::new(stack), reporter, devices, ports, cpus, accepted: HashMap::new() };
+    Ok(Running { desk, stats, team })
+}
+
+/// One worker for each of `cpus`, with its share of every port's queues.
+fn workers<I: PacketIo>(
+    config: &Config,
+    cpus: &[usize],
+    ports: Vec<OpenPort<I>>,
+    protocols: Vec<Core>,
+) -> Vec<(usize, Worker<I, Core>)> {
+    let mut shares: Vec<Vec<worker::Port<I>>> = cpus.iter().map(|_| Vec::new()).collect();
+    for (place, (open, port)) in ports.into_iter().zip(&config.port).enumerate() {
+        let (addresses, any_ip) = (stack::prefixes(&port.addresses), stack::prefixes(&port.any_ip));
+        let local = Arc::new(LocalTable::new(open.mac, &addresses, &any_ip));
+        for (queue, io) in open.queues.into_iter().enumerate() {
+            let announce = queue == 0;
+            let share = &mut shares[cores::worker_of(queue, cpus.len())];
+            share.push(worker::Port::new(io, dev_index(place), Arc::clone(&local), announce));
+        }
+    }
+    let idle = idle(config.workers.idle, cpus, &cores::allowed());
+    let (burst, rst_per_second) =
+        (usize::from(*config.workers.burst.get_ref()), config.limits.rst_per_second);
+    let mut workers = Vec::with_capacity(cpus.len());
+    for ((cpu, share), mut core) in cpus.iter().zip(shares).zip(protocols) {
+        core.set_rst_limit(rst_per_second, rst_per_second);
+        let worker = WorkerConfig { burst, idle, ..WorkerConfig::new(core.id()) };
+        workers.push((*cpu, Worker::new(worker, core, share)));
+    }
+    workers
+}
+
+/// What workers on `cpus` do without frames.
+fn idle(wanted: config::Idle, cpus: &[usize], allowed: &[usize]) -> Idle {
+    match wanted {
+        config::Idle::Spin => Idle::Spin,
+        config::Idle::Pause => Idle::Pause,
+        config::Idle::Yield => Idle::Yield,
+        config::Idle::Auto if allowed.iter().all(|core| cpus.contains(core)) => {
+            tracing::info!(
+                "the workers take every core, so idle ones yield to the control thread (workers.idle)"
+            );
+            Idle::Yield
+        }
+        config::Idle::Auto => Idle::Spin,
+    }
+}
+
+/// `198.18.0.1/24 198.19.0.0/16(any)`
+fn addresses(port: &Port) -> String {
+    let own = port.addresses.iter().map(|prefix| prefix.get_ref().to_string());
+    let any = port.any_ip.iter().map(|prefix| format!("{}(any)", prefix.get_ref()));
+    own.chain(any).collect::<Vec<_>>().join(" ")
+}
+
+impl Running {
+    /// True once no frame will ever come again: all files are replayed to their end.
+    pub fn exhausted(&self) -> bool {
+        self.stats.iter().all(|stats| stats.exhausted())
+    }
+
+    /// Why the run must end, if a worker has ended by itself.
+    pub fn failure(&mut self) -> Option<&str> {
+        self.team.failure()
+    }
+
+    /// Stops the workers, then the devices, and says what was counted.
+    ///
+    /// # Errors
+    /// What a worker ended by, if not by this; the report is there all the same.
+    pub fn stop(mut self) -> (FinalReport, Result<(), String>) {
+        let ended = self.team.stop();
+        let stats = self.desk.stats();
+        // Without a core to choose there is nothing to refuse.
+        let latency = self.desk.latency(None).unwrap_or_default();
+        (FinalReport { stats, latency }, ended)
+    }
+}

@@ -52,6 +52,8 @@ knobs! {
     tcp_invalid_ratelimit: u32,
     tcp_challenge_ack_limit: u32,
     tcp_rfc1337: Switch,
+    tcp_max_tw_buckets: u32,
+    tcp_reflect_tos: Switch,
     tcp_fin_timeout: u32,
     tcp_retries2: u8,
     tcp_orphan_retries: u8,

@@ -325,7 +325,14 @@ fn sysctls_have_the_kernels_names_values_and_defaults() {
     for (line, message) in refusals {
         assert_eq!(refused(&format!("[sysctl]\n{line}\n")), format!("h.toml:5: {message}"));
     }
-    assert!(
-        refused("[sysctl]\ntcp_mem = 1\n").starts_with("h.toml:5: unknown field `tcp_mem`, expected one of")
-    );
+    // Every knob of the stack can be set: the message that lists them names each.
+    let message = refused("[sysctl]\ntcp_mem = 1\n");
+    assert!(message.starts_with("h.toml:5: unknown field `tcp_mem`, expected one of"));
+    let knobs = format!("{:#?}", listener::sysctl::Sysctl::default());
+    let fields = knobs.lines().filter_map(|line| line.strip_prefix("    ")?.split_once(':'));
+    let knobs: Vec<&str> = fields.map(|(name, _)| name).filter(|name| !name.starts_with(' ')).collect();
+    assert!(knobs.len() > 20 && knobs.contains(&"somaxconn"), "{knobs:?}");
+    for knob in knobs {
+        assert!(message.contains(&format!("`{knob}`")), "{knob} cannot be set");
+    }
 }

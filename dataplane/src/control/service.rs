@@ -8,7 +8,6 @@ use listener::Stack;
 use listener::drop_reason::DropReason;
 use listener::error::ListenError;
 use listener::segment::Outcome;
-use listener::snmp::Mib;
 use listener::sockaddr::{Caller, Endpoint, Family, SockAddr};
 use listener::sockopt::SockOpt;
 use listener::types::{DevIndex, SockFd, Then};
@@ -32,9 +31,6 @@ pub trait Devices {
     fn counters(&self) -> Vec<BTreeMap<String, u64>>;
 }
 
-/// Where a worker's kernel counters are read from.
-pub type SnmpOf = Box<dyn Fn(usize) -> BTreeMap<String, u64> + Send>;
-
 /// Everything that the control thread has to do with.
 pub struct Desk<D> {
     /// The sockets.
@@ -47,8 +43,6 @@ pub struct Desk<D> {
     pub ports: Vec<String>,
     /// The CPU of each worker.
     pub cpus: Vec<usize>,
-    /// The kernel's counters of each worker, by its number.
-    pub snmp_of: SnmpOf,
     /// Connections by the client that accepted them.
     pub accepted: HashMap<u64, Vec<SockFd>>,
 }
@@ -255,7 +249,7 @@ impl<D: Devices> Desk<D> {
             total.add(core);
         }
         // With what the control side itself counted.
-        total.snmp = self.stack.snmp().into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+        total.snmp = by_name(self.stack.snmp());
         let counters = self.devices.counters().into_iter();
         let devices =
             self.ports.iter().cloned().zip(counters).map(|(name, counters)| DeviceStats { name, counters });
@@ -281,7 +275,7 @@ impl<D: Devices> Desk<D> {
             turns_idle: counters.turns_idle,
             outcomes: outcomes.collect(),
             drops: drops.collect(),
-            snmp: (self.snmp_of)(index),
+            snmp: by_name(self.stack.snmp_of(report.core)),
         }
     }
 
@@ -335,9 +329,8 @@ fn outcome_row(outcome: Outcome, latency: &Histograms, frames: u64) -> OutcomeLa
     }
 }
 
-/// The kernel's counters of `snmp` by name.
-pub fn snmp_by_name(snmp: &listener::snmp::Snmp) -> BTreeMap<String, u64> {
-    Mib::ALL.iter().map(|counter| (counter.name().to_owned(), snmp.get(*counter))).collect()
+fn by_name(counters: Vec<(&'static str, u64)>) -> BTreeMap<String, u64> {
+    counters.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
 /// The device number of the port with this place in the configuration.

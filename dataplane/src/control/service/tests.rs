@@ -33,7 +33,6 @@ fn desk() -> Desk<Vec<BTreeMap<String, u64>>> {
         devices: vec![BTreeMap::from([("imissed".to_owned(), 7)])],
         ports: vec!["wan".into()],
         cpus: vec![3],
-        snmp_of: Box::new(|_| BTreeMap::new()),
         accepted: HashMap::new(),
     }
 }

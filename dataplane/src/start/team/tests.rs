@@ -21,6 +21,8 @@ impl Protocol for Moody {
         Verdict::Drop(DropReason::NoSocketRst)
     }
 
+    fn count_bad_segment(&mut self, _checksum: bool) {}
+
     fn tick(&mut self, _now: Nanos, _budget: usize, _send: impl FnMut(&Originated) -> bool) {
         self.turns += 1;
         assert!(!self.panics || self.turns < 100, "had enough");

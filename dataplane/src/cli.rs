@@ -1,0 +1,397 @@
+//! The command line: arguments are types, a subcommand's body is a call.
+
+use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::config::{self, Config, ConfigError, ListenAddr, ThenName};
+use crate::control::client::{Client, ClientError};
+use crate::control::proto::{self, Accepted, Closed, Latency, Listen, Listening, Request, Ss, Stats, Which};
+use crate::report;
+
+/// The listening half of TCP, on DPDK.
+#[derive(Debug, Parser)]
+#[command(name = "hearken", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a server until SIGINT or SIGTERM, then print what it counted
+    Run(RunArgs),
+    /// Check a configuration file, and whether this machine can run it
+    Check(CheckArgs),
+    /// Open a listener on the running server, as listen(2) would
+    Listen(ListenArgs),
+    /// Close a listener; connections that wait in its accept queue are reset
+    Close(CloseArgs),
+    /// Accept the connection that has waited longest, print its peer, close it
+    Accept(AcceptArgs),
+    /// Show the listeners, as ss -ltn does
+    Ss(SsArgs),
+    /// Show the counters of each core and device
+    Stats(StatsArgs),
+    /// Show how long answers took, per core and outcome
+    Latency(LatencyArgs),
+}
+
+/// Why the program ends with another code than 0.
+#[derive(Debug)]
+pub enum CliError {
+    /// Exit code 2: the command line or the configuration.
+    Usage(String),
+    /// Exit code 1: the run.
+    Run(String),
+}
+
+impl CliError {
+    /// The exit code.
+    pub const fn code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Run(_) => 1,
+        }
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(message) | Self::Run(message) => f.write_str(message),
+        }
+    }
+}
+
+impl From<ConfigError> for CliError {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        Self::Run(error.to_string())
+    }
+}
+
+impl From<std::io::Error> for CliError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Run(format!("cannot write the answer: {error}"))
+    }
+}
+
+type Done = Result<(), CliError>;
+
+impl Cli {
+    /// Does what the command line says; answers go to `out`.
+    ///
+    /// # Errors
+    /// What went wrong, for people, and the exit code.
+    pub fn run(self, out: &mut impl Write) -> Done {
+        match self.command {
+            Command::Run(args) => args.run(out),
+            Command::Check(args) => args.run(out),
+            Command::Listen(args) => args.run(out),
+            Command::Close(args) => args.run(out),
+            Command::Accept(args) => args.run(out),
+            Command::Ss(args) => args.run(out),
+            Command::Stats(args) => args.run(out),
+            Command::Latency(args) => args.run(out),
+        }
+    }
+}
+
+/// Which server is asked.
+#[derive(Debug, Args)]
+struct ServerArgs {
+    /// Its control socket [default: /run/hearken/hearken.sock; without root below $XDG_RUNTIME_DIR]
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    socket: Option<PathBuf>,
+    /// Its configuration file, which says where the socket is
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ServerArgs {
+    fn connect(&self) -> Result<Client, CliError> {
+        let path = match (&self.socket, &self.config) {
+            (Some(socket), _) => socket.clone(),
+            (None, Some(config)) => Config::load(config)?.socket(),
+            (None, None) => config::default_socket("hearken"),
+        };
+        Ok(Client::connect(&path)?)
+    }
+}
+
+/// A span of time: `10s`, `500ms`, `2m`, `1h`.
+#[derive(Clone, Copy, Debug)]
+struct Span(Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (count, unit) = text.split_at(digits);
+        let ms_per_unit: u64 = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err("write a number with its unit, such as 10s, 500ms, 2m or 1h".into()),
+        };
+        let ms = count.parse::<u64>().ok().and_then(|count| count.checked_mul(ms_per_unit));
+        ms.map(|ms| Self(Duration::from_millis(ms))).ok_or_else(|| format!("\"{count}\" is no usable number"))
+    }
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Configuration file (see configs/)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// End by itself after this time
+    #[arg(long = "for", value_name = "TIME")]
+    duration: Option<Span>,
+}
+
+impl RunArgs {
+    fn run(&self, out: &mut impl Write) -> Done {
+        let config = Config::load(&self.config)?;
+        crate::start::run(&config, self.duration.map(|span| span.0), out)
+    }
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Configuration file (see configs/)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl CheckArgs {
+    fn run(&self, out: &mut impl Write) -> Done {
+        let config = Config::load(&self.config)?;
+        crate::start::check(&config, out)
+    }
+}
+
+#[derive(Debug, Args)]
+struct ListenArgs {
+    /// Local address; 0.0.0.0 or [::] means every address
+    #[arg(value_name = "ADDR:PORT")]
+    addr: ListenAddr,
+    /// Finished connections that may wait for accept; the server clamps it to somaxconn
+    #[arg(long, default_value_t = proto::backlog_default(), value_name = "CONNECTIONS", allow_hyphen_values = true)]
+    backlog: i32,
+    /// Share the port with other listeners that also ask to (SO_REUSEPORT)
+    #[arg(long)]
+    reuseport: bool,
+    /// Take IPv6 only, not IPv4 too (IPV6_V6ONLY)
+    #[arg(long)]
+    v6only: bool,
+    /// Listen on this port of the configuration only (SO_BINDTODEVICE)
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
+    /// What becomes of a finished connection
+    #[arg(long, value_enum, default_value_t, value_name = "ACTION")]
+    then: ThenName,
+    /// Seconds to wait for data before a connection counts as finished (TCP_DEFER_ACCEPT)
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    defer_accept: i32,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+impl ListenArgs {
+    /// Prints `listening fd=3 198.18.0.1:80 backlog=4096`, or fails with the errno's name.
+    fn run(self, out: &mut impl Write) -> Done {
+        let Self { addr, backlog, reuseport, v6only, device, then, defer_accept, server } = self;
+        if v6only && addr.0.is_ipv4() {
+            return Err(CliError::Usage(format!("--v6only on the IPv4 address {addr}; leave it out")));
+        }
+        let v6only = v6only.then_some(true);
+        let listen = Listen { addr, backlog, reuseport, v6only, device, then, defer_accept };
+        let opened: Listening = server.connect()?.call(&Request::Listen(listen))?;
+        writeln!(out, "listening fd={} {} backlog={}", opened.fd, opened.addr, opened.backlog)?;
+        Ok(())
+    }
+}
+
+#[derive(Debug, Args)]
+struct WhichArgs {
+    /// Local address of the listener, as hearken ss shows it
+    #[arg(value_name = "ADDR:PORT")]
+    addr: ListenAddr,
+    /// Of several, the one on this device
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
+    /// Of several, the one with this descriptor (see hearken ss --json)
+    #[arg(long, value_name = "NUMBER")]
+    fd: Option<u32>,
+}
+
+impl WhichArgs {
+    fn which(self, all: bool) -> Which {
+        Which { addr: self.addr, device: self.device, fd: self.fd, all }
+    }
+}
+
+#[derive(Debug, Args)]
+struct CloseArgs {
+    #[command(flatten)]
+    which: WhichArgs,
+    /// Of several, all
+    #[arg(long, conflicts_with = "fd")]
+    all: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+impl CloseArgs {
+    fn run(self, out: &mut impl Write) -> Done {
+        let addr = self.which.addr;
+        let request = Request::Close(self.which.which(self.all));
+        let closed: Closed = self.server.connect()?.call(&request)?;
+        for fd in closed.closed {
+            writeln!(out, "closed fd={fd} {addr}")?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Args)]
+struct AcceptArgs {
+    #[command(flatten)]
+    which: WhichArgs,
+    /// Close it with a RST instead of a FIN
+    #[arg(long)]
+    reset: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+impl AcceptArgs {
+    /// Prints the peer's `ADDR:PORT`.
+    fn run(self, out: &mut impl Write) -> Done {
+        let mut server = self.server.connect()?;
+        let accepted: Accepted = server.call(&Request::Accept(self.which.which(false)))?;
+        writeln!(out, "{}", accepted.peer)?;
+        let Empty {} = server.call(&Request::CloseConnection { fd: accepted.fd, reset: self.reset })?;
+        Ok(())
+    }
+}
+
+/// A reply that says nothing but yes.
+#[derive(serde::Deserialize)]
+struct Empty {}
+
+#[derive(Debug, Args)]
+struct SsArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+impl SsArgs {
+    fn run(&self, out: &mut impl Write) -> Done {
+        let mut server = self.server.connect()?;
+        let mut all = Ss::default();
+        let mut from = Some(0);
+        while let Some(fd) = from {
+            let page: Ss = server.call(&Request::Ss { from: fd })?;
+            all.listeners.extend(page.listeners);
+            // A server that does not move on would be asked for ever.
+            from = page.next.filter(|next| *next > fd);
+        }
+        print(out, self.json, &all, || report::ss(&all.listeners))
+    }
+}
+
+#[derive(Debug, Args)]
+struct StatsArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Show also what is 0 everywhere
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+impl StatsArgs {
+    fn run(&self, out: &mut impl Write) -> Done {
+        let stats: Stats = self.server.connect()?.call(&Request::Stats {})?;
+        print(out, self.json, &stats, || report::stats(&stats, self.all))
+    }
+}
+
+#[derive(Debug, Args)]
+struct LatencyArgs {
+    /// Only this core, by the worker's number
+    #[arg(long, value_name = "NUMBER")]
+    core: Option<u16>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+impl LatencyArgs {
+    fn run(&self, out: &mut impl Write) -> Done {
+        let latency: Latency = self.server.connect()?.call(&Request::Latency { core: self.core })?;
+        print(out, self.json, &latency, || report::latency(&latency))
+    }
+}
+
+/// `value` as one line of JSON, or the text for people.
+fn print(out: &mut impl Write, json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Done {
+    if json {
+        let line = serde_json::to_string(value).map_err(std::io::Error::from)?;
+        writeln!(out, "{line}")?;
+    } else {
+        write!(out, "{}", text())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn spans_have_units() {
+        let span = |text: &str| text.parse::<Span>().map(|span| span.0.as_millis());
+        assert_eq!(span("10s"), Ok(10_000));
+        assert_eq!(span("500ms"), Ok(500));
+        assert_eq!((span("2m"), span("1h")), (Ok(120_000), Ok(3_600_000)));
+        for bad in ["", "s", "10", "10 s", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(span(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_negative_backlog_is_the_kernels_business() {
+        let cli =
+            Cli::try_parse_from(["hearken", "listen", "198.18.0.1:80", "--backlog", "-1"]).expect("valid");
+        assert!(matches!(cli.command, Command::Listen(ListenArgs { backlog: -1, .. })));
+    }
+}

@@ -1,0 +1,262 @@
+//! DPDK's side of the start: memory, devices, queues.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use dpdk::{
+    Configured, DpdkError, Eal, Memory, NumaNode, Offloads, Pci, PoolNeed, PortConfig, Started,
+    hugepages_free_mb,
+};
+
+use super::StartError;
+use crate::config::{self, Config, Device, DpdkDevice, Huge, Port, Queues};
+use crate::control::service::Devices;
+use crate::io::dpdk::DpdkIo;
+use crate::wire::ether::MacAddr;
+
+/// Megabytes for what drivers allocate beside the mempool.
+const DRIVERS_MB: u32 = 64;
+
+/// One device that runs.
+pub struct Opened {
+    /// Its queue pairs.
+    pub queues: Vec<DpdkIo>,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Its MTU, which may be less than was asked for.
+    pub mtu: u16,
+}
+
+/// The devices that run, for their counters and to be stopped.
+pub struct Running {
+    ports: Vec<Started>,
+    /// DPDK itself; last, because it stops only when nothing of it is in use.
+    pub eal: Eal,
+}
+
+impl Devices for Running {
+    fn counters(&self) -> Vec<BTreeMap<String, u64>> {
+        self.ports.iter().map(counters).collect()
+    }
+}
+
+/// A driver that keeps no counters has none to show.
+fn counters(port: &Started) -> BTreeMap<String, u64> {
+    let mut all: BTreeMap<String, u64> = port.xcounters().unwrap_or_default().into_iter().collect();
+    if let Ok(basic) = port.counters() {
+        let basic = [
+            ("ipackets", basic.ipackets),
+            ("opackets", basic.opackets),
+            ("ibytes", basic.ibytes),
+            ("obytes", basic.obytes),
+            ("imissed", basic.imissed),
+            ("ierrors", basic.ierrors),
+            ("oerrors", basic.oerrors),
+            ("rx_nombuf", basic.rx_nombuf),
+        ];
+        all.extend(basic.map(|(name, count)| (name.to_owned(), count)));
+    }
+    all
+}
+
+/// Queues that `port` will have if `cores` cores are there: what the device string fixes, what the configuration
+/// fixes, or one a core.
+fn queues_wanted(port: &Port, cores: usize) -> u16 {
+    let fixed = match (port.device.get_ref(), port.queues.get_ref()) {
+        (_, Queues::Fixed(queues)) => Some(*queues),
+        (Device::Dpdk(device), Queues::Auto) => match device.driver().as_deref() {
+            Some("net_af_packet") => {
+                Some(device.arg("qpairs").and_then(|pairs| pairs.parse().ok()).unwrap_or(1))
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    fixed.unwrap_or_else(|| u16::try_from(cores).unwrap_or(config::QUEUES_MAX))
+}
+
+fn pool_need(config: &Config, port: &Port, queues: u16, workers: usize) -> PoolNeed {
+    PoolNeed {
+        rx_queues: queues.into(),
+        rx_desc: (*port.rx_descriptors.get_ref()).into(),
+        tx_queues: queues.into(),
+        tx_desc: (*port.tx_descriptors.get_ref()).into(),
+        // And the control thread, which frees what is left at the end.
+        workers: u32::try_from(workers).unwrap_or(u32::MAX).saturating_add(1),
+        burst: (*config.workers.burst.get_ref()).into(),
+    }
+}
+
+/// Megabytes that DPDK needs for `config` on `cores` cores, and how they come about.
+pub fn memory_need(config: &Config, cores: usize) -> (u32, String) {
+    let mut sum = DRIVERS_MB;
+    let mut text = String::new();
+    for port in &config.port {
+        let need = pool_need(config, port, queues_wanted(port, cores), cores);
+        sum = sum.saturating_add(need.megabytes());
+        let _ = write!(text, "{}: {need}; ", port.name.get_ref());
+    }
+    match &config.eal.memory_mib {
+        Some(memory) => (*memory.get_ref(), "as configured".into()),
+        None => (sum, format!("{text}drivers: {DRIVERS_MB} MB")),
+    }
+}
+
+/// Hugepages or not, and why, for people.
+///
+/// # Errors
+/// `eal.huge = "require"` and too few are free.
+pub fn memory(config: &Config, need_mb: u32) -> Result<(Memory, String), StartError> {
+    match config.eal.huge {
+        Huge::Auto => Ok(Memory::choose(need_mb)),
+        Huge::Never => Ok((Memory::NoHuge { mb: need_mb }, "ordinary pages, as configured".into())),
+        Huge::Require => {
+            let free = hugepages_free_mb();
+            let enough = free >= need_mb.into();
+            let pages = need_mb.div_ceil(2);
+            let message = format!(
+                "eal.huge = \"require\", and of the {need_mb} MB of hugepages that are needed {free} MB are free; reserve \
+                 them with \"sysctl vm.nr_hugepages={pages}\", or set eal.huge = \"auto\""
+            );
+            if enough {
+                Ok((
+                    Memory::Hugepages { mb: None },
+                    format!("hugepages: {free} MB free, {need_mb} MB wanted"),
+                ))
+            } else {
+                Err(StartError::Run(message))
+            }
+        }
+    }
+}
+
+/// Starts DPDK and every device of `config`. `cores` are those that may carry workers.
+///
+/// # Errors
+/// What DPDK refuses, with the port's name.
+pub fn open(config: &Config, cores: usize) -> Result<(Vec<Opened>, Running), StartError> {
+    let (need_mb, sum) = memory_need(config, cores);
+    let (memory, why) = memory(config, need_mb)?;
+    match memory {
+        Memory::NoHuge { .. } if config.eal.huge == Huge::Auto => tracing::warn!("{why}"),
+        _ => tracing::info!("{why}"),
+    }
+    tracing::debug!("memory: {sum}");
+    let eal =
+        start_eal(config, memory).map_err(|error| StartError::Run(format!("DPDK did not start: {error}")))?;
+    let mut opened = Vec::with_capacity(config.port.len());
+    let mut ports = Vec::with_capacity(config.port.len());
+    for port in &config.port {
+        let Device::Dpdk(device) = port.device.get_ref() else { continue };
+        let (queues, started) = open_port(config, port, device, &eal, cores)
+            .map_err(|error| StartError::Run(format!("port \"{}\": {error}", port.name.get_ref())))?;
+        let facts = (|| Ok::<_, DpdkError>((MacAddr(started.mac()?.0), started.mtu()?)))();
+        let (mac, mtu) =
+            facts.map_err(|error| StartError::Run(format!("port \"{}\": {error}", port.name.get_ref())))?;
+        opened.push(Opened { queues, mac, mtu });
+        ports.push(started);
+    }
+    Ok((opened, Running { ports, eal }))
+}
+
+fn start_eal(config: &Config, memory: Memory) -> Result<Eal, DpdkError> {
+    let devices = config.port.iter().filter_map(|port| match port.device.get_ref() {
+        Device::Dpdk(DpdkDevice::Bus(devargs)) => Some(devargs.clone()),
+        _ => None,
+    });
+    let prefix = config.eal.file_prefix.as_ref().map_or("hearken", |prefix| prefix.get_ref());
+    let builder = Eal::builder().memory(memory).pci(Pci::Allow(devices.collect())).file_prefix(prefix);
+    config.eal.args.iter().fold(builder, |builder, arg| builder.arg(arg)).start()
+}
+
+fn open_port(
+    config: &Config,
+    port: &Port,
+    device: &DpdkDevice,
+    eal: &Eal,
+    cores: usize,
+) -> Result<(Vec<DpdkIo>, Started), String> {
+    let text = |error: DpdkError| error.to_string();
+    let ids = eal.attach(device.devargs()).map_err(text)?;
+    let [id] = ids[..] else {
+        let count = ids.len();
+        return Err(format!("{} has {count} ports; name one of them, see its driver's page", device.name()));
+    };
+    let info = eal.port_info(id).map_err(text)?;
+    let offloads = port.offloads == config::Offloads::Auto;
+    let wish = PortConfig {
+        // By itself the device decides how many it can have; a wish beyond is clamped and told only if it was one.
+        queues: match port.queues.get_ref() {
+            Queues::Fixed(queues) => *queues,
+            Queues::Auto => queues_wanted(port, cores).min(info.capabilities.queues_max).max(1),
+        },
+        rx_desc: *port.rx_descriptors.get_ref(),
+        tx_desc: *port.tx_descriptors.get_ref(),
+        mtu: Some(*port.mtu.get_ref()),
+        rx_checksum: offloads,
+        tx_checksum: offloads,
+        vlan_insert: offloads,
+        promiscuous: port.promiscuous,
+        ..PortConfig::default()
+    };
+    let configured = eal.open(id).and_then(|port| port.configure(&wish)).map_err(text)?;
+    let pool = pool_of(config, port, &configured, eal, cores)?;
+    let mut started = configured.start(&pool).map_err(text)?;
+    let queues = DpdkIo::take_all(&mut started, &pool);
+    say(port, &info.driver, &started, queues.len());
+    Ok((queues, started))
+}
+
+fn pool_of(
+    config: &Config,
+    port: &Port,
+    configured: &Configured,
+    eal: &Eal,
+    cores: usize,
+) -> Result<dpdk::Mempool, String> {
+    let mut need = pool_need(config, port, configured.config().queues, cores);
+    need.rx_desc = configured.config().rx_desc.into();
+    need.tx_desc = configured.config().tx_desc.into();
+    let node: NumaNode = configured.numa_node();
+    let pool = eal.mempool(need.mbufs(), node);
+    pool.map_err(|error| {
+        format!("no memory for {need}: {error}; raise eal.memory_mib or lower the descriptors")
+    })
+}
+
+/// The line that tells the operator what became of the port.
+fn say(port: &Port, driver: &str, started: &Started, queues: usize) {
+    let mac = started.mac().map(|mac| mac.to_string()).unwrap_or_default();
+    let link = match started.link() {
+        Ok(link) if link.up => "up",
+        Ok(_) => "down",
+        Err(_) => "unknown",
+    };
+    tracing::info!(
+        port = port.name.get_ref(),
+        device = %port.device.get_ref(),
+        driver,
+        %mac,
+        addresses = super::addresses(port),
+        queues,
+        mtu = started.mtu().unwrap_or_default(),
+        link,
+        offloads = offload_names(started.offloads()),
+        clamps = started.clamps().join("; "),
+        "port"
+    );
+}
+
+fn offload_names(offloads: Offloads) -> String {
+    let names = [
+        (offloads.rx_ipv4_checksum, "rx_ipv4_checksum"),
+        (offloads.rx_tcp_checksum, "rx_tcp_checksum"),
+        (offloads.tx_ipv4_checksum, "tx_ipv4_checksum"),
+        (offloads.tx_tcp_checksum, "tx_tcp_checksum"),
+        (offloads.tx_vlan_insert, "tx_vlan_insert"),
+        (offloads.rss, "rss"),
+        (offloads.rx_scatter, "rx_scatter"),
+    ];
+    let on: Vec<&str> = names.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect();
+    if on.is_empty() { "none".into() } else { on.join(" ") }
+}

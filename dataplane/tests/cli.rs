@@ -1,0 +1,340 @@
+//! The binary as its users meet it: exit codes, messages, and whole runs on capture files and on a DPDK ring.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use assert_cmd::cargo::cargo_bin;
+use etherparse::PacketBuilder;
+use pcap_file::pcap::{PcapPacket, PcapReader, PcapWriter};
+use serde_json::Value;
+
+const CLIENT: [u8; 6] = [2, 0, 0, 0, 0, 9];
+const SERVER: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+fn hearken(args: &[&str]) -> Output {
+    Command::new(cargo_bin("hearken")).args(args).output().expect("hearken starts")
+}
+
+/// Exit code and what stands on stderr after `hearken: `.
+#[track_caller]
+fn refused(args: &[&str]) -> (Option<i32>, String) {
+    let output = hearken(args);
+    let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+    let message = stderr.lines().find_map(|line| line.strip_prefix("hearken: "));
+    (output.status.code(), message.unwrap_or(&stderr).to_owned())
+}
+
+/// A directory with a configuration on `device`, whose socket is in the directory too.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new(port: &str, rest: &str) -> Self {
+        let place = Self { dir: tempfile::tempdir().expect("a directory") };
+        let socket = place.path("h.sock");
+        let text = format!(
+            "[control]\nsocket = \"{}\"\n[[port]]\nname = \"p0\"\n{port}\naddresses = [\"198.18.0.1/24\"]\n{rest}\n",
+            socket.display()
+        );
+        fs::write(place.path("h.toml"), text).expect("a file");
+        place
+    }
+
+    /// On files: three SYNs, to an open port, to a closed one, and one with a broken checksum.
+    fn on_files(rest: &str) -> Self {
+        let place = Self::new("", "");
+        let (input, output) = (place.path("in.pcap"), place.path("out.pcap"));
+        write_frames(&input, &[syn(80), syn(81), broken(syn(80))]);
+        let device = format!("device = \"pcap:{},{}\"", input.display(), output.display());
+        let text = fs::read_to_string(place.path("h.toml")).expect("a file");
+        let text = text.replace("name = \"p0\"\n", &format!("name = \"p0\"\n{device}\n"));
+        fs::write(place.path("h.toml"), format!("{text}{rest}\n")).expect("a file");
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn config(&self) -> String {
+        self.path("h.toml").display().to_string()
+    }
+
+    fn run(&self, args: &[&str]) -> Server<'_> {
+        let mut command = Command::new(cargo_bin("hearken"));
+        command.args(["run", "--config", &self.config()]).args(args);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("hearken starts");
+        Server { place: self, child: Some(child) }
+    }
+}
+
+struct Server<'a> {
+    place: &'a Place,
+    child: Option<Child>,
+}
+
+impl Server<'_> {
+    /// Asks it, by `hearken ARGS --config …`, once its socket is there.
+    fn ask(&self, args: &[&str]) -> Output {
+        let begun = Instant::now();
+        while !self.place.path("h.sock").exists() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "no control socket");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        hearken(&[args, &["--config", &self.place.config()]].concat())
+    }
+
+    #[track_caller]
+    fn answer(&self, args: &[&str]) -> String {
+        let output = self.ask(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.answer(args)).expect("JSON")
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid =
+            self.child.as_ref().and_then(|child| rustix::process::Pid::from_raw(child.id().try_into().ok()?));
+        rustix::process::kill_process(pid.expect("a process"), signal).expect("it lives");
+    }
+
+    fn end(mut self) -> (Option<i32>, String, String) {
+        let output = self.child.take().expect("a process").wait_with_output().expect("it ends");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+}
+
+impl Drop for Server<'_> {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn syn(port: u16) -> Vec<u8> {
+    let packet = PacketBuilder::ethernet2(CLIENT, SERVER)
+        .ipv4([198, 18, 0, 2], [198, 18, 0, 1], 64)
+        .tcp(40_000, port, 1000, 64_240)
+        .syn();
+    let mut frame = Vec::new();
+    packet.write(&mut frame, &[]).expect("a frame");
+    frame
+}
+
+fn broken(mut frame: Vec<u8>) -> Vec<u8> {
+    // The TCP checksum.
+    frame[14 + 20 + 16] ^= 0x55;
+    frame
+}
+
+fn write_frames(path: &Path, frames: &[Vec<u8>]) {
+    let mut writer = PcapWriter::new(fs::File::create(path).expect("a file")).expect("a header");
+    for frame in frames {
+        let len = u32::try_from(frame.len()).expect("a short frame");
+        writer.write_packet(&PcapPacket::new(Duration::ZERO, len, frame)).expect("a frame");
+    }
+}
+
+/// The flags of each TCP segment in a file, and the port it came from.
+fn answers(path: &Path) -> Vec<(u16, &'static str)> {
+    let mut reader = PcapReader::new(fs::File::open(path).expect("a file")).expect("a header");
+    let mut answers = Vec::new();
+    while let Some(packet) = reader.next_packet() {
+        let packet = packet.expect("a frame");
+        let parsed = etherparse::PacketHeaders::from_ethernet_slice(&packet.data).expect("a frame");
+        let Some(etherparse::TransportHeader::Tcp(tcp)) = parsed.transport else { continue };
+        let flags = match (tcp.syn, tcp.ack, tcp.rst) {
+            (true, true, false) => "syn ack",
+            (false, true, true) => "rst ack",
+            _ => "other",
+        };
+        answers.push((tcp.source_port, flags));
+    }
+    answers
+}
+
+const LISTENER: &str = "[[listener]]\naddr = \"198.18.0.1:80\"\n";
+
+#[test]
+fn usage_is_exit_code_2() {
+    let output = hearken(&[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Usage: hearken <COMMAND>"));
+    for args in
+        [&["lissen"][..], &["ss", "--jsn"], &["run"], &["listen"], &["run", "--config", "x", "--for", "10"]]
+    {
+        assert_eq!(refused(args).0, Some(2), "{args:?}");
+    }
+    let (code, message) = refused(&["listen", "198.18.0.1:0"]);
+    assert_eq!(code, Some(2));
+    assert!(message.contains("port 0 is none to listen on; give a port from 1 to 65535"), "{message}");
+    let (code, message) = refused(&["listen", "198.18.0.256:80"]);
+    assert_eq!(code, Some(2));
+    assert!(message.contains("write one such as \"198.18.0.1:80\""), "{message}");
+    assert_eq!(
+        refused(&["listen", "198.18.0.1:80", "--v6only"]),
+        (Some(2), "--v6only on the IPv4 address 198.18.0.1:80; leave it out".into())
+    );
+    for args in [["--help"], ["--version"]] {
+        assert_eq!(hearken(&args).status.code(), Some(0));
+    }
+}
+
+#[test]
+fn a_wrong_configuration_is_exit_code_2() {
+    let place = Place::new("device = \"net_ring0\"", &format!("{LISTENER}{LISTENER}"));
+    let config = place.config();
+    for command in ["check", "run", "ss"] {
+        let wanted = format!(
+            "{config}:10: listener 198.18.0.1:80 is there already, line 8; remove one, or set reuseport = true in both \
+             to share it"
+        );
+        assert_eq!(refused(&[command, "--config", &config]), (Some(2), wanted));
+    }
+    let place = Place::new("device = \"net_ring0\"", "[workers]\ncores = [100000]");
+    let (code, message) = refused(&["run", "--config", &place.config()]);
+    assert_eq!(code, Some(2));
+    assert!(message.contains(":8: core 100000 is none that this process may use"), "{message}");
+    let place = Place::new("device = \"net_ring0\"", "[[listener]]\naddr = \"198.18.0.9:80\"\n");
+    for command in ["check", "run"] {
+        let (code, message) = refused(&[command, "--config", &place.config()]);
+        assert_eq!(code, Some(2));
+        assert!(message.contains(":8: EADDRNOTAVAIL: cannot listen on 198.18.0.9:80"), "{message}");
+    }
+    let (code, message) = refused(&["run", "--config", "/nonexistent.toml"]);
+    assert_eq!(code, Some(2));
+    assert!(message.starts_with("/nonexistent.toml: cannot read it"), "{message}");
+}
+
+#[test]
+fn what_the_machine_lacks_is_exit_code_1() {
+    let place = Place::new("device = \"0000:ff:1f.7\"", LISTENER);
+    for command in ["check", "run"] {
+        let (code, message) = refused(&[command, "--config", &place.config()]);
+        assert_eq!(code, Some(1));
+        assert!(message.contains("port \"p0\": there is no PCI device 0000:ff:1f.7;"), "{message}");
+    }
+    assert!(!place.path("h.sock").exists(), "a run that fails leaves no socket");
+    let (code, message) = refused(&["ss", "--socket", "/nonexistent/h.sock"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        message.starts_with("no server listens at /nonexistent/h.sock: there is no such socket; start one"),
+        "{message}"
+    );
+}
+
+#[test]
+fn files_are_answered_and_counted_to_the_end() {
+    let place = Place::on_files(LISTENER);
+    let (code, stdout, stderr) = place.run(&[]).end();
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(answers(&place.path("out.pcap")), [(80, "syn ack"), (81, "rst ack")]);
+    let line = |name: &str| {
+        let line = stdout.lines().find(|line| line.trim_start().starts_with(name));
+        line.map(|line| line.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
+    };
+    assert_eq!(line("rx_frames").as_deref(), Some("rx_frames 3 3"), "{stdout}");
+    assert_eq!(line("synack").as_deref(), Some("synack 1 1"), "{stdout}");
+    assert_eq!(line("tcp_csum").as_deref(), Some("tcp_csum 1 1"), "{stdout}");
+    assert!(stdout.lines().any(|line| line.contains("p50") && line.contains("p99.99")), "{stdout}");
+    assert!(stderr.contains("all files are replayed"), "{stderr}");
+    assert!(!place.path("h.sock").exists(), "the socket goes with its server");
+}
+
+#[test]
+fn a_running_server_is_asked_and_steered() {
+    let place = Place::on_files(LISTENER);
+    let server = place.run(&["--for", "60s"]);
+    let ss = server.answer(&["ss"]);
+    assert!(ss.contains("LISTEN"), "{ss}");
+
+    let opened = server.answer(&[
+        "listen",
+        "198.18.0.1:8080",
+        "--backlog",
+        "7",
+        "--then",
+        "discard",
+        "--device",
+        "p0",
+    ]);
+    assert_eq!(opened, "listening fd=1 198.18.0.1:8080 backlog=7\n");
+    let again = server.ask(&["listen", "198.18.0.1:8080"]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("EADDRINUSE"), "{again:?}");
+    let ss = server.json(&["ss", "--json"]);
+    let row = &ss["listeners"][1];
+    assert_eq!((&row["state"], &row["local"]), (&"LISTEN".into(), &"198.18.0.1:8080".into()));
+    assert_eq!((&row["recv_q"], &row["send_q"], &row["then"]), (&0.into(), &7.into(), &"discard".into()));
+    assert_eq!(row["device"], "p0");
+    assert_eq!(server.answer(&["close", "198.18.0.1:8080"]), "closed fd=1 198.18.0.1:8080\n");
+    assert_eq!(server.json(&["ss", "--json"])["listeners"].as_array().map(Vec::len), Some(1));
+    let empty = server.ask(&["accept", "198.18.0.1:80"]);
+    assert_eq!(empty.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&empty.stderr).contains("EAGAIN"), "{empty:?}");
+
+    let stats = server.json(&["stats", "--json"]);
+    let sum = |map: &Value| map.as_object().expect("a map").values().filter_map(Value::as_u64).sum::<u64>();
+    let core = &stats["cores"][0];
+    assert_eq!(core["rx_frames"], 3);
+    assert_eq!(sum(&core["outcomes"]) + sum(&core["drops"]), 3);
+    assert_eq!(stats["total"]["drops"]["tcp_csum"], 1);
+    assert_eq!(stats["total"]["snmp"]["OutRsts"], 1);
+    let latency = server.json(&["latency", "--json", "--core", "0"]);
+    for row in latency["cores"][0]["outcomes"].as_array().expect("rows") {
+        assert_eq!(row["count"], row["frames"], "{row}");
+        assert_eq!(row["frames"], core["outcomes"][row["outcome"].as_str().expect("a name")], "{row}");
+    }
+    assert!(server.answer(&["stats", "--all"]).contains("ListenOverflows"));
+    assert_eq!(server.ask(&["latency", "--core", "9"]).status.code(), Some(1));
+
+    let (code, message) = refused(&["run", "--config", &place.config()]);
+    assert_eq!(code, Some(1));
+    assert!(message.contains("is in use by another server"), "{message}");
+
+    server.signal(rustix::process::Signal::TERM);
+    let (code, stdout, stderr) = server.end();
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("p99.99"), "{stdout}");
+    assert!(!place.path("h.sock").exists());
+}
+
+#[test]
+fn a_socket_that_a_killed_run_left_is_replaced() {
+    let place = Place::on_files(LISTENER);
+    let server = place.run(&["--for", "60s"]);
+    server.answer(&["ss"]);
+    server.signal(rustix::process::Signal::KILL);
+    let (code, ..) = server.end();
+    assert_eq!(code, None);
+    assert!(place.path("h.sock").exists());
+    let (code, message) = refused(&["ss", "--config", &place.config()]);
+    assert_eq!(code, Some(1));
+    assert!(message.contains("the socket was left by a run that was killed"), "{message}");
+    let (code, _, stderr) = place.run(&[]).end();
+    assert_eq!(code, Some(0), "{stderr}");
+}
+
+#[cfg(feature = "dpdk")]
+#[test]
+fn a_ring_runs_without_hugepages_for_as_long_as_told() {
+    let eal = format!("[eal]\nhuge = \"never\"\nfile_prefix = \"hearken-test-{}\"", std::process::id());
+    let place = Place::new("device = \"net_ring0\"", &format!("{eal}\n{LISTENER}"));
+    let begun = Instant::now();
+    let (code, stdout, stderr) = place.run(&["--for", "1s"]).end();
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    assert!(stderr.contains("driver=\"net_ring\""), "{stderr}");
+    assert!(stdout.contains("device p0"), "{stdout}");
+    assert!(stdout.contains("imissed"), "{stdout}");
+    assert!(!place.path("h.sock").exists());
+}
