@@ -13,13 +13,16 @@ pub mod stack;
 pub mod team;
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use listener::Core;
 
 use crate::config::{self, Config, ConfigError, Cores, Device, Port};
 use crate::control::proto::{Latency, Stats};
-use crate::control::server::BindError;
+use crate::control::server::{BindError, Server};
 use crate::control::service::{Desk, Devices, dev_index};
 use crate::histogram::Reporter;
 use crate::io::PacketIo;
@@ -51,6 +54,10 @@ pub enum StartError {
 
 /// Workers that poll, and everything that belongs to them.
 pub struct Running {
+    /// The other ends of `ring_pair` ports, queue by queue, for a client in this process. To be dropped before
+    /// [`Running::stop`], or taken out and dropped on the thread that started.
+    #[cfg(feature = "dpdk")]
+    pub peers: Vec<crate::io::dpdk::DpdkIo>,
     /// What control requests are answered from.
     pub desk: Desk<Box<dyn Devices>>,
     stats: Vec<Arc<CoreStats>>,
@@ -77,18 +84,23 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
         return Err(StartError::Run(problem));
     }
     match config.port.first().map(|port| port.device.get_ref()) {
-        Some(Device::Dpdk(_)) => start_dpdk(config, cores),
+        Some(Device::Dpdk(_) | Device::RingPair { .. }) => start_dpdk(config, cores),
         Some(Device::Pcap { .. }) | None => start_pcap(config, cores),
     }
 }
 
 #[cfg(feature = "dpdk")]
 fn start_dpdk(config: &Config, cores: Vec<usize>) -> Result<Running, StartError> {
-    let (opened, running) = dpdk::open(config, cores.len())?;
-    let ports = opened.into_iter().map(|port| OpenPort { queues: port.queues, mac: port.mac, mtu: port.mtu });
-    let eal = running.eal.clone();
+    let (opened, devices) = dpdk::open(config, cores.len())?;
+    let (mut ports, mut peers) = (Vec::with_capacity(opened.len()), Vec::new());
+    for port in opened {
+        peers.extend(port.peers);
+        ports.push(OpenPort { queues: port.queues, mac: port.mac, mtu: port.mtu });
+    }
+    let eal = devices.eal.clone();
     let enter = move || eal.register_thread().map_err(|error| error.to_string());
-    start_workers(config, cores, ports.collect(), Box::new(running), enter)
+    let running = start_workers(config, cores, ports, Box::new(devices), enter)?;
+    Ok(Running { peers, ..running })
 }
 
 #[cfg(not(feature = "dpdk"))]
@@ -163,7 +175,13 @@ where
     tracing::info!(workers = count, cores = cores::list(&cpus), listeners = config.listener.len(), "running");
     let ports = stack::port_names(config);
     let desk = Desk { stack: Arc::new(stack), reporter, devices, ports, cpus, accepted: HashMap::new() };
-    Ok(Running { desk, stats, team })
+    Ok(Running {
+        #[cfg(feature = "dpdk")]
+        peers: Vec::new(),
+        desk,
+        stats,
+        team,
+    })
 }
 
 /// One worker for each of `cpus`, with its share of every port's queues.
@@ -219,6 +237,24 @@ fn addresses(port: &Port) -> String {
 }
 
 impl Running {
+    /// One round of the control thread: answers clients, waiting for them or for one of `others` up to `timeout`, and
+    /// hands over commands that found a worker's ring full.
+    ///
+    /// # Errors
+    /// What makes waiting itself impossible.
+    pub fn turn(
+        &mut self,
+        server: &mut Server,
+        others: &[BorrowedFd<'_>],
+        timeout: Duration,
+    ) -> io::Result<()> {
+        let Self { desk, team, .. } = self;
+        let others: Vec<BorrowedFd<'_>> = others.iter().copied().chain([team.wake_fd()]).collect();
+        server.turn(desk, &others, timeout)?;
+        desk.stack.flush();
+        Ok(())
+    }
+
     /// True once no frame will ever come again: all files are replayed to their end.
     pub fn exhausted(&self) -> bool {
         self.stats.iter().all(|stats| stats.exhausted())
@@ -229,10 +265,8 @@ impl Running {
         self.team.failure()
     }
 
-    /// Stops the workers, then the devices, and says what was counted.
-    ///
-    /// # Errors
-    /// What a worker ended by, if not by this; the report is there all the same.
+    /// Stops the workers, then the devices, and says what was counted, and as an error what a worker ended by, if not
+    /// by this.
     pub fn stop(mut self) -> (FinalReport, Result<(), String>) {
         let ended = self.team.stop();
         let stats = self.desk.stats();

@@ -97,11 +97,17 @@ fn port_alone(config: &Config, port: &Port) -> Check {
 }
 
 fn port_device(config: &Config, port: &Port) -> Check {
-    let Device::Dpdk(device) = port.device.get_ref() else {
-        return match port.queues.get_ref() {
-            Queues::Fixed(2..) => Err(config.error(&port.queues, "a pcap: file is one queue; remove queues")),
-            _ => Ok(()),
-        };
+    let device = match port.device.get_ref() {
+        Device::Dpdk(device) => device,
+        Device::Pcap { .. } if matches!(port.queues.get_ref(), Queues::Fixed(2..)) => {
+            return Err(config.error(&port.queues, "a pcap: file is one queue; remove queues"));
+        }
+        Device::RingPair { .. } if matches!(port.queues.get_ref(), Queues::Fixed(_)) => {
+            return Err(
+                config.error(&port.queues, "write the queues of a ring pair as \"ring_pair,queues=2\"")
+            );
+        }
+        Device::Pcap { .. } | Device::RingPair { .. } => return Ok(()),
     };
     if let Some(mac) = &port.mac {
         return Err(config.error(mac, "mac is for pcap: files; a device has its own, remove it"));
@@ -146,7 +152,7 @@ fn ports_apart(config: &Config, port: &Port, earlier: &Port) -> Check {
             let (name, line) = (device.name(), also(config.place(&earlier.device)));
             Err(config.error(&port.device, format!("device {name} is there already, {line}; use each once")))
         }
-        (Device::Pcap { .. }, Device::Dpdk(_)) | (Device::Dpdk(_), Device::Pcap { .. }) => {
+        (device, other) if is_file(device) != is_file(other) => {
             let line = also(config.place(&earlier.device));
             let message = format!(
                 "pcap: files and DPDK devices do not mix (the other kind: {line}); for files through DPDK use \
@@ -156,6 +162,10 @@ fn ports_apart(config: &Config, port: &Port, earlier: &Port) -> Check {
         }
         _ => Ok(()),
     }
+}
+
+fn is_file(device: &Device) -> bool {
+    matches!(device, Device::Pcap { .. })
 }
 
 /// `line 12`, or `by default` where there is none.

@@ -11,6 +11,12 @@ use super::value::deserialize_from_str;
 pub enum Device {
     /// A DPDK device.
     Dpdk(DpdkDevice),
+    /// One end of a wire inside this process: two DPDK ports joined by rings, `ring_pair` or `ring_pair,queues=2`. The
+    /// other end is given to whoever starts the server as a library.
+    RingPair {
+        /// Queue pairs of each end.
+        queues: u16,
+    },
     /// A file of frames to read and one to write the answers to, without DPDK: `pcap:IN.pcap,OUT.pcap`.
     Pcap {
         /// Frames that come in, once, in their order.
@@ -28,6 +34,9 @@ pub enum DpdkDevice {
     /// For `--vdev`: a virtual device such as `net_af_packet0,iface=eth1`.
     Virtual(String),
 }
+
+/// Queues of DPDK's ring driver.
+const RING_QUEUES_MAX: u16 = 16;
 
 /// How a device string looks, for messages.
 const WANTED: &str = "wanted a PCI address such as \"0000:01:00.0\", a virtual device such as \
@@ -118,6 +127,15 @@ impl FromStr for Device {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(rest) = text.strip_prefix("ring_pair") {
+            let queues = if rest.is_empty() { Some("1") } else { rest.strip_prefix(",queues=") };
+            return match queues.and_then(|queues| queues.parse().ok()) {
+                Some(queues @ 1..=RING_QUEUES_MAX) => Ok(Self::RingPair { queues }),
+                _ => Err(format!(
+                    "\"{text}\" wants 1 to {RING_QUEUES_MAX} queues; write \"ring_pair,queues=2\""
+                )),
+            };
+        }
         let Some(files) = text.strip_prefix("pcap:") else {
             return text.parse().map(Self::Dpdk);
         };
@@ -136,6 +154,7 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dpdk(device) => f.write_str(device.devargs()),
+            Self::RingPair { queues } => write!(f, "ring_pair,queues={queues}"),
             Self::Pcap { input, output: None } => write!(f, "pcap:{}", input.display()),
             Self::Pcap { input, output: Some(output) } => {
                 write!(f, "pcap:{},{}", input.display(), output.display())

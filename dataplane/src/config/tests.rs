@@ -167,6 +167,12 @@ fn devices_are_checked() {
         device("pcap:a.pcap,a.pcap").unwrap_err(),
         "h.toml:3: \"pcap:a.pcap,a.pcap\" wants two different files; write \"pcap:IN.pcap,OUT.pcap\""
     );
+    assert_eq!(device("ring_pair"), Ok(Device::RingPair { queues: 1 }));
+    assert_eq!(device("ring_pair,queues=2"), Ok(Device::RingPair { queues: 2 }));
+    assert_eq!(
+        device("ring_pair,queues=17").unwrap_err(),
+        "h.toml:3: \"ring_pair,queues=17\" wants 1 to 16 queues; write \"ring_pair,queues=2\""
+    );
     assert!(device("net_tap0 ,iface=x").is_err());
     let Ok(Device::Dpdk(pci)) = device("01:00.0,a=b") else { panic!("a PCI device") };
     assert_eq!(

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use dpdk::{
-    Configured, DpdkError, Eal, Memory, NumaNode, Offloads, Pci, PoolNeed, PortConfig, Started,
-    hugepages_free_mb,
+    Configured, DpdkError, Eal, Memory, Mempool, NumaNode, Offloads, Pci, PoolNeed, PortConfig, PortId,
+    Started, hugepages_free_mb,
 };
 
 use super::StartError;
@@ -21,6 +21,8 @@ const DRIVERS_MB: u32 = 64;
 pub struct Opened {
     /// Its queue pairs.
     pub queues: Vec<DpdkIo>,
+    /// Of a ring pair, the queue pairs of the other end; else none.
+    pub peers: Vec<DpdkIo>,
     /// Its MAC address.
     pub mac: MacAddr,
     /// Its MTU, which may be less than was asked for.
@@ -30,6 +32,8 @@ pub struct Opened {
 /// The devices that run, for their counters and to be stopped.
 pub struct Running {
     ports: Vec<Started>,
+    /// The other ends of ring pairs.
+    _far_ends: Vec<Started>,
     /// DPDK itself; last, because it stops only when nothing of it is in use.
     pub eal: Eal,
 }
@@ -63,7 +67,7 @@ fn counters(port: &Started) -> BTreeMap<String, u64> {
 /// fixes, or one a core.
 fn queues_wanted(port: &Port, cores: usize) -> u16 {
     let fixed = match (port.device.get_ref(), port.queues.get_ref()) {
-        (_, Queues::Fixed(queues)) => Some(*queues),
+        (_, Queues::Fixed(queues)) | (Device::RingPair { queues }, _) => Some(*queues),
         (Device::Dpdk(device), Queues::Auto) => match device.driver().as_deref() {
             Some("net_af_packet") => {
                 Some(device.arg("qpairs").and_then(|pairs| pairs.parse().ok()).unwrap_or(1))
@@ -93,7 +97,8 @@ pub fn memory_need(config: &Config, cores: usize) -> (u32, String) {
     let mut text = String::new();
     for port in &config.port {
         let need = pool_need(config, port, queues_wanted(port, cores), cores);
-        sum = sum.saturating_add(need.megabytes());
+        let ends = if matches!(port.device.get_ref(), Device::RingPair { .. }) { 2 } else { 1 };
+        sum = sum.saturating_add(need.megabytes().saturating_mul(ends));
         let _ = write!(text, "{}: {need}; ", port.name.get_ref());
     }
     match &config.eal.memory_mib {
@@ -145,18 +150,17 @@ pub fn open(config: &Config, cores: usize) -> Result<(Vec<Opened>, Running), Sta
     let eal =
         start_eal(config, memory).map_err(|error| StartError::Run(format!("DPDK did not start: {error}")))?;
     let mut opened = Vec::with_capacity(config.port.len());
-    let mut ports = Vec::with_capacity(config.port.len());
+    let (mut ports, mut far_ends) = (Vec::with_capacity(config.port.len()), Vec::new());
+    let opening = Opening { config, eal: &eal, cores };
     for port in &config.port {
-        let Device::Dpdk(device) = port.device.get_ref() else { continue };
-        let (queues, started) = open_port(config, port, device, &eal, cores)
+        let (port, started, far_end) = opening
+            .open(port)
             .map_err(|error| StartError::Run(format!("port \"{}\": {error}", port.name.get_ref())))?;
-        let facts = (|| Ok::<_, DpdkError>((MacAddr(started.mac()?.0), started.mtu()?)))();
-        let (mac, mtu) =
-            facts.map_err(|error| StartError::Run(format!("port \"{}\": {error}", port.name.get_ref())))?;
-        opened.push(Opened { queues, mac, mtu });
+        opened.push(port);
         ports.push(started);
+        far_ends.extend(far_end);
     }
-    Ok((opened, Running { ports, eal }))
+    Ok((opened, Running { ports, _far_ends: far_ends, eal }))
 }
 
 fn start_eal(config: &Config, memory: Memory) -> Result<Eal, DpdkError> {
@@ -169,59 +173,83 @@ fn start_eal(config: &Config, memory: Memory) -> Result<Eal, DpdkError> {
     config.eal.args.iter().fold(builder, |builder, arg| builder.arg(arg)).start()
 }
 
-fn open_port(
-    config: &Config,
-    port: &Port,
-    device: &DpdkDevice,
-    eal: &Eal,
+/// What opening a port needs besides the port.
+struct Opening<'a> {
+    config: &'a Config,
+    eal: &'a Eal,
     cores: usize,
-) -> Result<(Vec<DpdkIo>, Started), String> {
-    let text = |error: DpdkError| error.to_string();
-    let ids = eal.attach(device.devargs()).map_err(text)?;
-    let [id] = ids[..] else {
-        let count = ids.len();
-        return Err(format!("{} has {count} ports; name one of them, see its driver's page", device.name()));
-    };
-    let info = eal.port_info(id).map_err(text)?;
-    let offloads = port.offloads == config::Offloads::Auto;
-    let wish = PortConfig {
-        // By itself the device decides how many it can have; a wish beyond is clamped and told only if it was one.
-        queues: match port.queues.get_ref() {
-            Queues::Fixed(queues) => *queues,
-            Queues::Auto => queues_wanted(port, cores).min(info.capabilities.queues_max).max(1),
-        },
-        rx_desc: *port.rx_descriptors.get_ref(),
-        tx_desc: *port.tx_descriptors.get_ref(),
-        mtu: Some(*port.mtu.get_ref()),
-        rx_checksum: offloads,
-        tx_checksum: offloads,
-        vlan_insert: offloads,
-        promiscuous: port.promiscuous,
-        ..PortConfig::default()
-    };
-    let configured = eal.open(id).and_then(|port| port.configure(&wish)).map_err(text)?;
-    let pool = pool_of(config, port, &configured, eal, cores)?;
-    let mut started = configured.start(&pool).map_err(text)?;
-    let queues = DpdkIo::take_all(&mut started, &pool);
-    say(port, &info.driver, &started, queues.len());
-    Ok((queues, started))
 }
 
-fn pool_of(
-    config: &Config,
-    port: &Port,
-    configured: &Configured,
-    eal: &Eal,
-    cores: usize,
-) -> Result<dpdk::Mempool, String> {
-    let mut need = pool_need(config, port, configured.config().queues, cores);
-    need.rx_desc = configured.config().rx_desc.into();
-    need.tx_desc = configured.config().tx_desc.into();
-    let node: NumaNode = configured.numa_node();
-    let pool = eal.mempool(need.mbufs(), node);
-    pool.map_err(|error| {
-        format!("no memory for {need}: {error}; raise eal.memory_mib or lower the descriptors")
-    })
+impl Opening<'_> {
+    fn open(&self, port: &Port) -> Result<(Opened, Started, Option<Started>), String> {
+        let (near, far) = match port.device.get_ref() {
+            Device::Dpdk(device) => (self.attach(device)?, None),
+            Device::RingPair { queues } => {
+                let frames = u32::from(*port.rx_descriptors.get_ref()).next_power_of_two();
+                let ends = self.eal.ring_pair(port.name.get_ref(), *queues, frames, NumaNode::ANY);
+                let [near, far] = ends.map_err(text)?;
+                (near, Some(far))
+            }
+            Device::Pcap { .. } => return Err("is a file, not a device of DPDK".into()),
+        };
+        let driver = self.eal.port_info(near).map_err(text)?.driver;
+        let (queues, started) = self.open_port(port, near)?;
+        say(port, &driver, &started, queues.len());
+        let (peers, far_end) = far.map(|far| self.open_port(port, far)).transpose()?.unzip();
+        let (mac, mtu) = (started.mac().map_err(text)?, started.mtu().map_err(text)?);
+        let opened = Opened { queues, peers: peers.unwrap_or_default(), mac: MacAddr(mac.0), mtu };
+        Ok((opened, started, far_end))
+    }
+
+    fn attach(&self, device: &DpdkDevice) -> Result<PortId, String> {
+        let ids = self.eal.attach(device.devargs()).map_err(text)?;
+        match ids[..] {
+            [id] => Ok(id),
+            _ => Err(format!(
+                "{} has {} ports; name one of them, see its driver's page",
+                device.name(),
+                ids.len()
+            )),
+        }
+    }
+
+    fn open_port(&self, port: &Port, id: PortId) -> Result<(Vec<DpdkIo>, Started), String> {
+        let info = self.eal.port_info(id).map_err(text)?;
+        let offloads = port.offloads == config::Offloads::Auto;
+        let wish = PortConfig {
+            // What nobody asked for is not a wish that was clamped.
+            queues: match port.queues.get_ref() {
+                Queues::Fixed(queues) => *queues,
+                Queues::Auto => queues_wanted(port, self.cores).min(info.capabilities.queues_max).max(1),
+            },
+            rx_desc: *port.rx_descriptors.get_ref(),
+            tx_desc: *port.tx_descriptors.get_ref(),
+            mtu: Some(*port.mtu.get_ref()),
+            rx_checksum: offloads,
+            tx_checksum: offloads,
+            vlan_insert: offloads,
+            promiscuous: port.promiscuous,
+            ..PortConfig::default()
+        };
+        let configured = self.eal.open(id).and_then(|port| port.configure(&wish)).map_err(text)?;
+        let pool = self.pool(port, &configured)?;
+        let mut started = configured.start(&pool).map_err(text)?;
+        Ok((DpdkIo::take_all(&mut started, &pool), started))
+    }
+
+    fn pool(&self, port: &Port, configured: &Configured) -> Result<Mempool, String> {
+        let mut need = pool_need(self.config, port, configured.config().queues, self.cores);
+        need.rx_desc = configured.config().rx_desc.into();
+        need.tx_desc = configured.config().tx_desc.into();
+        let pool = self.eal.mempool(need.mbufs(), configured.numa_node());
+        pool.map_err(|error| {
+            format!("no memory for {need}: {error}; raise eal.memory_mib or lower the descriptors")
+        })
+    }
+}
+
+fn text(error: DpdkError) -> String {
+    error.to_string()
 }
 
 /// The line that tells the operator what became of the port.

@@ -35,6 +35,7 @@ fn problem(port: &Port, sys: &Path, has: CapabilitySet) -> Option<String> {
                 input.display()
             ))
         }
+        Device::RingPair { .. } => None,
         Device::Dpdk(device) => {
             let found = match device.pci() {
                 Some(pci) => pci_problem(&pci, sys),

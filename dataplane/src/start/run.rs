@@ -1,6 +1,7 @@
 //! `hearken run` and `hearken check`.
 
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,11 +94,9 @@ fn serve(
     let replays = config.port.iter().any(|port| matches!(port.device.get_ref(), Device::Pcap { .. }));
     loop {
         let left = end.map_or(ROUND, |end| end.saturating_duration_since(Instant::now()).min(ROUND));
-        let Running { desk, team, .. } = running;
-        let turn = server.turn(desk, &[rustix::fd::AsFd::as_fd(&signals.wake), team.wake_fd()], left);
+        let turn = running.turn(server, &[signals.wake.as_fd()], left);
         turn.map_err(|error| format!("the control thread cannot wait: {error}"))?;
         team::drain(&signals.wake);
-        running.desk.stack.flush();
         if let Some(why) = running.failure() {
             return Err(why.to_owned());
         }
