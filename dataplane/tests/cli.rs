@@ -309,6 +309,20 @@ fn a_running_server_is_asked_and_steered() {
 }
 
 #[test]
+fn an_interrupt_ends_the_run_with_its_report() {
+    let place = Place::on_files(LISTENER);
+    let server = place.run(&["--for", "60s"]);
+    server.answer(&["ss"]);
+    let begun = Instant::now();
+    server.signal(rustix::process::Signal::INT);
+    let (code, stdout, stderr) = server.end();
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(begun.elapsed() < Duration::from_secs(20), "it waited for --for");
+    assert!(stdout.contains("rx_frames"), "{stdout}");
+    assert!(stderr.contains("stopped by a signal: ended"), "{stderr}");
+}
+
+#[test]
 fn a_socket_that_a_killed_run_left_is_replaced() {
     let place = Place::on_files(LISTENER);
     let server = place.run(&["--for", "60s"]);

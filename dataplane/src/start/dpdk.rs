@@ -8,7 +8,7 @@ use dpdk::{
     Started, hugepages_free_mb,
 };
 
-use super::StartError;
+use super::{StartError, machine};
 use crate::config::{self, Config, Device, DpdkDevice, Huge, Port, Queues};
 use crate::control::service::Devices;
 use crate::io::dpdk::DpdkIo;
@@ -110,28 +110,32 @@ pub fn memory_need(config: &Config, cores: usize) -> (u32, String) {
 /// Hugepages or not, and why, for people.
 ///
 /// # Errors
-/// `eal.huge = "require"` and too few are free.
+/// `eal.huge = "require"` and too few are free, or more is needed than the machine has.
 pub fn memory(config: &Config, need_mb: u32) -> Result<(Memory, String), StartError> {
-    match config.eal.huge {
-        Huge::Auto => Ok(Memory::choose(need_mb)),
-        Huge::Never => Ok((Memory::NoHuge { mb: need_mb }, "ordinary pages, as configured".into())),
+    let (memory, why) = match config.eal.huge {
+        Huge::Auto => Memory::choose(need_mb),
+        Huge::Never => (Memory::NoHuge { mb: need_mb }, "ordinary pages, as configured".into()),
         Huge::Require => {
             let free = hugepages_free_mb();
-            let enough = free >= need_mb.into();
-            let pages = need_mb.div_ceil(2);
-            let message = format!(
-                "eal.huge = \"require\", and of the {need_mb} MB of hugepages that are needed {free} MB are free; reserve \
-                 them with \"sysctl vm.nr_hugepages={pages}\", or set eal.huge = \"auto\""
-            );
-            if enough {
-                Ok((
-                    Memory::Hugepages { mb: None },
-                    format!("hugepages: {free} MB free, {need_mb} MB wanted"),
-                ))
-            } else {
-                Err(StartError::Run(message))
+            if free < need_mb.into() {
+                let pages = need_mb.div_ceil(2);
+                return Err(StartError::Run(format!(
+                    "eal.huge = \"require\", and of the {need_mb} MB of hugepages that are needed {free} MB are free; \
+                     reserve them with \"sysctl vm.nr_hugepages={pages}\", or set eal.huge = \"auto\""
+                )));
             }
+            (Memory::Hugepages { mb: None }, format!("hugepages: {free} MB free, {need_mb} MB wanted"))
         }
+    };
+    // DPDK maps what it is told to and finds out by a fault.
+    match (memory, machine::memory_available_mb()) {
+        (Memory::NoHuge { .. }, Some(available)) if available < need_mb.into() => {
+            Err(StartError::Run(format!(
+                "{need_mb} MB of memory are needed and {available} MB are there; lower descriptors, queues or cores \
+             (see \"hearken check\" for the sum), or eal.memory_mib if it is set"
+            )))
+        }
+        _ => Ok((memory, why)),
     }
 }
 
@@ -202,7 +206,13 @@ impl Opening<'_> {
     }
 
     fn attach(&self, device: &DpdkDevice) -> Result<PortId, String> {
-        let ids = self.eal.attach(device.devargs()).map_err(text)?;
+        let ids = self.eal.attach(device.devargs()).map_err(|error| match device.driver() {
+            Some(driver) => format!(
+                "{error}. Next: look {driver} and its arguments up in DPDK's NIC guide; drivers are plugins of libdpdk \
+                 and packages of their own on some systems"
+            ),
+            None => format!("{error}. Next: see that it is bound to vfio-pci, \"dpdk-devbind.py --status\""),
+        })?;
         match ids[..] {
             [id] => Ok(id),
             _ => Err(format!(
@@ -287,4 +297,56 @@ fn offload_names(offloads: Offloads) -> String {
     ];
     let on: Vec<&str> = names.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect();
     if on.is_empty() { "none".into() } else { on.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(eal: &str, port: &str) -> Config {
+        let text = format!("[[port]]\nname = \"p0\"\n{port}\n[eal]\n{eal}\n");
+        Config::parse(std::path::Path::new("h.toml"), text).expect("a configuration")
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_refused_before_dpdk_is_asked() {
+        let message = |eal: &str| {
+            memory(&config(eal, "device = \"net_ring0\""), 1 << 24).expect_err("16 TB").to_string()
+        };
+        let required = message("huge = \"require\"");
+        assert!(
+            required.starts_with("eal.huge = \"require\", and of the 16777216 MB of hugepages"),
+            "{required}"
+        );
+        assert!(required.contains("sysctl vm.nr_hugepages=8388608"), "{required}");
+        for eal in ["huge = \"never\"", "huge = \"auto\""] {
+            let refused = message(eal);
+            assert!(refused.starts_with("16777216 MB of memory are needed and "), "{refused}");
+        }
+        let (small, _) = memory(&config("huge = \"never\"", "device = \"net_ring0\""), 16).expect("16 MB");
+        assert_eq!(small, Memory::NoHuge { mb: 16 });
+    }
+
+    #[test]
+    fn the_mempool_follows_from_queues_and_descriptors() {
+        let ring = "device = \"net_ring0\"\nrx_descriptors = 512\ntx_descriptors = 256";
+        let (need_mb, sum) = memory_need(&config("", ring), 2);
+        assert_eq!(
+            sum,
+            "p0: 2 rx queues x 512 + 2 tx queues x 256 + 3 workers x (384 cached + 32 in a burst) = 2784 mbufs, 7 MB; \
+             drivers: 64 MB"
+        );
+        assert_eq!(need_mb, 71);
+        assert_eq!(memory_need(&config("memory_mib = 100", ring), 2), (100, "as configured".into()));
+    }
+
+    #[test]
+    fn the_device_string_fixes_the_queues_of_packet_sockets() {
+        let queues = |port: &str| queues_wanted(&config("", port).port[0], 3);
+        assert_eq!(queues("device = \"net_ring0\""), 3);
+        assert_eq!(queues("device = \"net_ring0\"\nqueues = 2"), 2);
+        assert_eq!(queues("device = \"net_af_packet0,iface=x,qpairs=4\""), 4);
+        assert_eq!(queues("device = \"net_af_packet0,iface=x\""), 1);
+        assert_eq!(queues("device = \"ring_pair,queues=5\""), 5);
+    }
 }

@@ -16,6 +16,14 @@ pub fn capabilities() -> CapabilitySet {
     rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective)
 }
 
+/// Memory that the kernel could hand out without swapping, in MB; none where it does not say.
+pub fn memory_available_mb() -> Option<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kb: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kb / 1024)
+}
+
 /// What keeps `config` from running here, a sentence each.
 pub fn problems(config: &Config) -> Vec<String> {
     problems_in(config, Path::new("/sys"), capabilities())
@@ -146,6 +154,11 @@ mod tests {
         let text = format!("[[port]]\nname = \"p0\"\ndevice = \"{device}\"\n");
         let config = Config::parse(Path::new("h.toml"), text).expect("a configuration");
         problems_in(&config, sys().path(), has).pop()
+    }
+
+    #[test]
+    fn the_kernel_says_how_much_memory_there_is() {
+        assert!(memory_available_mb().is_some_and(|mb| mb > 0));
     }
 
     #[test]
