@@ -376,3 +376,30 @@ pub(crate) fn timewait_rcv(env: &Env, flows: &mut Flows, index: u32, seg: &Segme
         Verdict::Reply(Outcome::Other, ack)
     })
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Against the numbers of segment and window written out one by one.
+        #[test]
+        fn in_window_counts_common_numbers(origin: u32, at in 0u32..40, len in 0u16..12, fin: bool, window in 0u32..20) {
+            const START: u32 = 20;
+            let seg = Segment {
+                seq: SegSeq(origin).plus(at),
+                payload_len: len,
+                flags: if fin { flag::FIN | flag::ACK } else { flag::ACK },
+                ..Segment::default()
+            };
+            let end = at + u32::from(len) + u32::from(fin);
+            let common = (at..end).any(|number| (START..START + window).contains(&number));
+            let empty_inside = at == end && (START..=START + window).contains(&at);
+            // The first number of the window is in it even if the window is closed. An empty segment strictly inside
+            // counts as common with it; the kernel asks only whether it ends behind the start.
+            let expected = common || empty_inside || at == START;
+            prop_assert_eq!(in_window(&seg, SegSeq(origin).plus(START), window), expected);
+        }
+    }
+}

@@ -3,6 +3,7 @@
 mod cookies;
 mod handshake;
 mod listeners;
+mod prop_window;
 mod random;
 mod receive;
 mod table_g;

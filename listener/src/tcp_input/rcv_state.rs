@@ -292,6 +292,3 @@ fn tcp_fin(cx: &mut Cx<'_>, conn: &mut Conn) -> Step {
     };
     cx.ack(conn)
 }
-
-#[cfg(all(test, not(loom)))]
-mod tests;
