@@ -341,7 +341,11 @@ impl Stack {
     ///
     /// # Source
     /// Linux v6.18 `reuseport_attach_prog`, `reuseport_detach_prog`.
-    pub fn set_selector(&self, fd: SockFd, selector: Option<Arc<dyn Select>>) -> Result<(), ListenError> {
+    pub fn set_selector(
+        &self,
+        fd: SockFd,
+        selector: Option<std::sync::Arc<dyn Select>>,
+    ) -> Result<(), ListenError> {
         let mut control = self.lock();
         match control.socks.get(fd)? {
             Entry::Sock(sock) if sock.reuseport() => {}

@@ -22,7 +22,7 @@ pub const CONNECTIONS_PER_CORE_MAX: u32 = 1 << 24;
 
 /// Commands that may wait for one core.
 const COMMANDS: usize = 4096;
-const PORTS: usize = 1 << 16;
+const PORTS: usize = if cfg!(loom) { 128 } else { 1 << 16 };
 
 // A node has 8 bits for the core, and the highest value means "none".
 const _: () = assert!(CORES_MAX < 255);

@@ -1,7 +1,7 @@
 //! The two halves of a [`crate::Stack`]: what does not change, and what its lock guards.
 
+use crate::sync::Arc;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 
 use crate::bind_table::BindTable;
 use crate::conn_shared::{ChildRef, Command, CoreShared};
@@ -54,7 +54,7 @@ pub(crate) struct Control {
     /// Closed members of reuseport groups that wait for their half-open requests, oldest first.
     pub parked: VecDeque<(HashKey, ListenerId)>,
     /// Rules for groups, by the descriptor of the member that brought them.
-    pub selectors: HashMap<u32, Arc<dyn Select>>,
+    pub selectors: HashMap<u32, std::sync::Arc<dyn Select>>,
     pub random: u64,
 }
 

@@ -7,8 +7,8 @@
 //! # Source
 //! Linux v6.18 net/ipv4/inet_connection_sock.c; the conflict rule is that of `inet_bind_conflict` there.
 
+use crate::sync::Arc;
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use crate::bind_table::{Class, OwnerState, Strict};
 use crate::config::splitmix64;
@@ -254,7 +254,7 @@ impl Control {
             list.inet_hash(entry)?;
             if let Some(group) = list.group_of_mut(id) {
                 if let Some(selector) = selector {
-                    group.set_selector(Some(Arc::clone(selector)));
+                    group.set_selector(Some(selector.clone()));
                 }
                 // A flood that hits one member is a flood on all: its cookies are checked wherever the ACK goes.
                 if let Some(first) = group.members().first() {

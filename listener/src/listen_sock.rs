@@ -162,9 +162,7 @@ impl ListenSock {
         self.set_tos(params.tos);
         self.synq_overflow_ts.store(0, Ordering::Relaxed);
         self.synq_slot.store(id.0, Ordering::Relaxed);
-        self.requests.store(requests_word(generation), Ordering::Relaxed);
-        self.sk_ack_backlog.store(tagged(generation, 0), Ordering::Relaxed);
-        self.accept_top.store(tagged(generation, ChildNode::NIL.0), Ordering::Relaxed);
+        self.start_words(generation);
         self.generation.store(generation, Ordering::Release);
         ListenerRef { id, generation }
     }
@@ -179,10 +177,16 @@ impl ListenSock {
         }
         let next = generation.wrapping_add(1);
         self.generation.store(next, Ordering::Release);
-        self.requests.store(requests_word(next), Ordering::Relaxed);
-        self.sk_ack_backlog.store(tagged(next, 0), Ordering::Relaxed);
-        let top = self.accept_top.swap(tagged(next, ChildNode::NIL.0), Ordering::AcqRel);
+        let top = self.start_words(next);
         unwind(top as u32, cores, child);
+    }
+
+    /// Gives the three words of the workers a new generation; returns the old top. Exchanges, not stores: each takes its
+    /// place among the workers' own, so that what a late worker compares with is never an old value.
+    fn start_words(&self, generation: u32) -> u64 {
+        self.requests.swap(requests_word(generation), Ordering::Relaxed);
+        self.sk_ack_backlog.swap(tagged(generation, 0), Ordering::Relaxed);
+        self.accept_top.swap(tagged(generation, ChildNode::NIL.0), Ordering::AcqRel)
     }
 
     /// Generation as of now: odd = LISTEN.

@@ -9,7 +9,7 @@ use crate::sync::{AtomicU32, Ordering};
 use crate::types::{ListenerId, ListenerRef};
 
 /// Slots that are made at once when the slab grows.
-const CHUNK: usize = 1024;
+const CHUNK: usize = if cfg!(loom) { 1 } else { 1024 };
 
 /// The slab. It grows in chunks that never move and are never freed, so a reader needs neither lock nor epoch.
 #[derive(Debug)]
