@@ -1,6 +1,6 @@
 //! One worker's half of the stack: [`Core`] looks segments up, answers them, and keeps their timers.
 //!
-//! A core owns its flows ([`Flows`]: the established table and the timer wheel) and shares the rest ([`Env`]): the
+//! A core owns its flows (`Flows`: the established table and the timer wheel) and shares the rest (`Env`): the
 //! listening hash and the listeners, which it reads, and its [`CoreShared`], which the control side reads. Nothing
 //! here locks, allocates, reads a clock or makes a system call; time comes in as an argument.
 //!

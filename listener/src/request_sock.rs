@@ -1,6 +1,6 @@
 //! Entries of the established table: half-open requests and connections, each in a slab of fixed size.
 //!
-//! Both start with the same cache line ([`EntryHead`]): key, hash chain, timer, generation. A lookup that misses touches
+//! Both start with the same cache line (`EntryHead`): key, hash chain, timer, generation. A lookup that misses touches
 //! nothing else. A half-open request is [`REQUEST_BYTES`] bytes and 8 more in the table's index.
 
 use crate::segment::FlowKey;
