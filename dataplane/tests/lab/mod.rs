@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -184,7 +183,8 @@ impl Hearken {
 
     fn wait_until_ready(&mut self, patience: Duration) -> io::Result<()> {
         let deadline = Instant::now() + patience;
-        while UnixStream::connect(&self.socket).is_err() {
+        // The socket is there before the devices are; an answer comes once the workers poll.
+        while self.ctl("ss").is_err() {
             let ended = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
             if ended.is_some() || Instant::now() > deadline {
                 let (_, said) = self.stop()?;
