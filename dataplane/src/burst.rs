@@ -45,7 +45,7 @@ impl Lane {
     }
 }
 
-/// One lane a kind of frame; those that [`crate::stage::parse`] dropped are on none.
+/// One lane a kind of frame; those that [`crate::stage::parse()`] dropped are on none.
 #[derive(Clone, Debug)]
 pub struct Lanes {
     /// ARP packets.

@@ -1,7 +1,7 @@
 //! The listening hash: which listener answers a segment for (our address, our port).
 //!
 //! # Layout
-//! Three tables of [`crate::bucket`]. IPv4 keys stand in a hash table whose words name key and listener exactly, so the
+//! Three tables of `bucket.rs`. IPv4 keys stand in a hash table whose words name key and listener exactly, so the
 //! common case, one listener on the key with no device and no reuseport, is answered by one cache line. IPv6 keys stand
 //! in a table of the same kind whose words name a node of one more line, with the whole key. The wildcards, `0.0.0.0` and
 //! `::` together, are an array by port. What has more to say (several listeners, devices, groups) is a [`KeyList`] in a

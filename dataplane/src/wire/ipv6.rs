@@ -59,7 +59,7 @@ impl Ipv6Packet {
     /// `IpTruncated`, `IpHeader`, `IpFragment` or `Ipv6Ext`.
     ///
     /// # Source
-    /// Linux v6.18 `ip6_rcv_core`; extension headers as in [`skip_extensions`].
+    /// Linux v6.18 `ip6_rcv_core`; extension headers as in `skip_extensions`.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Self, DropReason> {
         let (raw, _) = Raw::ref_from_prefix(bytes).map_err(|_| DropReason::IpTruncated)?;
