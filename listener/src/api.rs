@@ -17,7 +17,7 @@ use crate::sockaddr::{Accepted, Caller, Endpoint, Family, How, ListenerRow, Sock
 use crate::sockopt::{self, SockOpt, SockOptName};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use crate::sysctl::Sysctl;
-use crate::types::{Backlog, CoreId, InetAddr, SockFd, TcpPort, TcpState, Then};
+use crate::types::{Backlog, CoreId, InetAddr, ListenerId, SockFd, TcpPort, TcpState, Then};
 
 /// The sockets of a host, as system calls see them. Any thread may call; one lock orders the calls, and workers never
 /// take it.
@@ -314,6 +314,14 @@ impl Stack {
             })
         };
         control.socks.iter().filter_map(row).collect()
+    }
+
+    /// The slot of a listener, as lookups in [`Self::listen_hash`] name it; `None` if `fd` does not listen.
+    pub fn listener_id(&self, fd: SockFd) -> Option<ListenerId> {
+        match self.lock().socks.get(fd) {
+            Ok(Entry::Sock(sock)) => sock.listener.map(|slot| slot.id()),
+            _ => None,
+        }
     }
 
     /// Chooses what becomes of a listener's connections; before or after `listen`.

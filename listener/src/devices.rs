@@ -56,8 +56,7 @@ impl Devices {
     pub(crate) fn inet_addr_valid(&self, addr: u32) -> bool {
         const LIMITED_BROADCAST: u32 = u32::MAX;
         let multicast = addr >> 28 == 0xe;
-        // The whole of 0.0.0.0/8 counts as broadcast.
-        if addr >> 24 == 0 || addr == LIMITED_BROADCAST || multicast {
+        if addr == 0 || addr == LIMITED_BROADCAST || multicast {
             return true;
         }
         let key = InetAddr::v4(addr);
@@ -130,7 +129,7 @@ mod tests {
         {
             assert!(valid(text), "{text}");
         }
-        for text in ["198.18.0.2", "198.18.0.0", "240.0.0.1", "192.0.2.1"] {
+        for text in ["198.18.0.2", "198.18.0.0", "240.0.0.1", "192.0.2.1", "0.1.2.3"] {
             assert!(!valid(text), "{text}");
         }
     }

@@ -64,7 +64,11 @@ impl World {
     pub fn connect(&mut self, from: InetAddr, to: InetAddr, port: TcpPort, dev: DevIndex) -> ClientId {
         let flow = FlowKey { saddr: from, daddr: to, sport: TcpPort(self.next_port), dport: port };
         self.next_port += 2;
-        let mut client = Client::new(flow, dev, 1000 + u32::from(flow.sport.0) * 7919);
+        self.add(Client::new(flow, dev, 1000 + u32::from(flow.sport.0) * 7919))
+    }
+
+    /// Lets a new client send its SYN.
+    pub fn add(&mut self, mut client: Client) -> ClientId {
         let syn = client.syn(self.now);
         self.clients.push(client);
         let id = ClientId(self.clients.len() - 1);
