@@ -54,7 +54,7 @@ impl Scatter {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = self.0;
         word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -64,7 +64,7 @@ impl Scatter {
 
     /// A number below `end`.
     pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
+        (self.draw() % end.max(1) as u64) as usize
     }
 }
 
@@ -92,7 +92,7 @@ impl Client {
             v4: Ipv4Addr::new(198, 19, hi, lo),
             v6: Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, low),
             port: 1024 + scatter.below(64_000) as u16,
-            isn: scatter.next() as u32,
+            isn: scatter.draw() as u32,
         }
     }
 
@@ -193,7 +193,7 @@ fn mixed(percent: usize, client: &Client, server_mac: [u8; 6]) -> Vec<u8> {
     match percent {
         0..70 => client.syn(server_mac, open),
         70..80 => client.syn(server_mac, CLOSED_PORT + scatter.below(1000) as u16),
-        80..90 => client.ack(server_mac, open, scatter.next() as u32),
+        80..90 => client.ack(server_mac, open, scatter.draw() as u32),
         90..95 => {
             if client.isn & 1 == 0 {
                 client.arp()
@@ -213,7 +213,7 @@ fn garbage(client: &Client, server_mac: [u8; 6], scatter: &mut Scatter) -> Vec<u
         // One bit of addresses or TCP: a checksum must find it.
         1 => frame[26 + scatter.below(30)] ^= 1 << scatter.below(8),
         2 => frame[12..14].copy_from_slice(&[0x88, 0xcc]),
-        _ => frame[14..].fill_with(|| scatter.next() as u8),
+        _ => frame[14..].fill_with(|| scatter.draw() as u8),
     }
     frame
 }

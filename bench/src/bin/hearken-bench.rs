@@ -12,11 +12,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
+    Packets(bench::packets::Args),
     Pcap(bench::pcap::Args),
+    Stages(bench::stages::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().bench {
+        Bench::Packets(args) => args.run(),
         Bench::Pcap(args) => args.run(),
+        Bench::Stages(args) => args.run(),
     }
 }
