@@ -1,9 +1,14 @@
 //! Comparisons and load for hearken.
 #![forbid(unsafe_code)]
 
+pub mod compare;
 pub mod frames;
+pub mod load;
+pub mod lookup;
 pub mod machine;
 pub mod packets;
 pub mod pcap;
+pub mod peers;
+pub mod plot;
 pub mod stack;
 pub mod stages;

@@ -12,6 +12,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
+    Lookup(bench::lookup::LookupArgs),
     Packets(bench::packets::Args),
     Pcap(bench::pcap::Args),
     Stages(bench::stages::Args),
@@ -19,6 +20,7 @@ enum Bench {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().bench {
+        Bench::Lookup(args) => args.run(&mut std::io::stdout().lock()),
         Bench::Packets(args) => args.run(),
         Bench::Pcap(args) => args.run(),
         Bench::Stages(args) => args.run(),

@@ -1,0 +1,199 @@
+//! What the lookup bench asks for: listeners, a stream of segments, and listeners that come and go.
+//!
+//! All addresses lie in 198.18.0.0/15 (RFC 2544). Keys are computed from numbers, so that preparing a chunk of
+//! segments touches no memory that a contestant may want to keep in its cache.
+
+use listener::inet_hashtables::{HashKey, ListenKey};
+use listener::segment::FlowKey;
+use listener::types::{InetAddr, ListenerId, TcpPort};
+
+/// Segments that are timed at once: their keys stay in the first-level cache, as those of a burst do that has just been
+/// parsed.
+pub const CHUNK: usize = 512;
+
+/// Listeners that the churn keeps open at most, and the number of keys that it goes round.
+pub const CHURN_KEYS: u32 = 4096;
+
+const NET: u32 = 0xc612_0000;
+const STREAM: usize = 1 << 20;
+/// Set in the stream where nobody listens.
+const MISS: u32 = 1 << 31;
+
+/// A key of the population in the forms that contestants take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// IPv4 address.
+    pub addr: u32,
+    /// Port.
+    pub port: u16,
+}
+
+impl Key {
+    /// Listener `number`: 65,536 addresses, then the next port.
+    const fn of_listener(number: u32) -> Self {
+        Self { addr: NET + (number & 0xffff), port: 1024 + (number >> 16) as u16 }
+    }
+
+    /// A key where nobody listens: the other half of the network, the same ports.
+    const fn of_miss(number: u32) -> Self {
+        Self { addr: NET + 0x1_0000 + (number & 0xffff), port: 1024 + (number >> 16 & 0xf) as u16 }
+    }
+
+    /// A key of the churn: addresses of the population, ports of its own.
+    pub const fn of_churn(number: u32) -> Self {
+        Self { addr: NET + (number & 0xff), port: 40_000 + (number >> 8 & 0xff) as u16 }
+    }
+
+    /// As one number.
+    pub const fn packed(self) -> u64 {
+        (self.addr as u64) << 16 | self.port as u64
+    }
+
+    /// As hearken's key.
+    pub const fn hash_key(self) -> HashKey {
+        HashKey::new(InetAddr::v4(self.addr), TcpPort(self.port))
+    }
+}
+
+/// Listeners and a stream of segments.
+#[derive(Debug)]
+pub struct Load {
+    listeners: u32,
+    stream: Vec<u32>,
+}
+
+impl Load {
+    /// `listeners` listeners; of the segments, `hit_percent` in a hundred go to one of them, all in random order.
+    pub fn new(listeners: u32, hit_percent: u32, seed: u64) -> Self {
+        let mut random = SplitMix(seed);
+        let stream = (0..STREAM).map(|_| {
+            if random.below(100) < hit_percent {
+                random.below(listeners)
+            } else {
+                MISS | random.below(1 << 20)
+            }
+        });
+        Self { listeners, stream: stream.collect() }
+    }
+
+    /// The listeners. Ids are their numbers.
+    pub fn listeners(&self) -> impl Iterator<Item = (Key, ListenerId)> {
+        (0..self.listeners).map(|number| (Key::of_listener(number), ListenerId(number)))
+    }
+
+    /// How many listeners there are.
+    pub fn len(&self) -> u32 {
+        self.listeners
+    }
+
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.listeners == 0
+    }
+
+    /// The id of the churn's `number`-th listener.
+    pub fn churn_id(&self, number: u32) -> ListenerId {
+        ListenerId(self.listeners + number % CHURN_KEYS)
+    }
+
+    /// Fills `chunk` with the `at`-th of the stream's chunks.
+    pub fn fill(&self, at: usize, chunk: &mut Chunk) {
+        let from = at * CHUNK % STREAM;
+        for (lane, &number) in self.stream[from..from + CHUNK].iter().enumerate() {
+            let hit = number & MISS == 0;
+            let key = if hit { Key::of_listener(number) } else { Key::of_miss(number & !MISS) };
+            chunk.set(lane, key);
+            chunk.want[lane] = hit.then_some(ListenerId(number));
+        }
+    }
+}
+
+/// Segments in every form that a contestant wants.
+#[derive(Debug)]
+pub struct Chunk {
+    /// hearken's.
+    pub listen: Vec<ListenKey>,
+    /// Packed numbers, for maps.
+    pub packed: Vec<u64>,
+    /// Eight bytes, for rte_hash: the length that it is fastest with.
+    pub bytes: Vec<[u8; 8]>,
+    /// The right answers.
+    pub want: Vec<Option<ListenerId>>,
+}
+
+impl Default for Chunk {
+    fn default() -> Self {
+        Self {
+            listen: vec![ListenKey::default(); CHUNK],
+            packed: vec![0; CHUNK],
+            bytes: vec![[0; 8]; CHUNK],
+            want: vec![None; CHUNK],
+        }
+    }
+}
+
+impl Chunk {
+    fn set(&mut self, lane: usize, key: Key) {
+        let flow = FlowKey {
+            saddr: InetAddr::v4(NET + 0x1_ffff),
+            daddr: InetAddr::v4(key.addr),
+            sport: TcpPort(lane as u16),
+            dport: TcpPort(key.port),
+        };
+        self.listen[lane] = ListenKey { flow, ..ListenKey::default() };
+        self.packed[lane] = key.packed();
+        self.bytes[lane] = key.packed().to_le_bytes();
+    }
+}
+
+/// A small generator of even random numbers (SplitMix64): the same load for the same seed.
+#[derive(Debug)]
+pub struct SplitMix(pub u64);
+
+impl SplitMix {
+    /// The next 64 bits.
+    pub const fn next_word(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.0;
+        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ word >> 31
+    }
+
+    /// A number below `bound`, which is not 0.
+    pub const fn below(&mut self, bound: u32) -> u32 {
+        ((self.next_word() >> 32) * bound as u64 >> 32) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn listeners_misses_and_churn_are_apart() {
+        let listeners: HashSet<u64> = (0..1 << 20).map(|number| Key::of_listener(number).packed()).collect();
+        assert_eq!(listeners.len(), 1 << 20);
+        let churn: HashSet<u64> = (0..CHURN_KEYS).map(|number| Key::of_churn(number).packed()).collect();
+        assert_eq!(churn.len(), CHURN_KEYS as usize);
+        assert!(listeners.is_disjoint(&churn));
+        assert!((0..1 << 20).all(|number| !listeners.contains(&Key::of_miss(number).packed())));
+    }
+
+    #[test]
+    fn the_stream_hits_as_often_as_asked() {
+        for percent in [0, 90, 100] {
+            let load = Load::new(1000, percent, 42);
+            let mut chunk = Chunk::default();
+            let mut hits = 0;
+            for at in 0..64 {
+                load.fill(at, &mut chunk);
+                hits += chunk.want.iter().flatten().count();
+            }
+            let found = 100.0 * hits as f64 / (64 * CHUNK) as f64;
+            assert!((found - f64::from(percent)).abs() < 1.0, "{found} of {percent}");
+        }
+    }
+}
