@@ -113,23 +113,29 @@ pub fn measure(load: &Load, peers: &[Box<dyn Peer + '_>], churns: &[u32], plan: 
     series
 }
 
-/// Nanoseconds per lookup of one turn.
+/// A chunk that took so many times the turn's median was not computing: the thread had been put aside.
+const PUT_ASIDE: u32 = 8;
+
+/// Nanoseconds per lookup of one turn: the mean over its chunks, without those in which the thread was put aside.
 fn turn(load: &Load, peer: &dyn Peer, plan: Plan, round: usize, clock: Duration) -> f64 {
     let mut chunk = Chunk::default();
     let mut found = vec![None; CHUNK];
     // Warm its code and, as far as they go, its caches: it follows another contestant.
     let warm = (plan.chunks / 4).max(1);
-    let mut spent = Duration::ZERO;
+    let mut times = Vec::with_capacity(plan.chunks);
     for at in 0..warm + plan.chunks {
         load.fill(round * plan.chunks + at, &mut chunk);
         let begin = Instant::now();
         peer.lookup(std::hint::black_box(&chunk), std::hint::black_box(&mut found));
         let took = begin.elapsed();
         if at >= warm {
-            spent += took.saturating_sub(clock);
+            times.push(took.saturating_sub(clock));
         }
     }
-    spent.as_secs_f64() * 1e9 / (plan.chunks * CHUNK) as f64
+    times.sort_unstable();
+    let limit = times[times.len() / 2] * PUT_ASIDE;
+    times.retain(|&time| time <= limit);
+    times.iter().sum::<Duration>().as_secs_f64() * 1e9 / (times.len() * CHUNK) as f64
 }
 
 /// What reading the clock twice costs: taken off every chunk of every contestant.

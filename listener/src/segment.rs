@@ -18,6 +18,7 @@ pub mod flag {
 
 /// The two ends of a connection, seen from here: `saddr`/`sport` is the peer, as it stands in the frames that come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(C)] // the vector lookup reads it
 pub struct FlowKey {
     /// The peer's address.
     pub saddr: InetAddr,

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// So one key type serves both families and, as in the kernel, a mapped IPv6 address *is* its IPv4 address.
 /// The two wildcards stay distinct: [`InetAddr::ANY_V4`] is `::ffff:0.0.0.0`, [`InetAddr::ANY_V6`] is `::`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[repr(C)] // the vector lookup reads it
 pub struct InetAddr {
     hi: u64,
     lo: u64,

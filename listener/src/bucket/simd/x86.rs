@@ -1,0 +1,233 @@
+//! [`Isa`] for x86-64.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::mem::{offset_of, transmute};
+
+use super::{Bucket, Isa, Lanes, ListenKey, ListenerId, Mix, STEP, View, exact_pass, miss};
+use crate::types::InetAddr;
+
+pub(super) struct Avx512;
+pub(super) struct Avx2;
+pub(super) struct Sse42;
+
+macro_rules! pass {
+    ($name:ident, $isa:ty, $features:literal) => {
+        /// [`exact_pass`] with these features.
+        #[target_feature(enable = $features)]
+        pub(super) fn $name<N>(
+            view: View<'_, N>,
+            mix: &Mix,
+            keys: &[ListenKey],
+            found: &mut [Option<ListenerId>],
+            lanes: &mut Lanes,
+        ) {
+            // SAFETY: this function's own features are those of the set.
+            unsafe { exact_pass::<$isa, N>(view, mix, keys, found, lanes) }
+        }
+    };
+}
+pass!(exact_avx512, Avx512, "avx512f,avx512dq,bmi1,bmi2,popcnt");
+pass!(exact_avx2, Avx2, "avx2,bmi1,bmi2,popcnt");
+pass!(exact_sse42, Sse42, "sse4.2,popcnt");
+
+/// Where in a key the AVX-512 path finds our address, upper word first, and the ports, peer's first.
+const DADDR: usize = offset_of!(ListenKey, flow.daddr);
+const PORTS: usize = offset_of!(ListenKey, flow.sport);
+const _: () = {
+    assert!(offset_of!(ListenKey, flow.dport) == PORTS + 2);
+    // SAFETY: two words without padding are any two words.
+    let words: [u64; 2] = unsafe { transmute(InetAddr::v6(1, 2)) };
+    assert!(words[0] == 1 && words[1] == 2);
+};
+
+// SAFETY (the three loads below):
+// - Bounds: a `&Bucket` is 64 bytes at a 64-byte border, and offsets stay within.
+// - Race: see the head of the module above, "Vector loads and races".
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_512(bucket: &Bucket) -> __m512i {
+    let words;
+    // SAFETY: see above.
+    unsafe {
+        asm!("vmovdqa64 {words}, [{at}]", words = out(zmm_reg) words, at = in(reg) bucket,
+            options(nostack, preserves_flags, readonly));
+    }
+    words
+}
+
+#[inline]
+#[target_feature(enable = "avx")]
+fn load_256(bucket: &Bucket) -> [__m256i; 2] {
+    let (low, high);
+    // SAFETY: see above.
+    unsafe {
+        asm!("vmovdqa {low}, [{at}]", "vmovdqa {high}, [{at} + 32]", low = out(ymm_reg) low,
+            high = out(ymm_reg) high, at = in(reg) bucket, options(nostack, preserves_flags, readonly));
+    }
+    [low, high]
+}
+
+#[inline]
+fn load_128(bucket: &Bucket) -> [__m128i; 4] {
+    let (a, b, c, d);
+    // SAFETY: see above.
+    unsafe {
+        asm!("movdqa {a}, [{at}]", "movdqa {b}, [{at} + 16]", "movdqa {c}, [{at} + 32]", "movdqa {d}, [{at} + 48]",
+            a = out(xmm_reg) a, b = out(xmm_reg) b, c = out(xmm_reg) c, d = out(xmm_reg) d,
+            at = in(reg) bucket, options(nostack, preserves_flags, readonly));
+    }
+    [a, b, c, d]
+}
+
+/// Our address of `key`: upper word, lower word.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn daddr(key: &ListenKey) -> __m128i {
+    // SAFETY: bounds and layout: 16 bytes of the key's two words, see the asserts at `DADDR`.
+    unsafe { _mm_loadu_si128(std::ptr::from_ref(key).byte_add(DADDR).cast()) }
+}
+
+/// Both ports of `key`, ours in the upper half.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn ports(key: &ListenKey) -> i32 {
+    // SAFETY: bounds and layout: 4 bytes of the two ports, see the asserts at `PORTS`.
+    unsafe { std::ptr::from_ref(key).byte_add(PORTS).cast::<i32>().read_unaligned() }
+}
+
+/// The addresses of four keys, side by side.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn daddrs(keys: [&ListenKey; 4]) -> __m512i {
+    let [a, b, c, d] = keys;
+    let all = _mm512_castsi128_si512(daddr(a));
+    let all = _mm512_inserti32x4::<1>(all, daddr(b));
+    let all = _mm512_inserti32x4::<2>(all, daddr(c));
+    _mm512_inserti32x4::<3>(all, daddr(d))
+}
+
+impl Isa for Avx512 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
+    unsafe fn raw(keys: &[ListenKey; STEP], raw: &mut [u64; STEP]) -> u64 {
+        let [a, b, c, d, e, f, g, h] = keys;
+        // Upper and lower words alternate; of evens and odds they fall into order.
+        let (even, odd) = (daddrs([a, c, e, g]), daddrs([b, d, f, h]));
+        let (upper, lower) = (_mm512_unpacklo_epi64(even, odd), _mm512_unpackhi_epi64(even, odd));
+        let ports =
+            _mm256_setr_epi32(ports(a), ports(b), ports(c), ports(d), ports(e), ports(f), ports(g), ports(h));
+        let dports = _mm512_and_si512(_mm512_cvtepu32_epi64(ports), _mm512_set1_epi64(0xffff_0000));
+        let words = _mm512_or_si512(_mm512_slli_epi64::<32>(lower), dports);
+        let mapped = _mm512_xor_si512(_mm512_srli_epi64::<32>(lower), _mm512_set1_epi64(0xffff));
+        // SAFETY: bounds: `raw` is 64 bytes.
+        unsafe { _mm512_storeu_si512(raw.as_mut_ptr().cast(), words) };
+        let not_v4 = _mm512_or_si512(upper, mapped);
+        u64::from(_mm512_test_epi64_mask(not_v4, not_v4))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
+    unsafe fn nearest(buckets: [&Bucket; STEP], probes: &[u64; STEP], differ: &mut [u64; STEP]) -> u32 {
+        let each = |lane: usize| {
+            _mm512_xor_si512(load_512(buckets[lane]), _mm512_set1_epi64(probes[lane].cast_signed()))
+        };
+        // Each step halves the words that a lane is spread over: 8 lanes of 8 words end as one vector of 8 lanes.
+        let pair =
+            |one, two| _mm512_min_epu64(_mm512_unpacklo_epi64(one, two), _mm512_unpackhi_epi64(one, two));
+        let halve = |one, two| {
+            let (even, odd) =
+                (_mm512_shuffle_i64x2::<0x88>(one, two), _mm512_shuffle_i64x2::<0xdd>(one, two));
+            _mm512_min_epu64(even, odd)
+        };
+        let low = halve(pair(each(0), each(1)), pair(each(2), each(3)));
+        let high = halve(pair(each(4), each(5)), pair(each(6), each(7)));
+        let least = halve(low, high);
+        // SAFETY: bounds: `differ` is 64 bytes.
+        unsafe { _mm512_storeu_si512(differ.as_mut_ptr().cast(), least) };
+        let limit = _mm512_set1_epi64(1 << super::Probe::ONE_BITS);
+        u32::from(_mm512_cmpge_epu64_mask(least, limit))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
+    unsafe fn has_zero(bucket: &Bucket) -> bool {
+        let words = load_512(bucket);
+        _mm512_testn_epi64_mask(words, words) != 0
+    }
+}
+
+/// The greater of both words, by halves.
+#[inline]
+#[target_feature(enable = "sse4.2")]
+fn greater(words: __m128i) -> u64 {
+    _mm_cvtsi128_si64(_mm_max_epu32(words, _mm_unpackhi_epi64(words, words))).cast_unsigned()
+}
+
+/// A difference that reaches this bit is no match. AVX2 and SSE4.2 cannot compare words of 64 bits without sign, but
+/// halves: so a difference that is no match becomes 0 and one that is becomes its complement, whose upper half is all
+/// ones. The greatest of each half then belong to one word, the one of the least difference.
+const MATCH_BITS: i32 = super::Probe::ANY_BITS.cast_signed();
+
+impl Isa for Avx2 {
+    #[inline]
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+    unsafe fn nearest(buckets: [&Bucket; STEP], probes: &[u64; STEP], differ: &mut [u64; STEP]) -> u32 {
+        let mut misses = 0;
+        for lane in 0..STEP {
+            let probe = _mm256_set1_epi64x(probes[lane].cast_signed());
+            let half = |words| {
+                let apart = _mm256_xor_si256(words, probe);
+                let equal =
+                    _mm256_cmpeq_epi64(_mm256_srli_epi64::<MATCH_BITS>(apart), _mm256_setzero_si256());
+                _mm256_andnot_si256(apart, equal)
+            };
+            let [low, high] = load_256(buckets[lane]);
+            let kept = _mm256_max_epu32(half(low), half(high));
+            let (low, high) = (_mm256_castsi256_si128(kept), _mm256_extracti128_si256::<1>(kept));
+            differ[lane] = !greater(_mm_max_epu32(low, high));
+            misses |= miss(differ[lane], lane);
+        }
+        misses
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+    unsafe fn has_zero(bucket: &Bucket) -> bool {
+        let [low, high] = load_256(bucket);
+        let zero = |words| _mm256_cmpeq_epi64(words, _mm256_setzero_si256());
+        let any = _mm256_or_si256(zero(low), zero(high));
+        _mm256_testz_si256(any, any) == 0
+    }
+}
+
+impl Isa for Sse42 {
+    #[inline]
+    #[target_feature(enable = "sse4.2,popcnt")]
+    unsafe fn nearest(buckets: [&Bucket; STEP], probes: &[u64; STEP], differ: &mut [u64; STEP]) -> u32 {
+        let mut misses = 0;
+        for lane in 0..STEP {
+            let probe = _mm_set1_epi64x(probes[lane].cast_signed());
+            let pair = |words| {
+                let apart = _mm_xor_si128(words, probe);
+                let equal = _mm_cmpeq_epi64(_mm_srli_epi64::<MATCH_BITS>(apart), _mm_setzero_si128());
+                _mm_andnot_si128(apart, equal)
+            };
+            let [a, b, c, d] = load_128(buckets[lane]);
+            let kept = _mm_max_epu32(_mm_max_epu32(pair(a), pair(b)), _mm_max_epu32(pair(c), pair(d)));
+            differ[lane] = !greater(kept);
+            misses |= miss(differ[lane], lane);
+        }
+        misses
+    }
+
+    #[inline]
+    #[target_feature(enable = "sse4.2,popcnt")]
+    unsafe fn has_zero(bucket: &Bucket) -> bool {
+        let [a, b, c, d] = load_128(bucket);
+        let zero = |words| _mm_cmpeq_epi64(words, _mm_setzero_si128());
+        let any = _mm_or_si128(_mm_or_si128(zero(a), zero(b)), _mm_or_si128(zero(c), zero(d)));
+        _mm_testz_si128(any, any) == 0
+    }
+}
