@@ -162,7 +162,7 @@ impl SplitMix {
 
     /// A number below `bound`, which is not 0.
     pub const fn below(&mut self, bound: u32) -> u32 {
-        ((self.next_word() >> 32) * bound as u64 >> 32) as u32
+        (((self.next_word() >> 32) * bound as u64) >> 32) as u32
     }
 }
 

@@ -129,7 +129,9 @@ impl LookupArgs {
                 compare::agree(&load, &all, (1 << 20) / CHUNK)?;
                 let plan = Plan { rounds: self.rounds.max(1), chunks: self.lookups.div_ceil(CHUNK) };
                 let series = compare::measure(&load, &all, &self.churn, plan);
-                self.judge(&load, hit, &all, &series, &mut rows, &mut kept);
+                let (more_rows, more_kept) = judge(&load, hit, &all, &series);
+                rows.extend(more_rows);
+                kept.extend(more_kept);
             }
         }
         if let Some(path) = &self.plot {
@@ -144,48 +146,43 @@ impl LookupArgs {
         }
         Ok(())
     }
+}
 
-    fn judge(
-        &self,
-        load: &Load,
-        hit: u32,
-        peers: &[Box<dyn Peer + '_>],
-        series: &[Series],
-        rows: &mut Vec<Row>,
-        kept: &mut Vec<Kept>,
-    ) {
-        let baseline = peers.iter().position(|peer| peer.name() == BASELINE);
-        let of = |peer, churn| series.iter().find(|other| other.peer == peer && other.churn == churn);
-        for one in series {
-            let contestant = peers[one.peer].name().to_owned();
-            let base = baseline.and_then(|peer| of(peer, one.churn));
-            let ratio = base.map(|base| spread(&ratios(&base.ns, &one.ns)));
-            let ns = spread(&one.ns)[0];
-            rows.push(Row {
-                contestant: contestant.clone(),
+/// The rows of one table's series, and what churn left of each contestant's speed.
+fn judge(load: &Load, hit: u32, peers: &[Box<dyn Peer + '_>], series: &[Series]) -> (Vec<Row>, Vec<Kept>) {
+    let (mut rows, mut kept) = (Vec::new(), Vec::new());
+    let baseline = peers.iter().position(|peer| peer.name() == BASELINE);
+    let of = |peer, churn| series.iter().find(|other| other.peer == peer && other.churn == churn);
+    for one in series {
+        let contestant = peers[one.peer].name().to_owned();
+        let base = baseline.and_then(|peer| of(peer, one.churn));
+        let ratio = base.map(|base| spread(&ratios(&base.ns, &one.ns)));
+        let ns = spread(&one.ns)[0];
+        rows.push(Row {
+            contestant: contestant.clone(),
+            listeners: load.len(),
+            hit_percent: hit,
+            churn_per_second: one.churn,
+            mlookups_per_second: 1e3 / ns,
+            ns_per_lookup: ns,
+            ratio_to_rte_hash: ratio.map(|[median, ..]| median),
+            ratio_to_rte_hash_min: ratio.map(|[_, least, _]| least),
+            ratio_to_rte_hash_max: ratio.map(|[.., greatest]| greatest),
+        });
+        if let Some(quiet) = of(one.peer, 0)
+            && one.churn > 0
+        {
+            kept.push(Kept {
+                contestant,
                 listeners: load.len(),
                 hit_percent: hit,
                 churn_per_second: one.churn,
-                mlookups_per_second: 1e3 / ns,
-                ns_per_lookup: ns,
-                ratio_to_rte_hash: ratio.map(|[median, ..]| median),
-                ratio_to_rte_hash_min: ratio.map(|[_, least, _]| least),
-                ratio_to_rte_hash_max: ratio.map(|[.., greatest]| greatest),
+                churn_per_second_reached: one.churned as f64 / one.churn_time.as_secs_f64(),
+                ratio_to_own_without_churn: spread(&ratios(&quiet.ns, &one.ns))[0],
             });
-            if let Some(quiet) = of(one.peer, 0)
-                && one.churn > 0
-            {
-                kept.push(Kept {
-                    contestant,
-                    listeners: load.len(),
-                    hit_percent: hit,
-                    churn_per_second: one.churn,
-                    churn_per_second_reached: one.churned as f64 / one.churn_time.as_secs_f64(),
-                    ratio_to_own_without_churn: spread(&ratios(&quiet.ns, &one.ns))[0],
-                });
-            }
         }
     }
+    (rows, kept)
 }
 
 fn print(out: &mut impl Write, report: &Report) -> std::io::Result<()> {

@@ -56,6 +56,7 @@ mod tests;
 mod write;
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 use crate::sync::epoch::{self, Guard};
 use crate::sync::{Arc, AtomicPtr, AtomicU64, AtomicUsize, Mutex, Ordering};
@@ -98,7 +99,9 @@ pub(crate) struct Full;
 #[repr(C, align(64))]
 struct Bucket([AtomicU64; SLOTS]);
 
-const _: () = assert!(cfg!(loom) || size_of::<Bucket>() == 64);
+/// The size of a bucket, as a power of two: 64 bytes, if loom does not watch.
+const BUCKET_SHIFT: u32 = size_of::<Bucket>().trailing_zeros();
+const _: () = assert!(size_of::<Bucket>() == 1 << BUCKET_SHIFT && (cfg!(loom) || BUCKET_SHIFT == 6));
 
 /// The keyed functions that scatter keys. Hashes are 48 bits, left-aligned.
 #[derive(Clone, Copy)]
@@ -185,53 +188,74 @@ impl Probe {
     }
 }
 
+/// A word per lane. On line borders: a vector that straddles two lines is stored and loaded in two.
+#[repr(align(64))]
+struct Column([u64; LANES]);
+
+impl Column {
+    const ZERO: Self = Self([0; LANES]);
+}
+
 /// What the passes over a burst hand each other.
 pub(crate) struct Lanes {
-    hash: [u64; LANES],
-    slow: [u8; LANES],
+    hash: Column,
+    /// Of these two, `len` are written: most bursts need none.
+    slow: [MaybeUninit<u8>; LANES],
     slow_len: usize,
-    missed: [u8; LANES],
+    missed: [MaybeUninit<u8>; LANES],
     missed_len: usize,
     /// Some key was not IPv4.
     pub(crate) other_family: bool,
 }
 
-impl Lanes {
-    /// Nothing looked up yet.
-    #[inline]
-    pub(crate) const fn new() -> Self {
-        let none = [0; LANES];
-        Self { hash: [0; LANES], slow: none, slow_len: 0, missed: none, missed_len: 0, other_family: false }
-    }
+/// The first `len` lanes.
+#[inline]
+fn written(lanes: &[MaybeUninit<u8>; LANES], len: usize) -> &[u8] {
+    let lanes = &lanes[..len];
+    // SAFETY: validity: `len` counts the lanes that were written, from the first on without a gap; it is private to this
+    // module and its children, which raise it after writing. Bounds, lifetime: those of `lanes`, whose layout is u8's.
+    unsafe { std::slice::from_raw_parts(lanes.as_ptr().cast(), lanes.len()) }
+}
 
+impl Lanes {
     /// Every lane of `keys` missed, nothing hashed: what a table without keys answers.
     #[inline]
     pub(crate) fn all_missed(keys: &[ListenKey]) -> Self {
-        let mut lanes = Self::new();
-        for (lane, missed) in (0..).zip(&mut lanes.missed) {
-            *missed = lane;
+        let mut lanes = Self::NONE;
+        for (lane, missed) in (0..keys.len()).zip(&mut lanes.missed) {
+            missed.write(lane as u8);
+            lanes.missed_len = lane + 1;
         }
-        lanes.missed_len = keys.len();
         lanes.other_family = keys.iter().any(|key| !key.flow.is_v4());
         lanes
     }
 
+    /// No lane at all.
+    const NONE: Self = Self {
+        hash: Column::ZERO,
+        slow: [MaybeUninit::uninit(); LANES],
+        slow_len: 0,
+        missed: [MaybeUninit::uninit(); LANES],
+        missed_len: 0,
+        other_family: false,
+    };
+
     /// Lanes whose key is certainly not in the table.
     #[inline]
     pub(crate) fn missed(&self) -> &[u8] {
-        &self.missed[..self.missed_len]
+        written(&self.missed, self.missed_len)
     }
 
     /// Lanes to ask [`View::find`] about.
     #[inline]
     pub(crate) fn slow(&self) -> &[u8] {
-        &self.slow[..self.slow_len]
+        written(&self.slow, self.slow_len)
     }
 
     /// The hash of a slow lane.
     #[inline]
     pub(crate) fn hash(&self, lane: u8) -> u64 {
-        self.hash[usize::from(lane)]
+        self.hash.0[usize::from(lane)]
     }
 
     /// True if some lane has no final answer yet.
@@ -347,6 +371,20 @@ impl<'g, N> View<'g, N> {
         unsafe { self.memory.get_unchecked(number) }
     }
 
+    /// How many bytes from the first bucket of all the first bucket of a hash lies.
+    #[inline(always)]
+    fn place(&self, hash: u64) -> u64 {
+        (hash >> (64 - self.bits)) << BUCKET_SHIFT
+    }
+
+    /// The bucket at a place that [`View::place`] named.
+    #[inline(always)]
+    fn at(&self, place: u64) -> &'g Bucket {
+        debug_assert!(place >> BUCKET_SHIFT < self.memory.len() as u64);
+        // SAFETY: bounds: `place` is a bucket's size times a number below 2^bits, and there are so many buckets.
+        unsafe { &*self.memory.as_ptr().byte_add(place as usize) }
+    }
+
     /// The number of the first bucket.
     #[inline(always)]
     fn first(&self, hash: u64) -> usize {
@@ -386,9 +424,10 @@ impl<'g, N> View<'g, N> {
         mix: &Mix,
         keys: &[ListenKey],
         found: &mut [Option<ListenerId>],
-        lanes: &mut Lanes,
-    ) {
-        kernel.exact_pass(*self, mix, keys, found, lanes);
+    ) -> Lanes {
+        let mut lanes = Lanes::NONE;
+        kernel.exact_pass(*self, mix, keys, found, &mut lanes);
+        lanes
     }
 
     /// The word that holds the key with this hash, in its first bucket or its second. A list is asked by `same` whether

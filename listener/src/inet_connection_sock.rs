@@ -207,7 +207,12 @@ impl Control {
     /// # Source
     /// Linux v6.18 `inet_csk_listen_start`.
     pub(crate) fn listen_start(&mut self, net: &Net, fd: u32, backlog: Backlog) -> Result<(), ListenError> {
-        let id = net.listeners.alloc().ok_or(ListenError::ListenersFull)?;
+        // Slots of closed listeners come back in batches: before giving up, ask for those that wait.
+        let again = || {
+            net.hash.reclaim();
+            net.listeners.alloc()
+        };
+        let id = net.listeners.alloc().or_else(again).ok_or(ListenError::ListenersFull)?;
         let Some(slot) = ListenerSlot::new(id) else { return Err(ListenError::ListenersFull) };
         let sock = self.socks.linked(fd);
         let params = ListenParams {

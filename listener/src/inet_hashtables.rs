@@ -150,10 +150,16 @@ impl ListenHash {
         epoch::pin()
     }
 
-    /// Runs `reclaim` once no guard that is held now is left: gives the slot of an unhashed listener back. It may run in
-    /// any thread that pins, so it has to be short and must neither block nor call the hash.
+    /// Runs `reclaim` once no guard that is held now is left: gives the slot of an unhashed listener back. It runs here or
+    /// in a later call that defers or reclaims, whoever makes it, so it must not call the hash.
     pub fn defer_slot_reuse<F: FnOnce() + Send + 'static>(&self, reclaim: F) {
-        epoch::defer(&epoch::pin(), reclaim);
+        epoch::defer(reclaim);
+    }
+
+    /// Gives back at once what has been deferred and is no longer looked at, instead of in batches: for a writer that has
+    /// run out of slots. Costs the workers a microsecond.
+    pub fn reclaim(&self) {
+        epoch::reclaim();
     }
 
     /// The hash by which a flow chooses among a group, and by which what it left migrates.
@@ -181,14 +187,12 @@ impl ListenHash {
     ) {
         assert_eq!(keys.len(), found.len(), "one answer per key");
         for (keys, found) in keys.chunks(LANES).zip(found.chunks_mut(LANES)) {
-            let mut lanes;
-            if self.v4.keys() > 0 {
-                lanes = Lanes::new();
-                self.v4.view(guard).exact_pass(self.kernel, &self.mix, keys, found, &mut lanes);
+            let lanes = if self.v4.keys() > 0 {
+                self.v4.view(guard).exact_pass(self.kernel, &self.mix, keys, found)
             } else {
-                lanes = Lanes::all_missed(keys);
                 found.fill(None);
-            }
+                Lanes::all_missed(keys)
+            };
             if lanes.unanswered() {
                 self.burst_rest(guard, keys, found, &lanes);
             }

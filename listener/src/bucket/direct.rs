@@ -113,7 +113,7 @@ impl<N: Send + Sync + 'static> Direct<N> {
         drop(stripe);
         if old != 0 && old & (IPV4 | IPV6) == 0 {
             let (nodes, number) = (Arc::clone(&self.nodes), old & NUMBER);
-            epoch::defer(&epoch::pin(), move || {
+            epoch::defer(move || {
                 // SAFETY: the only word that named the node was overwritten before, so references to it live under
                 // guards that are gone by now. Each word is overwritten once.
                 unsafe { nodes.release(number) }

@@ -15,7 +15,7 @@
 //! later load pass an earlier one. No conclusion is drawn from two words of one vector load: a hit is one word, and
 //! whether a zero word is there is asked in another load, later.
 
-use super::{Bucket, LANES, Lanes, Mix, Probe, View};
+use super::{Bucket, Column, LANES, Lanes, Mix, Probe, View};
 use crate::inet_hashtables::ListenKey;
 use crate::sync::Ordering;
 use crate::types::ListenerId;
@@ -187,7 +187,7 @@ unsafe fn exact_pass<I: Isa, N>(
 ) {
     assert!(keys.len() <= LANES && keys.len() == found.len(), "one answer per key, one burst at a time");
     let (steps, last) = keys.as_chunks::<STEP>();
-    let (raw, _) = lanes.hash.as_chunks_mut::<STEP>();
+    let (raw, _) = lanes.hash.0.as_chunks_mut::<STEP>();
     let mut not_v4 = 0;
     for (keys, raw) in steps.iter().zip(raw.iter_mut()) {
         // SAFETY: the caller's word on the instruction set.
@@ -197,31 +197,27 @@ unsafe fn exact_pass<I: Isa, N>(
     lanes.other_family = not_v4 != 0;
 
     // All lanes, used or not: a fixed count is what the compiler turns into vectors.
-    let mut buckets = [0; LANES];
-    let mut probes = [0; LANES];
-    for ((hash, bucket), probe) in lanes.hash.iter_mut().zip(&mut buckets).zip(&mut probes) {
+    let (mut places, mut probes) = (Column::ZERO, Column::ZERO);
+    for ((hash, place), probe) in lanes.hash.0.iter_mut().zip(&mut places.0).zip(&mut probes.0) {
         *hash = mix.v4(*hash);
-        *bucket = *hash >> (64 - view.bits);
+        *place = view.place(*hash);
         *probe = Probe::one(view.bits, *hash);
     }
-    for &bucket in &buckets[..keys.len()] {
-        prefetch(std::ptr::from_ref(view.bucket(bucket as usize)).cast());
+    for &place in &places.0[..keys.len()] {
+        prefetch(std::ptr::from_ref(view.at(place)).cast());
     }
 
-    let mut differs = [0; LANES];
+    let mut differs = Column::ZERO;
     let mut rest = 0u32;
-    for step in 0..keys.len().div_ceil(STEP) {
+    let steps = found.chunks_mut(STEP);
+    for (step, found) in (0..LANES / STEP).zip(steps) {
         // Lanes beyond the keys look at some bucket of the table, and their answers are dropped.
-        let from = step * STEP % LANES;
-        let at = |lane: usize| view.bucket(buckets[from + lane] as usize);
-        let buckets = [at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)];
-        let (Some(probes), Some(differs)) = (probes[from..].first_chunk(), differs[from..].first_chunk_mut())
-        else {
-            continue;
-        };
+        let places = &places.0.as_chunks::<STEP>().0[step];
+        let buckets = places.map(|place| view.at(place));
+        let (probes, differs) = (&probes.0.as_chunks().0[step], &mut differs.0.as_chunks_mut().0[step]);
         // SAFETY: the caller's word on the instruction set.
         let misses = unsafe { I::nearest(buckets, probes, differs) };
-        rest |= (misses & answer(misses, differs, &mut found[step * STEP..])) << from;
+        rest |= (misses & answer(misses, differs, found)) << (step * STEP);
     }
     let (mut slow, mut missed) = (0, 0);
     while rest != 0 {
@@ -229,12 +225,12 @@ unsafe fn exact_pass<I: Isa, N>(
         rest &= rest - 1;
         let at = lane as usize % LANES;
         // A list differs in less than another key; only a key that is neither can be elsewhere or nowhere.
-        let gone = differs[at] >> Probe::ANY_BITS != 0
+        let gone = differs.0[at] >> Probe::ANY_BITS != 0
             // SAFETY: the caller's word on the instruction set.
-            && unsafe { I::has_zero(view.bucket(view.first(lanes.hash[at]))) };
-        lanes.missed[missed % LANES] = lane as u8;
+            && unsafe { I::has_zero(view.at(places.0[at])) };
+        lanes.missed[missed % LANES].write(lane as u8);
         missed += usize::from(gone);
-        lanes.slow[slow % LANES] = lane as u8;
+        lanes.slow[slow % LANES].write(lane as u8);
         slow += usize::from(!gone);
     }
     (lanes.slow_len, lanes.missed_len) = (slow, missed);

@@ -211,7 +211,7 @@ impl<N: Send + Sync + 'static> Table<N> {
         }
         drop(locked);
         if stored.is_ok() && old & LIST != 0 {
-            self.retire_node((old & NUMBER) as u32, &guard);
+            self.retire_node((old & NUMBER) as u32);
         }
         stored.map(|(_, result)| result)
     }
@@ -232,9 +232,9 @@ impl<N: Send + Sync + 'static> Table<N> {
         }
     }
 
-    fn retire_node(&self, number: u32, guard: &Guard) {
+    fn retire_node(&self, number: u32) {
         let nodes = Arc::clone(&self.nodes);
-        epoch::defer(guard, move || {
+        epoch::defer(move || {
             // SAFETY: the only word that named the node was overwritten before this was deferred, so no reference was
             // made since, and those made before lived under guards that are gone. Each word is overwritten once.
             unsafe { nodes.release(number) }
@@ -267,7 +267,7 @@ impl<N: Send + Sync + 'static> Table<N> {
         // it out, all stripes being locked.
         let old = unsafe { Box::from_raw(old) };
         // Readers that loaded the pointer before hold guards; `epoch::defer` waits for them.
-        epoch::defer(guard, move || drop(old));
+        epoch::defer(move || drop(old));
         Ok(())
     }
 

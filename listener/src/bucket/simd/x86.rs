@@ -165,29 +165,44 @@ fn greater(words: __m128i) -> u64 {
     _mm_cvtsi128_si64(_mm_max_epu32(words, _mm_unpackhi_epi64(words, words))).cast_unsigned()
 }
 
-/// A difference that reaches this bit is no match. AVX2 and SSE4.2 cannot compare words of 64 bits without sign, but
-/// halves: so a difference that is no match becomes 0 and one that is becomes its complement, whose upper half is all
+/// A difference that reaches this bit is no match. SSE4.2 cannot compare words of 64 bits without sign, but halves: so a difference that is no match becomes 0 and one that is becomes its complement, whose upper half is all
 /// ones. The greatest of each half then belong to one word, the one of the least difference.
 const MATCH_BITS: i32 = super::Probe::ANY_BITS.cast_signed();
+
+/// The lesser of each pair of words; there is no such instruction before AVX-512. With sign.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lesser(one: __m256i, two: __m256i) -> __m256i {
+    let two_is = _mm256_castsi256_pd(_mm256_cmpgt_epi64(one, two));
+    let (one, two) = (_mm256_castsi256_pd(one), _mm256_castsi256_pd(two));
+    _mm256_castpd_si256(_mm256_blendv_pd(one, two, two_is))
+}
 
 impl Isa for Avx2 {
     #[inline]
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
     unsafe fn nearest(buckets: [&Bucket; STEP], probes: &[u64; STEP], differ: &mut [u64; STEP]) -> u32 {
-        let mut misses = 0;
-        for lane in 0..STEP {
-            let probe = _mm256_set1_epi64x(probes[lane].cast_signed());
-            let half = |words| {
-                let apart = _mm256_xor_si256(words, probe);
-                let equal =
-                    _mm256_cmpeq_epi64(_mm256_srli_epi64::<MATCH_BITS>(apart), _mm256_setzero_si256());
-                _mm256_andnot_si256(apart, equal)
-            };
+        // The compare has a sign, the differences have none: they are looked at with their highest bit turned.
+        let turn = 1u64 << 63;
+        let each = |lane: usize| {
+            let probe = _mm256_set1_epi64x((probes[lane] ^ turn).cast_signed());
             let [low, high] = load_256(buckets[lane]);
-            let kept = _mm256_max_epu32(half(low), half(high));
-            let (low, high) = (_mm256_castsi256_si128(kept), _mm256_extracti128_si256::<1>(kept));
-            differ[lane] = !greater(_mm_max_epu32(low, high));
-            misses |= miss(differ[lane], lane);
+            lesser(_mm256_xor_si256(low, probe), _mm256_xor_si256(high, probe))
+        };
+        let pair = |one, two| lesser(_mm256_unpacklo_epi64(one, two), _mm256_unpackhi_epi64(one, two));
+        let halve = |one, two| {
+            lesser(_mm256_permute2x128_si256::<0x20>(one, two), _mm256_permute2x128_si256::<0x31>(one, two))
+        };
+        let limit = _mm256_set1_epi64x((((1 << super::Probe::ONE_BITS) - 1) ^ turn).cast_signed());
+        let mut misses = 0;
+        for half in 0..2 {
+            let from = half * 4;
+            let least = halve(pair(each(from), each(from + 1)), pair(each(from + 2), each(from + 3)));
+            let over = _mm256_castsi256_pd(_mm256_cmpgt_epi64(least, limit));
+            misses |= _mm256_movemask_pd(over).cast_unsigned() << from;
+            let least = _mm256_xor_si256(least, _mm256_set1_epi64x(turn.cast_signed()));
+            // SAFETY: bounds: `differ` is 64 bytes, of which this is the first or second half.
+            unsafe { _mm256_storeu_si256(differ.as_mut_ptr().add(from).cast(), least) };
         }
         misses
     }
