@@ -7,6 +7,8 @@ use listener::inet_hashtables::{HashKey, ListenKey};
 use listener::segment::FlowKey;
 use listener::types::{InetAddr, ListenerId, TcpPort};
 
+use crate::frames::Scatter;
+
 /// Segments that are timed at once: their keys stay in the first-level cache, as those of a burst do that has just been
 /// parsed.
 pub const CHUNK: usize = 512;
@@ -65,12 +67,12 @@ pub struct Load {
 impl Load {
     /// `listeners` listeners; of the segments, `hit_percent` in a hundred go to one of them, all in random order.
     pub fn new(listeners: u32, hit_percent: u32, seed: u64) -> Self {
-        let mut random = SplitMix(seed);
+        let mut random = Scatter::new(seed);
         let stream = (0..STREAM).map(|_| {
-            if random.below(100) < hit_percent {
-                random.below(listeners)
+            if below(&mut random, 100) < hit_percent {
+                below(&mut random, listeners)
             } else {
-                MISS | random.below(1 << 20)
+                MISS | below(&mut random, 1 << 20)
             }
         });
         Self { listeners, stream: stream.collect() }
@@ -146,24 +148,9 @@ impl Chunk {
     }
 }
 
-/// A small generator of even random numbers (SplitMix64): the same load for the same seed.
-#[derive(Debug)]
-pub struct SplitMix(pub u64);
-
-impl SplitMix {
-    /// The next 64 bits.
-    pub const fn next_word(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ word >> 31
-    }
-
-    /// A number below `bound`, which is not 0.
-    pub const fn below(&mut self, bound: u32) -> u32 {
-        (((self.next_word() >> 32) * bound as u64) >> 32) as u32
-    }
+/// An even random number below `bound`, which is not 0.
+fn below(random: &mut Scatter, bound: u32) -> u32 {
+    (((random.draw() >> 32) * u64::from(bound)) >> 32) as u32
 }
 
 #[cfg(test)]

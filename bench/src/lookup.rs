@@ -1,7 +1,9 @@
 //! `hearken-bench lookup`: hearken's listening hash against `rte_hash` and maps that a program might take instead.
 
+use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Result, ensure};
 use comfy_table::{CellAlignment, Table};
@@ -79,11 +81,44 @@ pub struct Kept {
     ratio_to_own_without_churn: f64,
 }
 
+/// The machine, and what else this bench depends on.
+#[derive(Clone, Debug, Serialize)]
+struct Surroundings {
+    #[serde(flatten)]
+    machine: Machine,
+    rustc: String,
+    /// The setting is in brackets.
+    transparent_hugepages: String,
+    /// Reserved 2-MiB pages: what DPDK takes its memory from.
+    hugepages: String,
+    /// When the run began: somebody else's work in the figures.
+    load_average: String,
+    /// What hearken's lookup uses.
+    instruction_set: &'static str,
+}
+
+impl Surroundings {
+    fn here(instruction_set: &'static str) -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let rustc = Command::new("rustc").arg("--version").output();
+        Self {
+            machine: Machine::here(),
+            rustc: rustc
+                .map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned())
+                .unwrap_or_default(),
+            transparent_hugepages: read("/sys/kernel/mm/transparent_hugepage/enabled"),
+            hugepages: read("/proc/sys/vm/nr_hugepages"),
+            load_average: read("/proc/loadavg"),
+            instruction_set,
+        }
+    }
+}
+
 /// All of it.
 #[derive(Debug, Serialize)]
 struct Report {
     bench: &'static str,
-    machine: Machine,
+    machine: Surroundings,
     notes: [&'static str; 3],
     rows: Vec<Row>,
     kept_under_churn: Vec<Kept>,
@@ -109,20 +144,16 @@ impl LookupArgs {
         );
         ensure!(self.hit.iter().all(|&hit| hit <= 100), "--hit takes 0 to 100");
         let kernel = self.kernel.as_deref();
-        let machine = Machine::here(Hearken::new(&Load::new(1, 100, 0), kernel).0.kernel_name());
-        #[cfg(feature = "dpdk")]
-        let eal = crate::peers::start_eal()?;
+        let instruction_set = Hearken::new(&Load::new(1, 100, 0), kernel).0.kernel_name();
+        let machine = Surroundings::here(instruction_set);
+        let eal = peers::start_eal()?;
         let (mut rows, mut kept) = (Vec::new(), Vec::new());
         for &listeners in &self.listeners {
             for &hit in &self.hit {
                 let load = Load::new(listeners, hit, 42);
                 let hearken = Hearken::new(&load, kernel);
-                #[cfg(feature = "dpdk")]
                 let rte = peers::RteTable::new(&eal, &load)?;
-                #[cfg(feature = "dpdk")]
                 let mut all = peers::all(&load, &hearken, &rte);
-                #[cfg(not(feature = "dpdk"))]
-                let mut all = peers::all(&load, &hearken);
                 if let Some(only) = &self.only {
                     all.retain(|peer| peer.name().starts_with(only.as_str()) || peer.name() == BASELINE);
                 }
@@ -135,7 +166,7 @@ impl LookupArgs {
             }
         }
         if let Some(path) = &self.plot {
-            plot::lookup(path, &rows, self.hit[0], &machine)?;
+            plot::lookup(path, &rows, self.hit[0], &machine.machine)?;
         }
         let report = Report { bench: "lookup", machine, notes: NOTES, rows, kept_under_churn: kept };
         if self.json {
@@ -187,7 +218,7 @@ fn judge(load: &Load, hit: u32, peers: &[Box<dyn Peer + '_>], series: &[Series])
 
 fn print(out: &mut impl Write, report: &Report) -> std::io::Result<()> {
     let machine = &report.machine;
-    writeln!(out, "{}, {} cores, Linux {}", machine.cpu, machine.cores, machine.kernel)?;
+    writeln!(out, "{}", machine.machine)?;
     writeln!(out, "{}, lookup in {}, load {}", machine.rustc, machine.instruction_set, machine.load_average)?;
     for note in report.notes {
         writeln!(out, "{note}")?;

@@ -9,7 +9,6 @@ mod chained;
 mod dashmap;
 mod hearken;
 mod papaya;
-#[cfg(feature = "dpdk")]
 mod rte_hash;
 mod rwlock_hashmap;
 mod scc;
@@ -20,7 +19,6 @@ use crate::load::{Chunk, Key, Load};
 
 pub use chained::Chained;
 pub use hearken::Hearken;
-#[cfg(feature = "dpdk")]
 pub use rte_hash::{RteTable, start_eal};
 
 /// The baseline of all ratios.
@@ -51,21 +49,11 @@ const fn any_of(packed: u64) -> u64 {
 
 /// All contestants, filled with `load`'s listeners, and one wildcard listener on a port that nobody asks for, so that
 /// none may skip the wildcard (rte_hash has none and does).
-#[cfg(feature = "dpdk")]
 pub fn all<'t>(load: &Load, hearken: &'t Hearken, rte: &'t RteTable) -> Vec<Box<dyn Peer + 't>> {
     let mut all: Vec<Box<dyn Peer + 't>> =
         vec![Box::new(hearken::Burst(hearken)), Box::new(hearken::Single(hearken))];
     all.push(Box::new(rte_hash::Bulk(rte)));
     all.push(Box::new(rte_hash::Single(rte)));
-    others(load, &mut all);
-    all
-}
-
-/// As above, without DPDK.
-#[cfg(not(feature = "dpdk"))]
-pub fn all<'t>(load: &Load, hearken: &'t Hearken) -> Vec<Box<dyn Peer + 't>> {
-    let mut all: Vec<Box<dyn Peer + 't>> =
-        vec![Box::new(hearken::Burst(hearken)), Box::new(hearken::Single(hearken))];
     others(load, &mut all);
     all
 }
