@@ -91,13 +91,13 @@ impl Stack {
     /// Sets an option. On a listener it holds from the next segment on; conflict rules are not run again.
     ///
     /// # Errors
-    /// [`ListenError::BadDescriptor`], [`ListenError::NoSuchOption`] (also for every option of an accepted
-    /// connection), [`ListenError::NoSuchDevice`], [`ListenError::BadOptionValue`], [`ListenError::OptionAfterBind`].
+    /// [`ListenError::BadDescriptor`], [`ListenError::NoSuchOption`] (an accepted connection knows SO_REUSEADDR and
+    /// SO_REUSEPORT only), [`ListenError::NoSuchDevice`], [`ListenError::BadOptionValue`], [`ListenError::OptionAfterBind`].
     pub fn setsockopt(&self, fd: SockFd, opt: SockOpt<'_>) -> Result<(), ListenError> {
         let mut control = self.lock();
         match control.socks.get(fd)? {
-            Entry::Sock(_) => sockopt::setsockopt(&mut control, &self.net, fd.0, opt),
-            _ => Err(ListenError::NoSuchOption),
+            Entry::Child(child) => sockopt::setsockopt_child(child, &self.net, opt),
+            _ => sockopt::setsockopt(&mut control, &self.net, fd.0, opt),
         }
     }
 

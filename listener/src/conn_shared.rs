@@ -86,6 +86,10 @@ pub struct ChildInfo {
     pub dev: DevIndex,
     /// True if the peer reset it or it timed out: recv(2) would say ECONNRESET or ETIMEDOUT.
     pub aborted: bool,
+    /// SO_REUSEADDR: its listener's, unless it was set since.
+    pub reuse: bool,
+    /// SO_REUSEPORT, likewise.
+    pub reuseport: bool,
 }
 
 /// Something that holds a local port: a living child or a TIME_WAIT entry.
@@ -216,6 +220,17 @@ impl CoreShared {
         (generation == child.generation).then_some(info)
     }
 
+    /// Sets SO_REUSEADDR and SO_REUSEPORT of a child that the control side holds: its slot is not used again meanwhile.
+    pub fn set_reuse(&self, child: ChildRef, reuse: bool, reuseport: bool) {
+        let Some(record) = self.records.get(child.index as usize) else { return };
+        if record.generation.load(Ordering::Acquire) != child.generation {
+            return;
+        }
+        let on = if reuse { REUSE } else { 0 } | if reuseport { REUSEPORT } else { 0 };
+        record.flags.fetch_or(on, Ordering::Relaxed);
+        record.flags.fetch_and(on | !(REUSE | REUSEPORT), Ordering::Relaxed);
+    }
+
     /// Shows all that hold the local port: living children and TIME_WAIT entries. Costs nothing but one load if there
     /// are none; else a walk over the records, for a bind(2) that somebody waits for.
     pub fn owners_of_port(&self, port: TcpPort, mut owner: impl FnMut(PortOwner)) {
@@ -292,8 +307,7 @@ impl CoreShared {
         let record = &self.records[index as usize];
         let before = TcpState::from_u8(record.state.load(Ordering::Relaxed));
         if aborted {
-            let flags = record.flags.load(Ordering::Relaxed);
-            record.flags.store(flags | ABORTED, Ordering::Relaxed);
+            record.flags.fetch_or(ABORTED, Ordering::Relaxed);
         }
         record.state.store(state as u8, Ordering::Release);
         if state == TcpState::Close && before != TcpState::Close {
@@ -343,17 +357,18 @@ impl Record {
             if self.generation.load(Ordering::Relaxed) != generation {
                 continue;
             }
+            let (reuse, reuseport) = (flags & REUSE != 0, flags & REUSEPORT != 0);
             let owner = PortOwner {
                 child: ChildRef { core, index, generation },
                 addr: flow.daddr,
                 dev,
-                reuse: flags & REUSE != 0,
-                reuseport: flags & REUSEPORT != 0,
+                reuse,
+                reuseport,
                 v6_family: flags & V6_FAMILY != 0,
                 time_wait: state == TcpState::TimeWait,
                 uid,
             };
-            let info = ChildInfo { flow, state, dev, aborted: flags & ABORTED != 0 };
+            let info = ChildInfo { flow, state, dev, aborted: flags & ABORTED != 0, reuse, reuseport };
             return Some((generation, owner, info));
         }
     }

@@ -225,6 +225,22 @@ pub(crate) fn getsockopt(sock: &Sock, name: SockOptName) -> Result<i32, ListenEr
     })
 }
 
+/// Sets an option of a connection: those that its local port depends on.
+///
+/// # Errors
+/// [`ListenError::NoSuchOption`] for all others.
+pub(crate) fn setsockopt_child(child: &Child, net: &Net, opt: SockOpt<'_>) -> Result<(), ListenError> {
+    let Some(core) = net.cores.get(usize::from(child.child.core.0)) else { return Ok(()) };
+    let info = core.child(child.child);
+    let (reuse, reuseport) = info.map_or((false, false), |info| (info.reuse, info.reuseport));
+    match opt {
+        SockOpt::ReuseAddr(on) => core.set_reuse(child.child, on, reuseport),
+        SockOpt::ReusePort(on) => core.set_reuse(child.child, reuse, on),
+        _ => return Err(ListenError::NoSuchOption),
+    }
+    Ok(())
+}
+
 /// Reads an option of a connection: only those that a connection answers by itself.
 ///
 /// # Errors
@@ -233,6 +249,8 @@ pub(crate) fn getsockopt_child(child: &mut Child, net: &Net, name: SockOptName) 
     let info = net.cores.get(usize::from(child.child.core.0)).and_then(|core| core.child(child.child));
     match name {
         SockOptName::AcceptConn => Ok(0),
+        SockOptName::ReuseAddr => Ok(info.is_some_and(|info| info.reuse).into()),
+        SockOptName::ReusePort => Ok(info.is_some_and(|info| info.reuseport).into()),
         SockOptName::Error => {
             let failed = info.is_none_or(|info| info.aborted && info.state == TcpState::Close);
             let error =

@@ -150,3 +150,27 @@ fn a_listener_keeps_its_place_when_options_change() {
     assert_eq!(stack.setsockopt(fd, SockOpt::V6Only(true)), Err(ListenError::OptionAfterBind));
     assert_eq!(stack.getsockopt(fd, SockOptName::AcceptConn), Ok(1));
 }
+
+#[test]
+fn closed_group_members_give_their_slots_back() {
+    let stack = stack_with(|sysctl| sysctl.tcp_migrate_req = true);
+    let reuseport = [SockOpt::ReusePort(true)];
+    for _ in 0..2 {
+        let members: Vec<_> = (0..1100)
+            .map(|_| {
+                let fd = bound(&stack, "127.0.0.1:80", &reuseport).expect("shared");
+                stack.listen(fd, 1).expect("there is room");
+                fd
+            })
+            .collect();
+        stack.assert_invariants();
+        members.into_iter().for_each(|fd| stack.close(fd, false).expect("open"));
+    }
+    let max = Limits::TINY.listeners_max;
+    let open = |number: u32| {
+        let fd = bound(&stack, &format!("127.1.{}.{}:80", number / 200, number % 200), &[])?;
+        stack.listen(fd, 1)
+    };
+    assert!((0..max).all(|number| open(number) == Ok(())), "a slot is lost");
+    assert_eq!(open(max), Err(ListenError::ListenersFull));
+}

@@ -105,6 +105,11 @@ pub enum Op {
         nth: usize,
         end: End,
     },
+    SetChild {
+        nth: usize,
+        opt: Opt,
+        on: bool,
+    },
     Name {
         slot: usize,
     },
@@ -218,7 +223,10 @@ fn step(rng: &mut Rng, leaning: &Leaning, v6: &mut [bool; SLOTS], ops: &mut Vec<
         77..86 => ops.push(Op::Accept { slot }),
         86..90 => ops.push(Op::CloseChild { nth: rng.below(3), end: rng.pick(&[End::Rst, End::Fin]) }),
         90..94 => ops.push(Op::CloseClient { nth: rng.below(3), end: rng.pick(&[End::Rst, End::Fin]) }),
-        94..98 => ops.push(Op::Name { slot }),
+        94..96 => {
+            ops.push(Op::SetChild { nth: rng.below(3), opt: rng.pick(&[Opt::Reuse, Opt::Reuseport]), on });
+        }
+        96..98 => ops.push(Op::Name { slot }),
         _ => ops.push(Op::Options { slot }),
     }
 }

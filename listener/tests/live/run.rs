@@ -179,6 +179,7 @@ impl Run {
             Op::Accept { slot } => self.accept(slot),
             Op::CloseChild { nth, end } => self.close_child(nth, end),
             Op::CloseClient { nth, end } => self.close_client(nth, end),
+            Op::SetChild { nth, opt, on } => self.set_child(nth, opt, on),
             Op::Name { slot } => self.name(slot),
             Op::Options { slot } => self.options(slot),
         }?;
@@ -432,6 +433,19 @@ impl Run {
         }
         drop(child.real);
         self.world.stack.close(child.fd, end == End::Rst).map_err(|error| error.to_string())
+    }
+
+    fn set_child(&mut self, nth: usize, opt: Opt, on: bool) -> Result<(), String> {
+        if self.children.is_empty() {
+            return Ok(());
+        }
+        let child = &self.children[nth % self.children.len()];
+        let (kernel, ours) = if opt == Opt::Reuse {
+            (child.real.set_reuse_address(on), SockOpt::ReuseAddr(on))
+        } else {
+            (child.real.set_reuse_port(on), SockOpt::ReusePort(on))
+        };
+        same_errno(kernel, self.world.stack.setsockopt(child.fd, ours))
     }
 
     fn close_client(&mut self, nth: usize, end: End) -> Result<(), String> {
