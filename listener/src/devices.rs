@@ -124,12 +124,10 @@ mod tests {
     #[test]
     fn local_multicast_and_broadcast_bind() {
         let valid = |text: &str| devices().inet_addr_valid(addr(text).as_v4().expect("IPv4"));
-        for text in
-            ["0.0.0.0", "127.7.7.7", "198.18.0.1", "198.18.0.255", "255.255.255.255", "224.0.0.1", "0.1.2.3"]
-        {
+        for text in ["0.0.0.0", "127.7.7.7", "198.18.0.1", "198.18.0.255", "255.255.255.255", "224.0.0.1"] {
             assert!(valid(text), "{text}");
         }
-        for text in ["198.18.0.2", "198.18.0.0", "240.0.0.1", "192.0.2.1"] {
+        for text in ["198.18.0.2", "198.18.0.0", "240.0.0.1", "192.0.2.1", "0.1.2.3"] {
             assert!(!valid(text), "{text}");
         }
     }
