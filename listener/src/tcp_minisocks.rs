@@ -4,6 +4,7 @@ use crate::conn_shared::{ChildNode, ChildRecord};
 use crate::core::{Env, Flows, bound_dev, clock_ms};
 use crate::drop_reason::DropReason;
 use crate::ehash::{EntryId, Kind};
+use crate::inet_hashtables::HashKey;
 use crate::listen_sock::{ListenSock, Refused};
 use crate::request_sock::{Conn, Request};
 use crate::segment::{Outcome, Segment, Verdict, flag};
@@ -17,7 +18,7 @@ use crate::tcp_output::{
     advertised_mss, reqsk_send_ack, rto, secure_tcp_ts_off, select_initial_window, tcp_make_synack,
     tcp_send_ack,
 };
-use crate::types::{Nanos, SegSeq, TcpState, Then};
+use crate::types::{InetAddr, ListenerRef, Nanos, SegSeq, TcpState, Then};
 
 /// How long TIME_WAIT lasts (`TCP_TIMEWAIT_LEN`).
 pub(crate) const TIMEWAIT_LEN: Nanos = Nanos::from_secs(60);
@@ -34,16 +35,51 @@ pub(crate) fn reqsk_queue_drop(env: &Env, flows: &mut Flows, index: u32) {
     flows.table.requests.free(index);
 }
 
+/// The listener of a half-open request. One that was closed under `tcp_migrate_req` is replaced by another member of
+/// its group, whatever that one's backlog.
+///
+/// # Source
+/// Linux v6.18 `tcp_v4_rcv`, `reqsk_timer_handler`: the migration that both begin with, by `reuseport_migrate_sock`.
+pub(crate) fn req_listener<'e>(env: &'e Env, flows: &mut Flows, index: u32) -> Option<&'e ListenSock> {
+    let listener = flows.table.requests.entry(index).body.listener;
+    let slot = env.listening(listener);
+    if slot.is_some() || !env.sysctl.tcp_migrate_req { slot } else { reqsk_migrate(env, flows, index) }
+}
+
+#[cold]
+fn reqsk_migrate<'e>(env: &'e Env, flows: &mut Flows, index: u32) -> Option<&'e ListenSock> {
+    let entry = flows.table.requests.entry_mut(index);
+    let (flow, closed) = (entry.head.flow(), entry.body.listener.id);
+    let hash = env.hash.flow_hash(&flow);
+    let guard = env.hash.pin();
+    let heir = [flow.daddr, InetAddr::ANY_V4].into_iter().find_map(|addr| {
+        env.hash.reuseport_migrate(&guard, HashKey::new(addr, flow.dport), closed, env.core, hash)
+    });
+    let moved = heir.and_then(|id| {
+        let slot = env.socks.get(id)?;
+        let generation = slot.generation();
+        slot.reqsk_queue_added(generation, true).ok()?;
+        if entry.body.num_timeout != 0 {
+            slot.reqsk_queue_aged(generation);
+        }
+        entry.body.listener = ListenerRef { id, generation };
+        Some(slot)
+    });
+    let counter = if moved.is_some() { Mib::TCPMigrateReqSuccess } else { Mib::TCPMigrateReqFailure };
+    env.snmp().inc(counter);
+    moved
+}
+
 /// A segment at a half-open request.
 ///
 /// # Source
 /// Linux v6.18 `tcp_check_req` (net/ipv4/tcp_minisocks.c); the tests stand in its order.
 pub(crate) fn tcp_check_req(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, now: Nanos) -> Next {
-    let listener = flows.table.requests.entry(index).body.listener;
-    let Some(slot) = env.listening(listener) else {
+    let Some(slot) = req_listener(env, flows, index) else {
         reqsk_queue_drop(env, flows, index);
         return Next::Lookup;
     };
+    let listener = flows.table.requests.entry(index).body.listener;
     let req = &mut flows.table.requests.entry_mut(index).body;
     let rcv_nxt = req.irs.plus(1);
     let paws = paws_reject(req.ts_recent, seg, None, now);

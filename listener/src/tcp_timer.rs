@@ -7,7 +7,7 @@ use crate::request_sock::Request;
 use crate::segment::{Originated, flag};
 use crate::snmp::Mib;
 use crate::tcp::{done, originated};
-use crate::tcp_minisocks::reqsk_queue_drop;
+use crate::tcp_minisocks::{req_listener, reqsk_queue_drop};
 use crate::tcp_output::{conn_segment, rto, tcp_make_synack, tcp_send_active_reset};
 use crate::types::{Nanos, TcpState, Then};
 
@@ -61,11 +61,11 @@ pub(crate) fn reqsk_timer_handler(
     now: Nanos,
     send: &mut impl Send,
 ) -> bool {
-    let entry = flows.table.requests.entry_mut(index);
-    let Some(slot) = env.listening(entry.body.listener) else {
+    let Some(slot) = req_listener(env, flows, index) else {
         reqsk_queue_drop(env, flows, index);
         return true;
     };
+    let entry = flows.table.requests.entry_mut(index);
     let (expire, resend) = syn_ack_recalc(&entry.body, max_syn_ack_retries(env, slot), slot.defer());
     if !expire && resend {
         let tsval = clock_ms(now);
