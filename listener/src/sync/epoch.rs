@@ -320,23 +320,31 @@ mod place {
 mod tests {
     use std::sync::Arc;
     use std::sync::mpsc::channel;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
     /// The domain is the process's: the tests below must not see each other's guards.
     static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
-    fn ran(flag: &Arc<AtomicBool>) -> bool {
-        // Other tests of this process pin for moments.
-        for _ in 0..1000 {
+    /// Reclaims until `flag` is up, for `patience` at most: other tests of this process pin for moments, and a
+    /// moment is long when their thread has to wait for a core.
+    fn ran(flag: &Arc<AtomicBool>, patience: Duration) -> bool {
+        let begun = Instant::now();
+        loop {
             reclaim();
             if flag.load(Ordering::SeqCst) {
                 return true;
             }
+            if begun.elapsed() > patience {
+                return false;
+            }
             std::thread::yield_now();
         }
-        false
     }
+
+    const LONG: Duration = Duration::from_secs(30);
+    const SHORT: Duration = Duration::from_millis(50);
 
     fn deferred() -> Arc<AtomicBool> {
         let flag = Arc::new(AtomicBool::new(false));
@@ -349,7 +357,7 @@ mod tests {
     fn a_guard_holds_back_what_came_after_it_only() {
         let _alone = lock(&ONE_AT_A_TIME);
         let before = deferred();
-        assert!(ran(&before));
+        assert!(ran(&before, LONG));
         let (hold, release) = channel::<()>();
         let (held, is_held) = channel();
         let reader = std::thread::spawn(move || {
@@ -360,10 +368,10 @@ mod tests {
         });
         is_held.recv().expect("the reader pins");
         let after = deferred();
-        assert!(!ran(&after), "the reader's inner guard is gone, its outer is not");
+        assert!(!ran(&after, SHORT), "the reader's inner guard is gone, its outer is not");
         drop(hold);
         reader.join().expect("the reader ends");
-        assert!(ran(&after));
+        assert!(ran(&after, LONG));
     }
 
     #[test]
