@@ -47,8 +47,7 @@
 //!    Answers are the kernel's. Ports of connections that the host opens itself do not exist here.
 //! 5. `fastreuse` is left out: in v6.18 it never becomes positive. `fastreuseport` is STRICT or nothing, as there.
 //! 6. No Fast Open: `tcp_fastopen` and TCP_FASTOPEN have no effect.
-//! 7. A listener takes a slot of a fixed number: ENOBUFS beyond [`limits::Limits::listeners_max`]. A group takes half as
-//!    many members as in the kernel, see [`limits::REUSEPORT_MEMBERS_MAX`].
+//! 7. A listener takes a slot of a fixed number: ENOBUFS beyond [`limits::Limits::listeners_max`].
 //! 8. A shutdown and another listen() make a new listener: half-open handshakes from before die at their next event.
 //!    In the kernel the socket is the same and takes them back.
 //! 9. Under `tcp_migrate_req` the last [`limits::PARKED_MAX`] closed members are kept for handshakes to find their heirs

@@ -18,7 +18,7 @@ mod live;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use live::ops::{Rng, sequence};
+use live::ops::{Rng, knobs, sequence};
 use live::run::{Namespace, run};
 
 /// Sequences in one namespace: each try takes four ports below the ephemeral range.
@@ -70,10 +70,11 @@ fn soak(sequences: usize, seed: u64) -> Result<usize, String> {
         if number % SEQUENCES_PER_NAMESPACE == SEQUENCES_PER_NAMESPACE - 1 {
             namespace = Namespace::enter()?;
         }
-        let ops = sequence(&mut Rng::new(seed, number as u64));
+        let mut rng = Rng::new(seed, number as u64);
+        let (knobs, ops) = (knobs(&mut rng), sequence(&mut rng));
         let mut differences = Vec::new();
         for _ in 0..TRIES {
-            match run(&mut namespace, &ops) {
+            match run(&mut namespace, &knobs, &ops) {
                 Ok(()) => break,
                 Err(difference) => differences.push(difference),
             }
@@ -81,6 +82,7 @@ fn soak(sequences: usize, seed: u64) -> Result<usize, String> {
         if differences.len() == TRIES {
             mismatches += 1;
             println!("sequence {number} of seed {seed}: {}", differences.join("\n  again: "));
+            println!("  {knobs:?}");
             for (step, op) in ops.iter().enumerate() {
                 println!("  {step:2} {op:?}");
             }

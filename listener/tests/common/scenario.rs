@@ -60,8 +60,8 @@ enum Name {
     /// An accepted connection and, if known, the client at its other end.
     Child(SockFd, Option<ClientId>),
     Client(ClientId),
-    /// A socket of the server's that the recorder connected somewhere: a client now.
-    Connected(ClientId),
+    /// A socket of the server's that the recorder connected somewhere: a client that still holds its port here.
+    Connected(ClientId, SockFd),
 }
 
 /// What a step came to: an answer to compare, or the reason why there is none.
@@ -148,7 +148,7 @@ impl<'a> Replay<'a> {
         Ok(match (kind, name) {
             ("socket", _) => self.socket(s, op)?,
             ("connect", Some(Name::Sock(fd))) => self.connect_server_side(s, fd, op)?,
-            ("connect", Some(Name::Client(_) | Name::Connected(_) | Name::Child(..))) => {
+            ("connect", Some(Name::Client(_) | Name::Connected(..) | Name::Child(..))) => {
                 Err("connect() again on one socket")
             }
             ("connect", None) => self.connect(s, op)?,
@@ -158,7 +158,12 @@ impl<'a> Replay<'a> {
                 Ok(ret("OK"))
             }
             ("counters", _) => Ok(self.counters(op)),
-            (_, Some(Name::Connected(_))) => Err("a server-side socket after connect()"),
+            ("close", Some(Name::Connected(id, fd))) => {
+                self.names.remove(s);
+                self.world.fin(id);
+                Ok(result(self.world.stack.close(fd, false)))
+            }
+            (_, Some(Name::Connected(..))) => Err("a server-side socket after connect()"),
             (kind, Some(Name::Client(id))) => self.on_client(kind, s, id, op)?,
             (kind, Some(Name::Sock(fd) | Name::Child(fd, _))) => self.on_server(kind, s, fd, op)?,
             (kind, None) => return Err(format!("op {kind:?} without a socket")),
@@ -342,12 +347,14 @@ impl<'a> Replay<'a> {
         Ok(Ok(ret(outcome)))
     }
 
-    /// The recorder connected a socket of the server's: it becomes a client, the stack's own socket goes.
+    /// The recorder connected a socket of the server's: it becomes a client. What it answers is a client's to say.
     fn connect_server_side(&mut self, s: &str, fd: SockFd, op: &Object) -> Result<Answer, String> {
-        let id = self.start(op)?;
-        self.wait_connected(id, timeout(op));
-        self.names.insert(s.to_owned(), Name::Connected(id));
-        self.world.stack.close(fd, false).map_err(|error| error.to_string())?;
+        let state = self.world.stack.tcp_info(fd).map(|info| info.state);
+        if state != Ok(TcpState::Listen) {
+            let id = self.start(op)?;
+            self.wait_connected(id, timeout(op));
+            self.names.insert(s.to_owned(), Name::Connected(id, fd));
+        }
         Ok(Err("connect() on a server-side socket"))
     }
 
@@ -492,6 +499,7 @@ impl<'a> Replay<'a> {
             let clients = match name {
                 "OutRsts" => self.world.client_rsts,
                 "EstabResets" => self.world.client_resets,
+                "CurrEstab" => self.world.clients.iter().filter(|client| sends(client.state)).count() as u64,
                 _ => 0,
             };
             let value = totals.get(name).map(|total| json!(total + clients));

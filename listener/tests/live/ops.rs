@@ -136,6 +136,24 @@ struct Leaning {
     other_uid: usize,
 }
 
+/// Sysctls of one sequence, both sides'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Knobs {
+    pub bindv6only: bool,
+    pub ip_nonlocal_bind: bool,
+    pub somaxconn: u32,
+    pub autobind_reuse: bool,
+}
+
+pub fn knobs(rng: &mut Rng) -> Knobs {
+    Knobs {
+        bindv6only: rng.chance(10),
+        ip_nonlocal_bind: rng.chance(10),
+        somaxconn: rng.pick(&[4096, 4096, 1]),
+        autobind_reuse: rng.chance(10),
+    }
+}
+
 pub fn sequence(rng: &mut Rng) -> Vec<Op> {
     let leaning = Leaning {
         reuse: rng.pick(&[5, 50, 95]),

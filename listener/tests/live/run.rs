@@ -20,7 +20,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use rustix::thread::{Uid, set_thread_res_uid};
 use socket2::{Domain, SockAddr as RealAddr, Socket, Type};
 
-use super::ops::{End, Op, Opt, Port, SLOTS};
+use super::ops::{End, Knobs, Op, Opt, Port, SLOTS};
 use crate::common::client::Client;
 use crate::common::world::{ClientId, World, ip, loopback};
 
@@ -38,6 +38,7 @@ const FIRST_CLIENT_PORT: u16 = 32_768;
 #[derive(Debug)]
 pub struct Namespace {
     next_port: u16,
+    knobs: Option<Knobs>,
 }
 
 impl Namespace {
@@ -55,7 +56,25 @@ impl Namespace {
                 return Err(format!("ip {} failed", words.join(" ")));
             }
         }
-        Ok(Self { next_port: FIRST_PORT })
+        Ok(Self { next_port: FIRST_PORT, knobs: None })
+    }
+
+    /// Turns the kernel's knobs.
+    fn set(&mut self, knobs: Knobs) -> Result<(), String> {
+        if self.knobs.replace(knobs) == Some(knobs) {
+            return Ok(());
+        }
+        let files = [
+            ("ipv6/bindv6only", u32::from(knobs.bindv6only)),
+            ("ipv4/ip_nonlocal_bind", knobs.ip_nonlocal_bind.into()),
+            ("ipv6/ip_nonlocal_bind", knobs.ip_nonlocal_bind.into()),
+            ("core/somaxconn", knobs.somaxconn),
+            ("ipv4/ip_autobind_reuse", knobs.autobind_reuse.into()),
+        ];
+        files.into_iter().try_for_each(|(file, value)| {
+            std::fs::write(format!("/proc/sys/net/{file}"), value.to_string())
+                .map_err(|error| format!("/proc/sys/net/{file}: {error}"))
+        })
     }
 
     fn ports(&mut self) -> u16 {
@@ -97,8 +116,17 @@ struct Run {
 ///
 /// # Errors
 /// The first difference, in words.
-pub fn run(namespace: &mut Namespace, ops: &[Op]) -> Result<(), String> {
+pub fn run(namespace: &mut Namespace, knobs: &Knobs, ops: &[Op]) -> Result<(), String> {
     let base = namespace.ports();
+    namespace.set(*knobs)?;
+    let sysctl = Sysctl {
+        bindv6only: knobs.bindv6only,
+        ip_nonlocal_bind: knobs.ip_nonlocal_bind,
+        ipv6_ip_nonlocal_bind: knobs.ip_nonlocal_bind,
+        somaxconn: knobs.somaxconn,
+        ip_autobind_reuse: knobs.autobind_reuse,
+        ..Sysctl::default()
+    };
     let d0 = Device {
         name: "d0".to_owned(),
         index: DevIndex(2),
@@ -107,7 +135,7 @@ pub fn run(namespace: &mut Namespace, ops: &[Op]) -> Result<(), String> {
         mtu: 1500,
     };
     let mut run = Run {
-        world: World::new(Sysctl::default(), vec![loopback(), d0], 2, base.into()),
+        world: World::new(sysctl, vec![loopback(), d0], 2, base.into()),
         base,
         slots: [const { None }; SLOTS],
         children: Vec::new(),
