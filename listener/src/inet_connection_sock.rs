@@ -239,6 +239,7 @@ impl Control {
         if started.is_err() {
             self.binds.reclass(&mut self.socks, fd, |sock| sock.listener = None);
             net.slot(id).close(&net.cores, |_| ());
+            net.listeners.retire();
             net.listeners.free(id);
             if num.0 == 0 {
                 self.put_port(net, fd);
@@ -310,8 +311,7 @@ impl Control {
         if parked {
             self.park(net, key, id);
         } else {
-            let listeners = Arc::clone(&net.listeners);
-            net.hash.defer_slot_reuse(move || listeners.free(id));
+            retire(net, id);
         }
     }
 
@@ -367,7 +367,13 @@ impl Control {
 fn unpark(net: &Net, key: HashKey, id: ListenerId) {
     // No room is needed to take something out.
     let _ = net.hash.update(key, |list| list.detach_closed(id));
+    retire(net, id);
+}
+
+/// Gives back the slot of a listener that no reader finds any more, once those that may have found it are done.
+fn retire(net: &Net, id: ListenerId) {
     let listeners = Arc::clone(&net.listeners);
+    listeners.retire();
     net.hash.defer_slot_reuse(move || listeners.free(id));
 }
 

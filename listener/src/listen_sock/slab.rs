@@ -11,6 +11,10 @@ use crate::types::{ListenerId, ListenerRef};
 /// Slots that are made at once when the slab grows.
 const CHUNK: usize = if cfg!(loom) { 1 } else { 1024 };
 
+/// Slots beyond the limit, for closed listeners whose slots readers still hold back: a reader that the scheduler took
+/// its core from for 100 ms must not make a table that is nearly empty look full. Made as they are needed.
+const PENDING: u32 = if cfg!(loom) { 1 } else { 1 << 16 };
+
 /// The slab. It grows in chunks that never move and are never freed, so a reader needs neither lock nor epoch.
 #[derive(Debug)]
 pub struct ListenSocks {
@@ -19,25 +23,39 @@ pub struct ListenSocks {
     free: ArrayQueue<u32>,
     fresh: AtomicU32,
     capacity: u32,
+    listeners_max: u32,
+    /// Slots that were given out and not retired.
+    live: AtomicU32,
 }
 
 impl ListenSocks {
     /// A slab for `listeners_max` listeners; memory for the slots comes as they are used.
     pub fn new(listeners_max: u32) -> Self {
-        let chunks = (listeners_max as usize).div_ceil(CHUNK);
+        let capacity = listeners_max.saturating_add(PENDING);
+        let chunks = (capacity as usize).div_ceil(CHUNK);
         Self {
             chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
-            free: ArrayQueue::new(listeners_max.max(1) as usize),
+            free: ArrayQueue::new(capacity as usize),
             fresh: AtomicU32::new(0),
-            capacity: listeners_max,
+            capacity,
+            listeners_max,
+            live: AtomicU32::new(0),
         }
     }
 
-    /// A free slot, or `None` if `listeners_max` are in use. Control side only.
+    /// A free slot, or `None` if `listeners_max` are in use, or if all others wait for readers. Control side only.
     pub fn alloc(&self) -> Option<ListenerId> {
-        if let Some(id) = self.free.pop() {
-            return Some(ListenerId(id));
+        let live = self.live.load(Ordering::Relaxed);
+        if live >= self.listeners_max {
+            return None;
         }
+        let id = self.free.pop().map(ListenerId).or_else(|| self.make())?;
+        self.live.store(live + 1, Ordering::Relaxed);
+        Some(id)
+    }
+
+    /// A slot that was never used.
+    fn make(&self) -> Option<ListenerId> {
         let id = self.fresh.load(Ordering::Relaxed);
         if id >= self.capacity {
             return None;
@@ -49,7 +67,13 @@ impl ListenSocks {
         Some(ListenerId(id))
     }
 
-    /// Gives back a slot that was closed. Any thread; lock-free, because it runs when the epoch has passed.
+    /// Says that the listener of one slot is closed, so that another may be opened; the slot itself comes back by
+    /// [`ListenSocks::free`]. Control side only.
+    pub fn retire(&self) {
+        self.live.store(self.live.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+    }
+
+    /// Gives back a slot that was retired. Any thread; lock-free, because it runs when the epoch has passed.
     pub fn free(&self, id: ListenerId) {
         let stored = self.free.push(id.0);
         debug_assert!(stored.is_ok(), "a slot was freed twice");
