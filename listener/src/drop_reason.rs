@@ -60,6 +60,7 @@ drop_reasons! {
     TcpTruncated = "tcp_too_small": "The segment ends inside its TCP header or options.",
     TcpHeader = "tcp_header": "The TCP data offset is below 5.",
     TcpCsum = "tcp_csum": "The TCP checksum is wrong.",
+    TcpMd5 = "tcp_md5unexpected": "The segment carries an MD5 signature (RFC 2385), for which there is no key.",
     NoSocketRst = "no_socket_rst": "A RST, or a SYN with RST, that belongs to no connection: never answered.",
     RstLimit = "rst_limit": "A RST was due, and the limit for RSTs was reached.",
     // TCP at a listener.

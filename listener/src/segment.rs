@@ -60,6 +60,8 @@ pub struct Segment {
     pub dev: DevIndex,
     /// Control bits, see [`flag`].
     pub flags: u8,
+    /// The four bits between data offset and control bits; the lowest is AE (RFC 9768 §3.1).
+    pub reserved: u8,
     /// DSCP and ECN: the IPv4 TOS byte or IPv6 traffic class.
     pub tos: u8,
     /// Window field, unscaled.

@@ -13,9 +13,13 @@ use crate::types::{Nanos, TcpState, Then};
 
 /// One segment on a connection.
 pub(crate) fn rcv(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, now: Nanos) -> Verdict {
+    process(env, flows, index, seg, false, now)
+}
+
+fn process(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, first: bool, now: Nanos) -> Verdict {
     let conn = &mut flows.table.conns.entry_mut(index).body;
     let before = conn.state;
-    let mut cx = Cx { env, challenges: &mut flows.challenges, now };
+    let mut cx = Cx { env, challenges: &mut flows.challenges, first, now };
     let step = tcp_rcv_state_process(&mut cx, conn, seg);
     match step.fate {
         Fate::Stay => follow(env, flows, index, before, now),
@@ -31,18 +35,40 @@ pub(crate) fn first_segment(env: &Env, flows: &mut Flows, index: u32, seg: &Segm
     if then == Then::Reset {
         let reset = tcp_send_active_reset(&flows.table.conns.entry(index).body, now);
         done(env, flows, index, true);
+        // By this name the kernel counts a close with SO_LINGER 0 (`tcp_disconnect`).
+        env.snmp().inc(Mib::TCPAbortOnData);
         return Verdict::Reply(Outcome::Accept, reset);
     }
     if then == Then::Discard {
         flows.arm(EntryId::conn(index), now + Nanos(env.idle_ns));
     }
-    let verdict = rcv(env, flows, index, seg, now);
+    let verdict = process(env, flows, index, seg, true, now);
     // Our FIN acknowledges whatever the segment brought, so it takes the place of an ACK.
-    let fin = if then == Then::Close { close(env, flows, index, now) } else { None };
+    let fin = if then == Then::Close { close_at_once(env, flows, index, seg, now) } else { None };
     match (fin, verdict) {
         (Some(segment), _) | (None, Verdict::Reply(_, segment)) => Verdict::Reply(Outcome::Accept, segment),
         (None, Verdict::Consume(_) | Verdict::Drop(_)) => Verdict::Consume(Outcome::Accept),
     }
+}
+
+/// What close(2) sends for a connection whose first segment is `seg`: a RST if that brought data, as nobody will read
+/// it, else our FIN.
+///
+/// # Source
+/// Linux v6.18 `tcp_close`.
+fn close_at_once(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, now: Nanos) -> Option<OutSegment> {
+    let conn = &mut flows.table.conns.entry_mut(index).body;
+    if !matches!(conn.state, TcpState::Established | TcpState::CloseWait) {
+        return None;
+    }
+    conn.orphan = true;
+    if seg.payload_len > 0 && conn.rcv_nxt.after(seg.seq) {
+        let reset = tcp_send_active_reset(conn, now);
+        done(env, flows, index, true);
+        env.snmp().inc(Mib::TCPAbortOnClose);
+        return Some(reset);
+    }
+    close(env, flows, index, now)
 }
 
 /// Sends our FIN, if the state has one to send.

@@ -176,7 +176,8 @@ pub(crate) fn synack_tos(sysctl: &Sysctl, slot: &ListenSock, syn_tos: u8) -> u8 
     if sysctl.tcp_reflect_tos { syn_tos & 0xfc | slot.tos() & 3 } else { slot.tos() }
 }
 
-/// True for a SYN that asks for ECN on a packet that is not marked itself (RFC 3168 §6.1.1).
+/// True for a SYN that asks for ECN on a packet that is not marked itself (RFC 3168 §6.1.1), or in the manner of AccECN
+/// (RFC 9768 §3.1.1), whose SYNs may be marked and which falls back to this.
 fn ecn_asked(sysctl: &Sysctl, seg: &Segment) -> bool {
-    sysctl.tcp_ecn != 0 && seg.has(flag::ECE | flag::CWR) && seg.tos & 3 == 0
+    sysctl.tcp_ecn != 0 && seg.has(flag::ECE | flag::CWR) && (seg.tos & 3 == 0 || seg.reserved != 0)
 }

@@ -11,7 +11,7 @@ use crate::segment::{Outcome, Segment, Verdict, flag};
 use crate::snmp::Mib;
 use crate::syncookies::{COOKIE_VALID_NS, cookie_check, cookie_timestamp_decode};
 use crate::tcp;
-use crate::tcp_input::rcv_state::{oow_rate_limited, paws_reject, tcp_replace_ts_recent};
+use crate::tcp_input::rcv_state::{oow_rate_limited, paws_reject, rate_limited, tcp_replace_ts_recent};
 use crate::tcp_input::{Syn, synack_tos};
 use crate::tcp_ipv4::{Next, listen_overflow, send_reset};
 use crate::tcp_output::{
@@ -88,6 +88,9 @@ pub(crate) fn tcp_check_req(env: &Env, flows: &mut Flows, index: u32, seg: &Segm
     if seg.seq == req.irs && seg.flags & (flag::RST | flag::SYN | flag::ACK) == flag::SYN && !paws {
         return Next::Done(retransmitted_syn(env, flows, index, seg, now));
     }
+    if seg.has(flag::RST) && !paws && !tsecr_bad {
+        return Next::Done(reset_at_request(env, flows, index, seg, now));
+    }
     if seg.has(flag::ACK) && seg.ack != req.iss.plus(1) {
         return Next::Listen(listener);
     }
@@ -95,7 +98,7 @@ pub(crate) fn tcp_check_req(env: &Env, flows: &mut Flows, index: u32, seg: &Segm
         let limited = seg.has(flag::RST)
             || oow_rate_limited(env, Mib::TCPACKSkippedSynRecv, &mut req.last_oow_ack, seg, now);
         if paws {
-            env.snmp().inc(Mib::PAWSEstabRejected);
+            env.snmp().inc(Mib::PAWSEstab);
         } else if tsecr_bad {
             env.snmp().inc(Mib::TSEcrRejected);
         }
@@ -112,7 +115,7 @@ pub(crate) fn tcp_check_req(env: &Env, flows: &mut Flows, index: u32, seg: &Segm
     }
     // A SYN at the peer's ISN was taken already; the connection answers it with a challenge ACK.
     let taken = if seg.seq == req.irs { flag::SYN } else { 0 };
-    if seg.flags & !taken & (flag::RST | flag::SYN) != 0 {
+    if seg.flags & !taken & flag::SYN != 0 {
         env.snmp().inc(Mib::AttemptFails);
         return Next::Done(embryonic_reset(env, flows, index, seg, now));
     }
@@ -160,6 +163,28 @@ fn retransmitted_syn(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, no
     env.snmp().inc(Mib::TCPSynRetrans);
     flows.arm(EntryId::request(index), now + rto(timeouts));
     Verdict::Reply(Outcome::SynAck, synack)
+}
+
+/// A RST at a request: exactly at the edge it ends the request, elsewhere in the window it is challenged (RFC 5961
+/// §3.2), whatever it acknowledges.
+///
+/// # Source
+/// Seen on Linux v6.18.44; older kernels ask for the right ACK and let any RST in the window end the request.
+fn reset_at_request(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, now: Nanos) -> Verdict {
+    let req = &mut flows.table.requests.entry_mut(index).body;
+    let rcv_nxt = req.irs.plus(1);
+    if !in_window(seg, rcv_nxt, u32::from(req.rcv_wnd)) {
+        return Verdict::Drop(DropReason::ReqOutOfWindow);
+    }
+    if seg.seq == rcv_nxt {
+        env.snmp().inc(Mib::AttemptFails);
+        return embryonic_reset(env, flows, index, seg, now);
+    }
+    if rate_limited(env, Mib::TCPACKSkippedChallenge, &mut req.last_oow_ack, now) {
+        return Verdict::Drop(DropReason::TcpChallengeLimit);
+    }
+    env.snmp().inc(Mib::TCPChallengeACK);
+    Verdict::Reply(Outcome::Other, reqsk_send_ack(req, seg, now))
 }
 
 fn embryonic_reset(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, now: Nanos) -> Verdict {
@@ -347,8 +372,8 @@ pub(crate) fn tcp_v4_cookie_check(
         req.sack_ok = options.sack;
         req.ecn_ok = options.ecn && env.sysctl.tcp_ecn != 0;
     }
-    (req.rcv_wnd, req.rcv_wscale) =
-        select_initial_window(&env.sysctl, req.advmss, req.tstamp_ok, req.snd_wscale.is_some());
+    // In whole segments of the size that the cookie remembers, timestamps not counted: not quite what the SYN-ACK said.
+    (req.rcv_wnd, req.rcv_wscale) = select_initial_window(&env.sysctl, mss, false, req.snd_wscale.is_some());
     // A request of the same flow has lost: the peer chose the cookie.
     let request = match flows.table.lookup(hash, &seg.flow, seg.dev).map(EntryId::kind) {
         Some(Kind::Request(index)) => Some(index),
@@ -395,7 +420,7 @@ pub(crate) fn timewait_rcv(env: &Env, flows: &mut Flows, index: u32, seg: &Segme
         return Next::Recycle(listener, SegSeq(isn));
     }
     if paws {
-        env.snmp().inc(Mib::PAWSEstabRejected);
+        env.snmp().inc(Mib::PAWSTimewait);
     }
     if rst {
         return Next::Done(Verdict::Drop(DropReason::TcpOutOfWindow));

@@ -13,6 +13,8 @@ pub(crate) const TCP_TIMEOUT_INIT: Nanos = Nanos::from_secs(1);
 /// Longest retransmission timeout (`TCP_RTO_MAX`).
 const TCP_RTO_MAX: Nanos = Nanos::from_secs(120);
 
+/// What an answer without a connection takes over from the TOS byte (`INET_DSCP_MASK`): not the ECN codepoint.
+const DSCP: u8 = 0xfc;
 /// Octets that the timestamps option takes, with its padding.
 const TIMESTAMP_LEN: u32 = 12;
 /// Largest window scale (RFC 7323 §2.3).
@@ -117,7 +119,7 @@ pub(crate) fn reqsk_send_ack(req: &Request, seg: &Segment, now: Nanos) -> OutSeg
     let timestamps = req.tstamp_ok.then(|| (clock_ms(now).wrapping_add(req.ts_off), req.ts_recent));
     OutSegment {
         flags: flag::ACK,
-        tos: seg.tos,
+        tos: seg.tos & DSCP,
         wnd: req.rcv_wnd >> req.rcv_wscale,
         seq: req.iss.plus(1),
         ack: req.irs.plus(1),
@@ -132,7 +134,7 @@ pub(crate) fn conn_segment(conn: &Conn, flags: u8, seq: SegSeq, now: Nanos) -> O
     OutSegment {
         flags: flags | if conn.ecn_echo && !rst { flag::ECE } else { 0 },
         tos: conn.tos,
-        wnd: if conn.stuffed || rst { 0 } else { conn.wnd },
+        wnd: if conn.stuffed { 0 } else { conn.wnd },
         seq,
         ack: conn.rcv_nxt,
         options: TcpOptions { timestamps, ..TcpOptions::default() },
@@ -156,7 +158,7 @@ pub(crate) fn tcp_send_fin(conn: &mut Conn, now: Nanos) -> OutSegment {
 /// A RST that we send of our own accord.
 ///
 /// # Source
-/// Linux v6.18 `tcp_send_active_reset`: with ACK, at SND.NXT, no window.
+/// Linux v6.18 `tcp_send_active_reset`: with ACK and window, at SND.NXT.
 pub(crate) fn tcp_send_active_reset(conn: &Conn, now: Nanos) -> OutSegment {
     conn_segment(conn, flag::RST | flag::ACK, conn.snd_nxt, now)
 }
@@ -166,7 +168,7 @@ pub(crate) fn tcp_send_active_reset(conn: &Conn, now: Nanos) -> OutSegment {
 /// # Source
 /// Linux v6.18 `tcp_v4_send_reset`; RFC 9293 §3.5.2 group 1.
 pub(crate) fn tcp_send_reset(seg: &Segment) -> OutSegment {
-    let tos = seg.tos;
+    let tos = seg.tos & DSCP;
     if seg.has(flag::ACK) {
         OutSegment { flags: flag::RST, tos, seq: seg.ack, ..OutSegment::default() }
     } else {

@@ -220,6 +220,7 @@ impl Row<'_> {
             },
             dev: DevIndex::NONE,
             flags: tcp.flags,
+            reserved: tcp.reserved,
             tos: packet.tos,
             wnd: tcp.wnd,
             payload_len: (segment.len() - usize::from(tcp.header_len)) as u16,
@@ -238,8 +239,8 @@ impl Row<'_> {
 /// Linux v6.18 `ip_route_input_slow`, `fib_validate_source`.
 #[inline]
 fn source_v4(local: &LocalTable, src: u32) -> Result<(), DropReason> {
-    // 0.0.0.0/8 and 127.0.0.0/8.
-    if matches!(src >> 24, 0 | 127) {
+    // 127.0.0.0/8, and 0.0.0.0; the rest of 0.0.0.0/8 is as good as any (`ipv4_is_zeronet`).
+    if src >> 24 == 127 || src == 0 {
         return Err(DropReason::IpMartianSource);
     }
     match local.kind_v4(src) {

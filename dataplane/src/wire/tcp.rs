@@ -18,6 +18,9 @@ const MSS: u8 = 2;
 const WINDOW_SCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
 const TIMESTAMPS: u8 = 8;
+/// RFC 2385; its 18 octets.
+const MD5: u8 = 19;
+const MD5_LEN: u8 = 18;
 
 /// What a header said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -34,6 +37,8 @@ pub struct TcpHeader {
     pub header_len: u8,
     /// Control bits.
     pub flags: u8,
+    /// The four bits in front of them.
+    pub reserved: u8,
     /// Window, unscaled.
     pub wnd: u16,
     /// Options.
@@ -44,7 +49,7 @@ impl TcpHeader {
     /// Reads the header of a segment that is all of `segment`; its checksum is the caller's affair.
     ///
     /// # Errors
-    /// `TcpTruncated` or `TcpHeader`.
+    /// `TcpTruncated`, `TcpHeader` or `TcpMd5`.
     ///
     /// # Source
     /// Linux v6.18 `tcp_v4_rcv`.
@@ -64,8 +69,9 @@ impl TcpHeader {
             ack: u32::from_be_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]),
             header_len,
             flags,
+            reserved: fixed[12] & 0xf,
             wnd: u16::from_be_bytes([fixed[14], fixed[15]]),
-            options: if options.is_empty() { TcpOptions::default() } else { parse_options(options, flags) },
+            options: if options.is_empty() { TcpOptions::default() } else { parse_options(options, flags)? },
         })
     }
 }
@@ -73,9 +79,12 @@ impl TcpHeader {
 /// Reads options as the kernel does: what only a SYN may carry is skipped elsewhere, an option of the wrong length is
 /// skipped, one that would end past the header ends the list, and the last of a kind counts.
 ///
+/// # Errors
+/// `TcpMd5`: a signature that nobody here has a key for; whoever signs must not be answered unsigned.
+///
 /// # Source
-/// Linux v6.18 `tcp_parse_options`.
-fn parse_options(mut bytes: &[u8], flags: u8) -> TcpOptions {
+/// Linux v6.18 `tcp_parse_options`, `tcp_parse_auth_options`, `tcp_inbound_md5_hash`.
+fn parse_options(mut bytes: &[u8], flags: u8) -> Result<TcpOptions, DropReason> {
     let mut options = TcpOptions::default();
     let syn = flags & flag::SYN != 0;
     while let Some((&kind, rest)) = bytes.split_first() {
@@ -102,11 +111,12 @@ fn parse_options(mut bytes: &[u8], flags: u8) -> TcpOptions {
                 options.timestamps =
                     Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])));
             }
+            [MD5, MD5_LEN, ..] => return Err(DropReason::TcpMd5),
             _ => {}
         }
         bytes = rest;
     }
-    options
+    Ok(options)
 }
 
 /// A header that is ready to be copied into a frame.
@@ -216,7 +226,7 @@ mod tests {
 
     #[test]
     fn options_are_read_as_the_kernel_reads_them() {
-        let syn = |bytes: &[u8]| parse_options(bytes, flag::SYN);
+        let syn = |bytes: &[u8]| parse_options(bytes, flag::SYN).expect("unsigned");
         let none = TcpOptions::default();
         assert_eq!(syn(&[2, 4, 5, 0xb4]).mss, 1460);
         assert_eq!(syn(&[2, 4, 5, 0xb4, 2, 4, 0, 0]).mss, 1460, "0 is as if absent");
@@ -235,7 +245,10 @@ mod tests {
         let bytes = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 3, 3, 7];
         let timestamps = Some((1, 2));
         assert_eq!(syn(&bytes), TcpOptions { mss: 1460, wscale: Some(7), sack_perm: true, timestamps });
-        assert_eq!(parse_options(&bytes, flag::ACK), TcpOptions { timestamps, ..none }, "not a SYN");
+        assert_eq!(parse_options(&bytes, flag::ACK), Ok(TcpOptions { timestamps, ..none }), "not a SYN");
+        let signed = [&[1, 1, 19, 18][..], &[7; 16]].concat();
+        assert_eq!(parse_options(&signed, flag::ACK), Err(DropReason::TcpMd5));
+        assert_eq!(syn(&[19, 4, 0, 0]), none, "no signature");
     }
 
     #[test]

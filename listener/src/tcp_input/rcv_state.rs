@@ -20,6 +20,10 @@ const PAWS_24DAYS_MS: u32 = 24 * 24 * 60 * 60 * 1000;
 /// Milliseconds after which a RST with an old timestamp is believed (`TCP_PAWS_MSL`).
 const PAWS_MSL_MS: u32 = 60_000;
 
+/// How much older than the last one the timestamp of an ACK may be that was overtaken: the smallest retransmission
+/// timeout and a fifth (`tcp_tsval_replay`).
+const TSVAL_REPLAY_MS: u32 = 240;
+
 /// What becomes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
@@ -60,6 +64,8 @@ impl Step {
 pub(crate) struct Cx<'a> {
     pub env: &'a Env,
     pub challenges: &'a mut PerSecond,
+    /// The segment is the one that made the connection.
+    pub first: bool,
     pub now: Nanos,
 }
 
@@ -92,7 +98,7 @@ impl Cx<'_> {
 }
 
 /// One answer per `tcp_invalid_ratelimit`; true if this one is to be left out. `last` is 0 if there was none.
-fn rate_limited(env: &Env, skipped: Mib, last: &mut u32, now: Nanos) -> bool {
+pub(crate) fn rate_limited(env: &Env, skipped: Mib, last: &mut u32, now: Nanos) -> bool {
     let clock = clock_ms(now).max(1);
     if *last != 0 && clock.wrapping_sub(*last) < env.sysctl.tcp_invalid_ratelimit {
         env.snmp().inc(skipped);
@@ -187,8 +193,18 @@ fn tcp_validate_incoming(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Opt
     let old = conn.tstamp_ok
         && paws_reject(conn.ts_recent.wrapping_sub(1), seg, Some(conn.ts_recent_stamp), cx.now);
     if old && conn.ts_recent != 0 && !rst {
-        cx.env.snmp().inc(Mib::PAWSEstabRejected);
-        return Some(cx.dupack(conn, seg, Mib::TCPACKSkippedPAWS, DropReason::TcpPaws));
+        match old_segment(conn, seg) {
+            Old::Overtaken => {}
+            Old::Challenged => return Some(syn_challenge(cx, conn)),
+            Old::Ignored => {
+                cx.env.snmp().inc(Mib::PAWSOldAck);
+                return Some(Step::drop(DropReason::TcpPaws));
+            }
+            Old::Answered => {
+                cx.env.snmp().inc(Mib::PAWSEstab);
+                return Some(cx.dupack(conn, seg, Mib::TCPACKSkippedPAWS, DropReason::TcpPaws));
+            }
+        }
     }
     let window_end = conn.rcv_nxt.plus(conn.rcv_wnd());
     let end_seq = seg.seq.plus(seg.seg_len());
@@ -216,7 +232,36 @@ fn tcp_validate_incoming(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Opt
     seg.has(flag::SYN).then(|| syn_challenge(cx, conn))
 }
 
+/// What is to be done with a segment whose timestamp is old.
+enum Old {
+    /// Pure ACKs overtake each other: as if it were in order.
+    Overtaken,
+    Challenged,
+    Ignored,
+    Answered,
+}
+
+/// # Source
+/// Linux v6.18 `tcp_validate_incoming`, `tcp_disordered_ack_check`. Nothing is sent that a window of the peer could
+/// open for, so its test for window updates is left out.
+fn old_segment(conn: &Conn, seg: &Segment) -> Old {
+    let pure_ack = seg.has(flag::ACK) && seg.seg_len() == 0;
+    let age = seg.options.timestamps.map_or(0, |(tsval, _)| conn.ts_recent.wrapping_sub(tsval));
+    if pure_ack && seg.seq == conn.rcv_nxt && seg.ack == conn.snd_una && age <= TSVAL_REPLAY_MS {
+        Old::Overtaken
+    } else if seg.has(flag::SYN) {
+        Old::Challenged
+    } else if pure_ack && seg.seq.before(conn.rcv_nxt) {
+        Old::Ignored
+    } else {
+        Old::Answered
+    }
+}
+
 fn syn_challenge(cx: &mut Cx<'_>, conn: &mut Conn) -> Step {
+    if conn.state == TcpState::Established && !cx.first {
+        cx.env.snmp().inc(Mib::InErrs);
+    }
     cx.env.snmp().inc(Mib::TCPSYNChallenge);
     cx.challenge_ack(conn)
 }
@@ -277,7 +322,7 @@ fn tcp_data(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Step {
 fn tcp_fin(cx: &mut Cx<'_>, conn: &mut Conn) -> Step {
     conn.rcv_nxt = conn.rcv_nxt.plus(1);
     // Our window does not move on: what it offered ends where it ended.
-    if conn.rcv_wscale == 0 && conn.state == TcpState::Established {
+    if conn.rcv_wscale == 0 {
         conn.wnd = conn.wnd.saturating_sub(1);
     }
     conn.state = match conn.state {

@@ -56,6 +56,7 @@ impl Client {
             flow: self.flow,
             dev: self.dev,
             flags,
+            reserved: 0,
             tos: 0,
             wnd: 65_535,
             payload_len,

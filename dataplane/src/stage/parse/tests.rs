@@ -36,6 +36,7 @@ fn a_syn_becomes_a_segment() {
     let v4 = |octets: [u8; 4]| InetAddr::v4(u32::from_be_bytes(octets));
     let flow = |saddr, daddr| FlowKey { saddr, daddr, sport: TcpPort(40000), dport: TcpPort(80) };
     let syn = Segment {
+        reserved: 0,
         flow: flow(v4(PEER_V4), v4(OUR_V4)),
         dev: DEV,
         flags: flag::SYN,

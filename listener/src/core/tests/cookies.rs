@@ -101,9 +101,9 @@ fn options_travel_in_the_timestamp() {
         TcpOptions { mss: 1460, wscale: Some(10), sack_perm: true, timestamps: Some((tsval, 9)) }
     );
     assert_eq!(world.rcv(ack_of(4000, &synack)), Verdict::Consume(Outcome::Accept));
-    // Scaling, timestamps and ECN are those of the SYN: 64 KiB in units of 1024, a TSval, an echo of the CE mark.
+    // Scaling, timestamps and ECN are those of the SYN: 64,240 octets in units of 1024, a TSval, an echo of the CE mark.
     let ack = world.reply(Segment { tos: 3, ..data(ack_of(4000, &synack), 10) });
-    assert_eq!((ack.wnd, ack.flags), (64, ACK | flag::ECE));
+    assert_eq!((ack.wnd, ack.flags), (63, ACK | flag::ECE));
     assert!(ack.options.timestamps.is_some());
 }
 

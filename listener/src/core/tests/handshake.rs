@@ -189,7 +189,7 @@ fn what_does_not_fit_a_request_is_answered_as_the_kernel_answers() {
     let pure_ack: Answer = &|iss| Some(pure(iss));
     let cases: [Case; 12] = [
         ("ACK of something else", (ACK, 1001, 7, 0), &|iss| Some(plain(RST, iss.plus(7), SegSeq(0))), true),
-        ("RST with another ACK", (RST | ACK, 1001, 7, 0), nothing, true),
+        ("RST with another ACK", (RST | ACK, 1001, 7, 0), nothing, false),
         ("SYN+ACK at the ISN", (SYN | ACK, 1000, 1, 0), pure_ack, true),
         (
             "SYN+ACK behind it",
@@ -202,7 +202,7 @@ fn what_does_not_fit_a_request_is_answered_as_the_kernel_answers() {
         ("ACK behind the window", (ACK, 1001 + 64_241, 1, 0), pure_ack, true),
         ("SYN in the window", (SYN, 1005, 0, 0), &|_| Some(plain(RST | ACK, SegSeq(0), SegSeq(1006))), false),
         ("RST at the ISN", (RST, 1000, 0, 0), nothing, true),
-        ("RST in the window", (RST, 1005, 0, 0), nothing, false),
+        ("RST in the window", (RST, 1005, 0, 0), pure_ack, true),
         ("RST+ACK", (RST | ACK, 1001, 1, 0), nothing, false),
         ("FIN without ACK", (FIN, 1001, 0, 0), nothing, true),
     ];
@@ -259,7 +259,7 @@ fn timestamps_at_a_request_are_checked_both_ways() {
         (answer.flags, answer.wnd, answer.options.timestamps),
         (ACK, 65_160 >> 10, Some((tsval, 700)))
     );
-    assert_eq!(world.count(Mib::PAWSEstabRejected), 1);
+    assert_eq!(world.count(Mib::PAWSEstab), 1);
     world.now = world.now + Nanos::from_millis(500);
     world.reply(with((701, tsval + 1)));
     assert_eq!(world.dropped(with((701, tsval.wrapping_sub(1)))), DropReason::ReqOutOfWindow);
@@ -417,4 +417,36 @@ fn a_full_table_of_connections_drops_the_final_ack() {
     assert_eq!(world.dropped(ack_of(4001, &synack)), DropReason::ConnTableFull);
     assert_eq!((world.slot(listener.id).ack_backlog(), world.core.in_use()), (1, (1, 1)));
     assert_eq!(world.count(Mib::ListenDrops), 1);
+}
+
+/// A RST in the window, but not at its edge, is challenged once in a while and then ignored (6.18.44).
+#[test]
+fn a_rst_at_a_request_must_be_exact() {
+    let mut world = World::new();
+    let listener = world.listen_backlog(4, Then::Queue);
+    let iss = world.reply(syn(4000)).seq;
+    let near = seg(4000, RST, SegSeq(1005), SegSeq(0));
+    let challenge = world.reply(near);
+    assert_eq!((challenge.flags, challenge.seq, challenge.ack), (ACK, iss.plus(1), SegSeq(1001)));
+    assert_eq!(world.dropped(data(near, 10)), DropReason::TcpChallengeLimit);
+    assert_eq!(world.dropped(Segment { seq: SegSeq(900), ..near }), DropReason::ReqOutOfWindow);
+    assert_eq!(world.dropped(syn(4000)), DropReason::ReqDuplicateSyn, "one limit for all");
+    assert_eq!(world.slot(listener.id).qlen(), 1);
+    assert_eq!(world.dropped(seg(4000, RST | ACK, SegSeq(1001), iss.plus(99))), DropReason::ReqRst);
+    assert_eq!(world.slot(listener.id).qlen(), 0);
+    let limits = (world.count(Mib::TCPChallengeACK), world.count(Mib::TCPACKSkippedChallenge));
+    assert_eq!(limits, (1, 1));
+}
+
+/// What asks for AccECN gets the older ECN, marked or not (6.18.44 with `tcp_ecn` = 2).
+#[test]
+fn an_accurate_ecn_syn_falls_back() {
+    let mut world = World::new();
+    world.listen_backlog(4, Then::Queue);
+    for (port, (reserved, tos, granted)) in
+        (4000..).zip([(0, 0, true), (0, 2, false), (1, 2, true), (1, 3, true)])
+    {
+        let asked = Segment { reserved, tos, ..flags(syn(port), SYN | flag::ECE | flag::CWR) };
+        assert_eq!(world.reply(asked).flags & flag::ECE != 0, granted, "{reserved} {tos}");
+    }
 }

@@ -110,7 +110,7 @@ fn old_timestamps_are_rejected_but_not_from_a_rst() {
     let next = Segment { seq: SegSeq(1021), ..ack };
     let dupack = world.reply(with(198, data(next, 10)));
     assert_eq!((dupack.ack, dupack.options.timestamps.map(|(_, tsecr)| tsecr)), (SegSeq(1021), Some(200)));
-    assert_eq!(world.count(Mib::PAWSEstabRejected), 1);
+    assert_eq!(world.count(Mib::PAWSEstab), 1);
     // 24 days later any timestamp is as good as another.
     assert_eq!(
         world.dropped(with(5, flags(Segment { seq: SegSeq(1021), ..ack }, RST))),
@@ -173,4 +173,27 @@ fn a_reset_ends_every_state() {
         assert_eq!(world.dropped(seg(4000, RST, rcv_nxt, SegSeq(0))), DropReason::TcpReset, "{what}");
         assert_eq!((world.core.in_use(), world.core.next_timer()), ((0, 0), None), "{what}");
     }
+}
+
+/// Old timestamps on a connection (`tcp_disordered_ack_check`): answers as 6.18.44 gives them.
+#[test]
+fn old_acks_are_not_answered_and_old_syns_are_challenged() {
+    let mut world = World::new();
+    world.listen_backlog(4, Then::Discard);
+    let synack = world.reply(syn_full(4000, 1000));
+    let ack = ack_of(4000, &synack);
+    let (_, echo) = ack.options.timestamps.expect("agreed");
+    let with = |tsval, segment: Segment| Segment {
+        options: TcpOptions { timestamps: Some((tsval, echo)), ..TcpOptions::default() },
+        ..segment
+    };
+    world.rcv(with(1000, ack));
+    assert_eq!(world.rcv(with(990, ack)), Verdict::Consume(Outcome::Other), "overtaken");
+    assert_eq!(world.dropped(with(990, Segment { seq: SegSeq(900), ..ack })), DropReason::TcpPaws);
+    assert_eq!((world.count(Mib::PAWSEstab), world.count(Mib::PAWSOldAck)), (0, 1));
+    let challenge = world.reply(with(990, Segment { flags: SYN, ack: SegSeq(0), ..ack }));
+    assert_eq!((challenge.flags, world.count(Mib::TCPSYNChallenge), world.count(Mib::InErrs)), (ACK, 1, 1));
+    world.now = world.now + Nanos::from_secs(1);
+    assert_eq!(world.reply(with(1, ack)).flags, ACK, "too old to have been overtaken");
+    assert_eq!(world.count(Mib::PAWSEstab), 1);
 }

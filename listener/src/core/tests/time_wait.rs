@@ -7,7 +7,7 @@ fn time_wait(world: &mut World) -> SegSeq {
     let synack = world.connect(4000);
     let end = synack.seq.plus(2);
     let ack = world.reply(seg(4000, FIN | ACK, SegSeq(1001), end));
-    assert_eq!((ack.flags, ack.seq, ack.ack, ack.wnd), (ACK, end, SegSeq(1002), 64_240));
+    assert_eq!((ack.flags, ack.seq, ack.ack, ack.wnd), (ACK, end, SegSeq(1002), 64_239));
     end
 }
 
@@ -21,7 +21,7 @@ fn closing() -> World {
 fn old_segments_are_acknowledged_and_a_bare_ack_is_not() {
     let mut world = closing();
     let end = time_wait(&mut world);
-    let ack = OutSegment { flags: ACK, wnd: 64_240, seq: end, ack: SegSeq(1002), ..OutSegment::default() };
+    let ack = OutSegment { flags: ACK, wnd: 64_239, seq: end, ack: SegSeq(1002), ..OutSegment::default() };
     let in_order = seg(4000, ACK, SegSeq(1002), end);
     for (what, segment, answer) in [
         ("the FIN again", seg(4000, FIN | ACK, SegSeq(1001), end), Some(ack)),
@@ -96,7 +96,7 @@ fn a_syn_with_a_newer_timestamp_starts_anew_too() {
     world.reply(flags(Segment { seq: SegSeq(1001), ..last }, FIN | ACK));
     // Its number is older than what was received; only the timestamp says that it is new.
     assert_eq!(world.reply(Segment { seq: SegSeq(500), ..syn_full(4000, 90) }).flags, ACK);
-    assert_eq!(world.count(Mib::PAWSEstabRejected), 1);
+    assert_eq!(world.count(Mib::PAWSTimewait), 1);
     let synack = world.reply(Segment { seq: SegSeq(500), ..syn_full(4000, 200) });
     assert_eq!((synack.flags, synack.ack), (SYN | ACK, SegSeq(501)));
 }
