@@ -23,6 +23,8 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 /// End of option list, no operation, loose and strict source routing (RFC 791 §3.1).
 const OPT_END: u8 = 0;
 const OPT_NOP: u8 = 1;
+const OPT_RECORD_ROUTE: u8 = 7;
+const OPT_TIMESTAMP: u8 = 68;
 const OPT_LSRR: u8 = 131;
 const OPT_SSRR: u8 = 137;
 
@@ -96,7 +98,8 @@ impl Ipv4Packet {
 /// Looks through the options of a header: `options` is what follows its first 20 octets.
 ///
 /// # Errors
-/// `IpOptions` if they are malformed or ask for source routing (`accept_source_route` = 0).
+/// `IpOptions` if they are malformed or ask for source routing (`accept_source_route` = 0). What they ask to record is
+/// not recorded.
 ///
 /// # Source
 /// Linux v6.18 `ip_options_compile`, `ip_rcv_options`.
@@ -112,11 +115,32 @@ pub fn check_options(mut options: &[u8]) -> Result<(), DropReason> {
                 if len < 2 {
                     return Err(DropReason::IpOptions);
                 }
-                options = options.get(len..).ok_or(DropReason::IpOptions)?;
+                let (option, rest) = options.split_at_checked(len).ok_or(DropReason::IpOptions)?;
+                let sound = match (kind, option) {
+                    (OPT_RECORD_ROUTE, [_, _, pointer, ..]) => slot_is_whole(*pointer, 4, 4, len),
+                    (OPT_TIMESTAMP, [_, _, pointer, mode, ..]) => {
+                        let full = usize::from(*pointer) > len;
+                        let slot = if mode & 0xf == 0 { 4 } else { 8 };
+                        // The count of those who found it full must not wrap.
+                        slot_is_whole(*pointer, 5, slot, len) && !(full && mode >> 4 == 15)
+                    }
+                    (OPT_RECORD_ROUTE | OPT_TIMESTAMP, _) => false,
+                    _ => true,
+                };
+                if !sound {
+                    return Err(DropReason::IpOptions);
+                }
+                options = rest;
             }
         }
     }
     Ok(())
+}
+
+/// Whether an option that is filled on the way points at a whole slot of `slot` octets, or behind its end.
+fn slot_is_whole(pointer: u8, first: u8, slot: usize, len: usize) -> bool {
+    let pointer = usize::from(pointer);
+    pointer >= usize::from(first) && (pointer > len || pointer + slot - 1 <= len)
 }
 
 /// A header to send: DF, id 0, TTL 64, no options.
@@ -206,6 +230,9 @@ mod tests {
     fn options_that_are_refused() {
         assert_eq!(check_options(&[1, 1, 0, 131]), Ok(()));
         assert_eq!(check_options(&[7, 7, 4, 0, 0, 0, 0, 1]), Ok(()));
+        assert_eq!(check_options(&[7, 7, 8, 0, 0, 0, 0, 1]), Ok(()), "full");
+        assert_eq!(check_options(&[68, 8, 5, 0, 0, 0, 0, 0]), Ok(()));
+        assert_eq!(check_options(&[68, 8, 9, 0xe0, 0, 0, 0, 0]), Ok(()), "full, and many saw it");
         assert_eq!(check_options(&[148, 4, 0, 0]), Ok(()));
         for bad in [
             &[131, 7, 4, 1, 2, 3, 4, 0][..],
@@ -214,6 +241,11 @@ mod tests {
             &[7, 1, 0, 0],
             &[1, 1, 1, 7],
             &[7, 5, 0, 0],
+            &[7, 7, 3, 0, 0, 0, 0, 0],
+            &[7, 7, 5, 0, 0, 0, 0, 0],
+            &[68, 8, 4, 0, 0, 0, 0, 0],
+            &[68, 8, 5, 1, 0, 0, 0, 0],
+            &[68, 8, 9, 0xf0, 0, 0, 0, 0],
         ] {
             assert_eq!(check_options(bad), Err(DropReason::IpOptions), "{bad:?}");
         }

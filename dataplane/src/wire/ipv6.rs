@@ -18,7 +18,14 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 
+/// Routing headers that only a node which takes part may pass, even used up (`rpl_seg_enabled`, `seg6_enabled` = 0).
+const ROUTING_RPL: u8 = 3;
+const ROUTING_SEGMENT: u8 = 4;
+
 const OPT_PAD1: u8 = 0;
+const OPT_PADN: u8 = 1;
+/// Octets of padding at a stretch: more is no alignment but a hidden channel (`ip6_parse_tlv`).
+const PAD_MAX: usize = 7;
 /// The two bits that tell a node what to do with an option it does not know; zero is "skip it" (RFC 8200 §4.2).
 const OPT_ACTION: u8 = 0xc0;
 
@@ -85,11 +92,11 @@ impl Ipv6Packet {
     }
 }
 
-/// Walks over hop-by-hop options (only in front), destination options and used-up routing headers, and returns the
-/// protocol behind them and its offset.
+/// Walks over hop-by-hop options (only in front), destination options, used-up routing headers and fragment headers of
+/// whole packets (RFC 6946), and returns the protocol behind them and its offset.
 ///
 /// # Errors
-/// `IpFragment` for a fragment header; `Ipv6Ext` for one that is malformed, a routing header with segments left, or an
+/// `IpFragment` for any other fragment header; `Ipv6Ext` for one that is malformed, a routing header with segments left, or an
 /// option that must not be skipped.
 ///
 /// # Source
@@ -106,13 +113,25 @@ fn skip_extensions(packet: &[u8], first: u8) -> Result<(u8, u16), DropReason> {
                 let end = at + 8 + usize::from(len8) * 8;
                 let body = packet.get(at + 2..end).ok_or(DropReason::Ipv6Ext)?;
                 // Body of a routing header: type, segments left. The shortest one has six octets here.
-                let understood = if kind == ROUTING { body[1] == 0 } else { options_may_be_skipped(body) };
+                let understood = if kind == ROUTING {
+                    body[1] == 0 && !matches!(body[0], ROUTING_RPL | ROUTING_SEGMENT)
+                } else {
+                    options_may_be_skipped(body)
+                };
                 if !understood {
                     return Err(DropReason::Ipv6Ext);
                 }
                 (kind, at) = (next, end);
             }
-            FRAGMENT => return Err(DropReason::IpFragment),
+            FRAGMENT => {
+                let [next, _, hi, lo] =
+                    *packet.get(at..).and_then(<[u8]>::first_chunk).ok_or(DropReason::Ipv6Ext)?;
+                // Offset and "more fragments"; two bits between them are reserved.
+                if u16::from_be_bytes([hi, lo]) & 0xfff9 != 0 || packet.len() < at + 8 {
+                    return Err(DropReason::IpFragment);
+                }
+                (kind, at) = (next, at + 8);
+            }
             // A packet is at most 65,575 octets long, and so may be the way to its end.
             _ => return u16::try_from(at).map(|at| (kind, at)).map_err(|_| DropReason::Ipv6Ext),
         }
@@ -120,17 +139,30 @@ fn skip_extensions(packet: &[u8], first: u8) -> Result<(u8, u16), DropReason> {
 }
 
 fn options_may_be_skipped(mut options: &[u8]) -> bool {
+    let mut padding = 0;
     while let Some((&kind, rest)) = options.split_first() {
         if kind == OPT_PAD1 {
+            padding += 1;
             options = rest;
-            continue;
+        } else {
+            let Some((&len, rest)) = rest.split_first() else { return false };
+            let Some((value, rest)) = rest.split_at_checked(usize::from(len)) else { return false };
+            if kind == OPT_PADN {
+                padding += 2 + value.len();
+                if value.iter().any(|octet| *octet != 0) {
+                    return false;
+                }
+            } else {
+                padding = 0;
+            }
+            if kind & OPT_ACTION != 0 {
+                return false;
+            }
+            options = rest;
         }
-        let Some((&len, rest)) = rest.split_first() else { return false };
-        let Some(rest) = rest.get(usize::from(len)..) else { return false };
-        if kind & OPT_ACTION != 0 {
+        if padding > PAD_MAX {
             return false;
         }
-        options = rest;
     }
     true
 }
@@ -206,9 +238,23 @@ mod tests {
         assert_eq!(packet(HOP_BY_HOP, &[6, 0, 1, 5, 0, 0, 0, 0]), ext, "option past its header");
         assert_eq!(packet(HOP_BY_HOP, &[6, 1, 1, 4, 0, 0, 0, 0]), ext, "header past the packet");
         assert_eq!(packet(HOP_BY_HOP, &[6]), ext);
-        assert_eq!(packet(ROUTING, &[6, 0, 4, 0, 0, 0, 0, 0]), Ok((6, 48)));
+        assert_eq!(packet(HOP_BY_HOP, &[6, 0, 1, 4, 0, 0, 0, 1]), ext, "padding that says something");
+        assert_eq!(
+            packet(HOP_BY_HOP, &[6, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            ext,
+            "long padding"
+        );
+        assert_eq!(packet(HOP_BY_HOP, &[6, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), ext, "the same");
+        let split = [6, 1, 1, 5, 0, 0, 0, 0, 0, 5, 2, 0, 0, 1, 1, 0];
+        assert_eq!(packet(HOP_BY_HOP, &split), Ok((6, 56)), "something between");
+        assert_eq!(packet(ROUTING, &[6, 0, 2, 0, 0, 0, 0, 0]), Ok((6, 48)));
+        assert_eq!(packet(ROUTING, &[6, 0, 4, 0, 0, 0, 0, 0]), ext, "segment routing");
         assert_eq!(packet(ROUTING, &[6, 0, 0, 1, 0, 0, 0, 0]), ext, "segments left");
-        assert_eq!(packet(FRAGMENT, &[6, 0, 0, 0, 0, 0, 0, 1]), Err(DropReason::IpFragment));
+        let fragment = Err(DropReason::IpFragment);
+        assert_eq!(packet(FRAGMENT, &[6, 0, 0, 0, 0, 0, 0, 1]), Ok((6, 48)), "whole");
+        assert_eq!(packet(FRAGMENT, &[6, 0, 0, 1, 0, 0, 0, 1]), fragment, "the first");
+        assert_eq!(packet(FRAGMENT, &[6, 0, 0, 8, 0, 0, 0, 1]), fragment, "the last");
+        assert_eq!(packet(FRAGMENT, &[6, 0, 0, 0, 0, 0, 0]), fragment, "cut");
         assert_eq!(packet(51, &[]), Ok((51, 40)));
     }
 
