@@ -24,4 +24,4 @@ test: setup
 	$(CARGO) test --locked --workspace
 	$(CARGO) test --locked -p dataplane --no-default-features
 	RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/loom \
-		$(CARGO) test --locked -p listener --release --test 'loom_*'
+		$(CARGO) test --locked -p listener --profile loom --test 'loom_*'
