@@ -69,10 +69,10 @@ use crate::inet_hashtables::ListenKey;
 use memory::Memory;
 use slab::Slab;
 
-/// Words in a bucket: one cache line.
-const SLOTS: usize = 8;
+/// Words in a bucket: one cache line. loom's buckets are small, as each word costs the model time.
+const SLOTS: usize = if cfg!(loom) { 2 } else { 8 };
 /// A table grows above so many keys per bucket on average: then 2 % of the keys are displaced.
-const KEYS_PER_BUCKET: usize = if cfg!(loom) { 1 } else { 5 };
+const KEYS_PER_BUCKET: usize = if cfg!(loom) { 2 } else { 5 };
 /// Buckets at least, as a power of two: with fewer, a remainder would not fit its word. 32 KiB.
 const BITS_MIN: u32 = if cfg!(loom) { 1 } else { 9 };
 /// Buckets at most, as a power of two: 256 MiB, room for five times the numbers there are.
@@ -80,7 +80,7 @@ const BITS_MAX: u32 = 22;
 /// Writers' locks, as a power of two: the upper bits of a bucket's number choose.
 const STRIPE_BITS: u32 = if cfg!(loom) { 0 } else { 6 };
 /// Keys of one pass of a burst: their hashes lie in four cache lines.
-pub(crate) const LANES: usize = 32;
+pub(crate) const LANES: usize = if cfg!(loom) { 1 } else { 32 };
 
 const NUMBER: u64 = (1 << 22) - 1;
 const LIST: u64 = 1 << 22;

@@ -106,7 +106,7 @@ impl Kernel {
 }
 
 /// Keys that one step takes: a vector of 64-bit words.
-pub(super) const STEP: usize = 8;
+pub(super) const STEP: usize = if cfg!(loom) { 1 } else { 8 };
 const _: () = assert!(LANES.is_multiple_of(STEP));
 
 /// What instruction sets do each in their way. All have one safety rule: the machine has the set.

@@ -1,0 +1,185 @@
+//! The listening hash under every interleaving: lookups that race with inet_hash, inet_unhash, a group's join and leave,
+//! a slot's reuse, displaced keys and growth.
+//!
+//! loom's tables have two buckets of two words, so that a handful of keys displaces and grows; its burst has one lane.
+//! Not covered: the vector loads (x86-64's promise, see `bucket/simd.rs`), the prefetch, membarrier (both sides fence here),
+//! three threads at once.
+//! Run: RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test -p listener --release --test loom_table
+#![cfg(loom)]
+
+use listener::inet_hashtables::{HashKey, ListEntry, ListenHash, ListenKey};
+use listener::segment::FlowKey;
+use listener::types::{InetAddr, ListenerId, TcpPort};
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU32, Ordering};
+use loom::thread;
+
+const ANY: InetAddr = InetAddr::ANY_V4;
+
+fn v4(number: u32) -> InetAddr {
+    InetAddr::v4(0xc612_0000 + number)
+}
+
+fn v6(number: u64) -> InetAddr {
+    InetAddr::v6(0x2001_0db8_0000_0000, number)
+}
+
+fn table(secret: u8) -> Arc<ListenHash> {
+    Arc::new(ListenHash::new(1 << 10, [secret; 16]))
+}
+
+fn hash(table: &ListenHash, addr: InetAddr, entry: ListEntry) {
+    let hashed = table.update(HashKey::new(addr, TcpPort(1)), |list| list.inet_hash(entry));
+    assert_eq!(hashed, Ok(Ok(())));
+}
+
+fn open(table: &ListenHash, addr: InetAddr, id: u32) {
+    let id = ListenerId(id);
+    hash(table, addr, if addr.is_v4() { ListEntry::v4(id) } else { ListEntry::v6(id) });
+}
+
+fn close(table: &ListenHash, addr: InetAddr, id: u32) {
+    let gone = table.update(HashKey::new(addr, TcpPort(1)), |list| list.inet_unhash(ListenerId(id), false));
+    assert!(matches!(gone, Ok(Some(_))));
+}
+
+fn segment(daddr: InetAddr) -> ListenKey {
+    let daddr = if daddr.is_any() { v4(99) } else { daddr };
+    let flow = FlowKey { saddr: daddr, daddr, sport: TcpPort(7), dport: TcpPort(1) };
+    ListenKey { flow, ..ListenKey::default() }
+}
+
+fn lookup(table: &ListenHash, daddr: InetAddr) -> Option<u32> {
+    let key = segment(daddr);
+    table.inet_lookup_listener(&table.pin(), &key).map(|id| id.0)
+}
+
+fn lookup_burst(table: &ListenHash, daddr: InetAddr) -> Option<u32> {
+    let mut found = [Some(ListenerId(77))];
+    table.inet_lookup_listener_burst(&table.pin(), &[segment(daddr)], &mut found);
+    found[0].map(|id| id.0)
+}
+
+/// A segment that races with listen() meets no listener or the whole listener, and meets it afterwards.
+#[test]
+fn lookup_races_with_inet_hash() {
+    for (addr, look) in [v4(1), v6(1), ANY].into_iter().flat_map(|addr| {
+        [lookup as fn(&ListenHash, InetAddr) -> Option<u32>, lookup_burst].map(|look| (addr, look))
+    }) {
+        loom::model(move || {
+            let table = table(1);
+            let writer = thread::spawn({
+                let table = Arc::clone(&table);
+                move || open(&table, addr, 5)
+            });
+            let seen = look(&table, addr);
+            assert!(seen.is_none() || seen == Some(5), "half a listener: {seen:?}");
+            writer.join().expect("the writer does not panic");
+            assert_eq!(look(&table, addr), Some(5));
+        });
+    }
+}
+
+/// One listener goes and another comes, perhaps into the same word: nobody takes the one for the other.
+#[test]
+fn lookup_races_with_inet_unhash_and_the_words_next_key() {
+    for (gone, next) in [(v4(1), v4(2)), (v6(1), v6(2)), (ANY, v4(2))] {
+        loom::model(move || {
+            let table = table(2);
+            open(&table, gone, 5);
+            let writer = thread::spawn({
+                let table = Arc::clone(&table);
+                move || {
+                    close(&table, gone, 5);
+                    open(&table, next, 6);
+                }
+            });
+            let (old, new) = (lookup(&table, gone), lookup(&table, next));
+            assert!(matches!(old, None | Some(5)), "{old:?}");
+            assert!(matches!(new, None | Some(6)) || (gone.is_any() && new == Some(5)), "{new:?}");
+            writer.join().expect("the writer does not panic");
+            assert_eq!(lookup(&table, next), Some(6));
+            assert!(gone.is_any() || lookup(&table, gone).is_none());
+        });
+    }
+}
+
+/// A listener's slot is used again only when no lookup can still hold its number.
+#[test]
+fn a_found_number_names_its_listener_while_the_guard_lives() {
+    for addr in [v4(1), v6(1), ANY] {
+        loom::model(move || {
+            let table = table(3);
+            let slot = Arc::new(AtomicU32::new(100));
+            open(&table, addr, 5);
+            let writer = thread::spawn({
+                let (table, slot) = (Arc::clone(&table), Arc::clone(&slot));
+                move || {
+                    close(&table, addr, 5);
+                    table.defer_slot_reuse(move || slot.store(200, Ordering::Relaxed));
+                }
+            });
+            {
+                let guard = table.pin();
+                if table.inet_lookup_listener(&guard, &segment(addr)).is_some() {
+                    assert_eq!(slot.load(Ordering::Relaxed), 100, "the slot is another listener's");
+                }
+            }
+            writer.join().expect("the writer does not panic");
+            table.reclaim();
+            assert_eq!(slot.load(Ordering::Relaxed), 200, "the slot came back");
+        });
+    }
+}
+
+/// A member joins a group and leaves it: every lookup finds a member of the moment before or after.
+#[test]
+fn lookup_races_with_a_groups_join_and_leave() {
+    for addr in [v4(1), ANY] {
+        loom::model(move || {
+            let table = table(4);
+            let member = |id| ListEntry { reuseport: true, ..ListEntry::v4(ListenerId(id)) };
+            hash(&table, addr, member(5));
+            let writer = thread::spawn({
+                let table = Arc::clone(&table);
+                move || {
+                    hash(&table, addr, member(6));
+                    close(&table, addr, 5);
+                }
+            });
+            let seen = lookup(&table, addr);
+            assert!(matches!(seen, Some(5 | 6)), "{seen:?}");
+            writer.join().expect("the writer does not panic");
+            assert_eq!(lookup(&table, addr), Some(6));
+        });
+    }
+}
+
+/// Others come until the stable key's bucket is full, keys are displaced and the table grows: it is never missed.
+#[test]
+fn a_key_that_stays_is_found_through_displacement_and_growth() {
+    // Other secrets, other buckets: so all cases of displacing come up.
+    for secret in 0..6 {
+        loom::model(move || {
+            let table = table(secret);
+            open(&table, v4(1), 51);
+            open(&table, v4(2), 52);
+            open(&table, v4(3), 53);
+            let writer = thread::spawn({
+                let table = Arc::clone(&table);
+                move || {
+                    open(&table, v4(4), 54);
+                    close(&table, v4(3), 53);
+                    open(&table, v4(5), 55);
+                    open(&table, v4(6), 56);
+                }
+            });
+            assert_eq!(lookup(&table, v4(1)), Some(51), "it stays");
+            assert_eq!(lookup_burst(&table, v4(2)), Some(52), "it stays");
+            writer.join().expect("the writer does not panic");
+            for (number, want) in [(1, Some(51)), (3, None), (4, Some(54)), (5, Some(55)), (6, Some(56))] {
+                assert_eq!(lookup(&table, v4(number)), want, "listener {number}");
+            }
+        });
+    }
+}
