@@ -74,7 +74,7 @@ const SLOTS: usize = if cfg!(loom) { 2 } else { 8 };
 /// A table grows above so many keys per bucket on average: then 2 % of the keys are displaced.
 const KEYS_PER_BUCKET: usize = if cfg!(loom) { 2 } else { 5 };
 /// Buckets at least, as a power of two: with fewer, a remainder would not fit its word. 32 KiB.
-const BITS_MIN: u32 = if cfg!(loom) { 1 } else { 9 };
+const BITS_MIN: u32 = if cfg!(loom) { 2 } else { 9 };
 /// Buckets at most, as a power of two: 256 MiB, room for five times the numbers there are.
 const BITS_MAX: u32 = 22;
 /// Writers' locks, as a power of two: the upper bits of a bucket's number choose.
@@ -143,6 +143,14 @@ impl Mix {
             Some(v4) => self.v4(Self::raw_v4(v4, port)),
             None => self.v6(addr, port),
         }
+    }
+
+    /// First and second bucket of a key in the smallest table, for tests that want keys to meet.
+    #[cfg(loom)]
+    pub(crate) fn buckets(&self, addr: InetAddr, port: TcpPort) -> (usize, usize) {
+        let hash = self.hash(addr, port);
+        let first = (hash >> (64 - BITS_MIN)) as usize;
+        (first, Probe::second(BITS_MIN, first, (hash << BITS_MIN) & REMAINDER))
     }
 
     /// The number of the lock of the stripe that a hash belongs to.

@@ -143,6 +143,12 @@ impl ListenHash {
         entry.and_then(|entry| entry.held()).map(exact_list).unwrap_or_default()
     }
 
+    /// First and second bucket of a key in the smallest table, for tests that want keys to meet.
+    #[cfg(loom)]
+    pub fn buckets(&self, key: HashKey) -> (usize, usize) {
+        self.mix.buckets(key.addr(), key.port())
+    }
+
     /// Holds reclaim back while it lives: one per burst. Ids found under it name the listener that was found until it is
     /// dropped.
     #[inline]

@@ -1,7 +1,7 @@
 //! The listening hash under every interleaving: lookups that race with inet_hash, inet_unhash, a group's join and leave,
 //! a slot's reuse, displaced keys and growth.
 //!
-//! loom's tables have two buckets of two words, so that a handful of keys displaces and grows; its burst has one lane.
+//! loom's tables have four buckets of two words, so that a handful of keys displaces and grows; its burst has one lane.
 //! Not covered: the vector loads (x86-64's promise, see `bucket/simd.rs`), the prefetch, membarrier (both sides fence here),
 //! three threads at once.
 //! Run: RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test -p listener --release --test loom_table
@@ -155,31 +155,96 @@ fn lookup_races_with_a_groups_join_and_leave() {
     }
 }
 
-/// Others come until the stable key's bucket is full, keys are displaced and the table grows: it is never missed.
+/// Addresses whose keys have these buckets.
+fn meeting<const COUNT: usize>(table: &ListenHash, first: usize, second: usize) -> [InetAddr; COUNT] {
+    let mut addrs =
+        (1..).map(v4).filter(|&addr| table.buckets(HashKey::new(addr, TcpPort(1))) == (first, second));
+    std::array::from_fn(|_| addrs.next().expect("addresses enough"))
+}
+
+/// The lookups that the tests of buckets try: both ways.
+const LOOKUPS: [fn(&ListenHash, InetAddr) -> Option<u32>; 2] = [lookup, lookup_burst];
+
+/// A key leaves the full bucket that another is displaced from: the displaced one is never missed.
 #[test]
-fn a_key_that_stays_is_found_through_displacement_and_growth() {
-    // Other secrets, other buckets: so all cases of displacing come up.
-    for secret in 0..6 {
+fn a_displaced_key_is_found_while_its_first_bucket_empties() {
+    for look in LOOKUPS {
         loom::model(move || {
-            let table = table(secret);
-            open(&table, v4(1), 51);
-            open(&table, v4(2), 52);
-            open(&table, v4(3), 53);
+            let table = table(5);
+            let [a, b, displaced] = meeting(&table, 0, 1);
+            open(&table, a, 51);
+            open(&table, b, 52);
+            open(&table, displaced, 53);
             let writer = thread::spawn({
                 let table = Arc::clone(&table);
                 move || {
-                    open(&table, v4(4), 54);
-                    close(&table, v4(3), 53);
-                    open(&table, v4(5), 55);
-                    open(&table, v4(6), 56);
+                    close(&table, a, 51);
+                    close(&table, b, 52);
                 }
             });
-            assert_eq!(lookup(&table, v4(1)), Some(51), "it stays");
-            assert_eq!(lookup_burst(&table, v4(2)), Some(52), "it stays");
+            assert_eq!(look(&table, displaced), Some(53), "it stays");
             writer.join().expect("the writer does not panic");
-            for (number, want) in [(1, Some(51)), (3, None), (4, Some(54)), (5, Some(55)), (6, Some(56))] {
-                assert_eq!(lookup(&table, v4(number)), want, "listener {number}");
+            assert_eq!(look(&table, displaced), Some(53));
+        });
+    }
+}
+
+/// Both buckets of a new key are full and a key that stays makes room: it is never missed.
+#[test]
+fn a_key_is_found_while_it_is_displaced() {
+    for (look, close_after) in LOOKUPS.into_iter().flat_map(|look| [(look, false), (look, true)]) {
+        loom::model(move || {
+            let table = table(6);
+            let [a, b] = meeting(&table, 0, 1);
+            let [c, d] = meeting(&table, 3, 2);
+            let [new] = meeting(&table, 0, 3);
+            for (addr, id) in [(a, 51), (b, 52), (c, 53), (d, 54)] {
+                open(&table, addr, id);
             }
+            let writer = thread::spawn({
+                let table = Arc::clone(&table);
+                move || {
+                    open(&table, new, 55);
+                    if close_after {
+                        close(&table, new, 55);
+                    }
+                }
+            });
+            // The one in the first slot makes room.
+            assert_eq!(look(&table, a), Some(51), "it stays");
+            writer.join().expect("the writer does not panic");
+            for (addr, id) in [(a, 51), (b, 52), (c, 53), (d, 54)] {
+                assert_eq!(look(&table, addr), Some(id));
+            }
+            assert_eq!(look(&table, new), (!close_after).then_some(55));
+        });
+    }
+}
+
+/// No room is left and the table grows: keys that stay are never missed, neither in place nor displaced.
+#[test]
+fn keys_are_found_while_the_table_grows() {
+    for (look, which) in LOOKUPS.into_iter().flat_map(|look| [(look, 0), (look, 3)]) {
+        loom::model(move || {
+            let table = table(7);
+            let [a, b, c, d, new] = meeting(&table, 2, 3);
+            let old = [a, b, c, d];
+            let bytes = table.bucket_bytes();
+            for (addr, id) in old.into_iter().zip(51..) {
+                open(&table, addr, id);
+            }
+            assert_eq!(table.bucket_bytes(), bytes);
+            let writer = thread::spawn({
+                let table = Arc::clone(&table);
+                move || open(&table, new, 55)
+            });
+            assert_eq!(look(&table, old[which]), Some(51 + which as u32), "it stays");
+            writer.join().expect("the writer does not panic");
+            assert!(table.bucket_bytes() > bytes);
+            for (addr, id) in old.into_iter().zip(51..) {
+                assert_eq!(look(&table, addr), Some(id));
+            }
+            assert_eq!(look(&table, new), Some(55));
         });
     }
 }
