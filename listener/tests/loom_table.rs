@@ -60,23 +60,61 @@ fn lookup_burst(table: &ListenHash, daddr: InetAddr) -> Option<u32> {
     found[0].map(|id| id.0)
 }
 
+/// How often the reader came before the writer and how often after: an exploration that saw one only explored nothing.
+#[derive(Clone, Copy)]
+struct Seen(&'static [std::sync::atomic::AtomicU32; 2]);
+
+impl Seen {
+    fn count(self, which: bool) {
+        self.0[usize::from(which)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn assert_both(self) {
+        let [no, yes] = self.0.each_ref().map(|count| count.load(Ordering::Relaxed));
+        assert!(no > 0 && yes > 0, "not explored: {no} and {yes}");
+        println!("{no} and {yes} interleavings");
+    }
+}
+
+/// `loom::model` with a count of what was seen.
+fn explore(model: impl Fn(Seen) + Send + Sync + 'static) -> Seen {
+    let seen = Seen(Box::leak(Box::default()));
+    loom::model(move || model(seen));
+    seen
+}
+
+/// Runs `read` in a thread of its own, while this one runs `write`.
+///
+/// The writer has to be the thread that loom runs first. loom remembers one last access per atomic, and writers
+/// look at a word before they store it: reads of a thread that ran before would be forgotten, and with them all
+/// interleavings but one.
+fn race(table: &Arc<ListenHash>, read: impl FnOnce(&ListenHash) + 'static, write: impl FnOnce(&ListenHash)) {
+    let reader = thread::spawn({
+        let table = Arc::clone(table);
+        move || read(&table)
+    });
+    write(table);
+    reader.join().expect("the reader does not panic");
+}
+
+/// The lookups that every test tries: both ways.
+const LOOKUPS: [fn(&ListenHash, InetAddr) -> Option<u32>; 2] = [lookup, lookup_burst];
+
 /// A segment that races with listen() meets no listener or the whole listener, and meets it afterwards.
 #[test]
 fn lookup_races_with_inet_hash() {
-    for (addr, look) in [v4(1), v6(1), ANY].into_iter().flat_map(|addr| {
-        [lookup as fn(&ListenHash, InetAddr) -> Option<u32>, lookup_burst].map(|look| (addr, look))
-    }) {
-        loom::model(move || {
+    for (addr, look) in [v4(1), v6(1), ANY].into_iter().flat_map(|addr| LOOKUPS.map(|look| (addr, look))) {
+        let counts = explore(move |seen| {
             let table = table(1);
-            let writer = thread::spawn({
-                let table = Arc::clone(&table);
-                move || open(&table, addr, 5)
-            });
-            let seen = look(&table, addr);
-            assert!(seen.is_none() || seen == Some(5), "half a listener: {seen:?}");
-            writer.join().expect("the writer does not panic");
+            let read = move |table: &ListenHash| {
+                let found = look(table, addr);
+                assert!(matches!(found, None | Some(5)), "half a listener: {found:?}");
+                seen.count(found.is_some());
+            };
+            race(&table, read, |table| open(table, addr, 5));
             assert_eq!(look(&table, addr), Some(5));
         });
+        counts.assert_both();
     }
 }
 
@@ -84,23 +122,24 @@ fn lookup_races_with_inet_hash() {
 #[test]
 fn lookup_races_with_inet_unhash_and_the_words_next_key() {
     for (gone, next) in [(v4(1), v4(2)), (v6(1), v6(2)), (ANY, v4(2))] {
-        loom::model(move || {
+        let counts = explore(move |seen| {
             let table = table(2);
             open(&table, gone, 5);
-            let writer = thread::spawn({
-                let table = Arc::clone(&table);
-                move || {
-                    close(&table, gone, 5);
-                    open(&table, next, 6);
-                }
-            });
-            let (old, new) = (lookup(&table, gone), lookup(&table, next));
-            assert!(matches!(old, None | Some(5)), "{old:?}");
-            assert!(matches!(new, None | Some(6)) || (gone.is_any() && new == Some(5)), "{new:?}");
-            writer.join().expect("the writer does not panic");
+            let read = move |table: &ListenHash| {
+                let (old, new) = (lookup(table, gone), lookup(table, next));
+                assert!(matches!(old, None | Some(5)), "{old:?}");
+                assert!(matches!(new, None | Some(6)) || (gone.is_any() && new == Some(5)), "{new:?}");
+                seen.count(old.is_some());
+            };
+            let write = move |table: &ListenHash| {
+                close(table, gone, 5);
+                open(table, next, 6);
+            };
+            race(&table, read, write);
             assert_eq!(lookup(&table, next), Some(6));
             assert!(gone.is_any() || lookup(&table, gone).is_none());
         });
+        counts.assert_both();
     }
 }
 
@@ -108,50 +147,58 @@ fn lookup_races_with_inet_unhash_and_the_words_next_key() {
 #[test]
 fn a_found_number_names_its_listener_while_the_guard_lives() {
     for addr in [v4(1), v6(1), ANY] {
-        loom::model(move || {
+        let counts = explore(move |seen| {
             let table = table(3);
             let slot = Arc::new(AtomicU32::new(100));
             open(&table, addr, 5);
-            let writer = thread::spawn({
-                let (table, slot) = (Arc::clone(&table), Arc::clone(&slot));
-                move || {
-                    close(&table, addr, 5);
+            let read = {
+                let slot = Arc::clone(&slot);
+                move |table: &ListenHash| {
+                    let guard = table.pin();
+                    let found = table.inet_lookup_listener(&guard, &segment(addr)).is_some();
+                    if found {
+                        assert_eq!(slot.load(Ordering::Relaxed), 100, "the slot is another listener's");
+                    }
+                    seen.count(found);
+                }
+            };
+            let write = {
+                let slot = Arc::clone(&slot);
+                move |table: &ListenHash| {
+                    close(table, addr, 5);
                     table.defer_slot_reuse(move || slot.store(200, Ordering::Relaxed));
+                    table.reclaim();
                 }
-            });
-            {
-                let guard = table.pin();
-                if table.inet_lookup_listener(&guard, &segment(addr)).is_some() {
-                    assert_eq!(slot.load(Ordering::Relaxed), 100, "the slot is another listener's");
-                }
-            }
-            writer.join().expect("the writer does not panic");
+            };
+            race(&table, read, write);
             table.reclaim();
             assert_eq!(slot.load(Ordering::Relaxed), 200, "the slot came back");
         });
+        counts.assert_both();
     }
 }
 
-/// A member joins a group and leaves it: every lookup finds a member of the moment before or after.
+/// A member joins a group and another leaves it: every lookup finds a member of that moment.
 #[test]
 fn lookup_races_with_a_groups_join_and_leave() {
     for addr in [v4(1), ANY] {
-        loom::model(move || {
+        let counts = explore(move |seen| {
             let table = table(4);
             let member = |id| ListEntry { reuseport: true, ..ListEntry::v4(ListenerId(id)) };
             hash(&table, addr, member(5));
-            let writer = thread::spawn({
-                let table = Arc::clone(&table);
-                move || {
-                    hash(&table, addr, member(6));
-                    close(&table, addr, 5);
-                }
-            });
-            let seen = lookup(&table, addr);
-            assert!(matches!(seen, Some(5 | 6)), "{seen:?}");
-            writer.join().expect("the writer does not panic");
+            let read = move |table: &ListenHash| {
+                let found = lookup(table, addr);
+                assert!(matches!(found, Some(5 | 6)), "{found:?}");
+                seen.count(found == Some(5));
+            };
+            let write = move |table: &ListenHash| {
+                hash(table, addr, member(6));
+                close(table, addr, 5);
+            };
+            race(&table, read, write);
             assert_eq!(lookup(&table, addr), Some(6));
         });
+        counts.assert_both();
     }
 }
 
@@ -162,62 +209,58 @@ fn meeting<const COUNT: usize>(table: &ListenHash, first: usize, second: usize) 
     std::array::from_fn(|_| addrs.next().expect("addresses enough"))
 }
 
-/// The lookups that the tests of buckets try: both ways.
-const LOOKUPS: [fn(&ListenHash, InetAddr) -> Option<u32>; 2] = [lookup, lookup_burst];
-
-/// A key leaves the full bucket that another is displaced from: the displaced one is never missed.
+/// Keys leave the full bucket that another is displaced from: the displaced one is never missed.
 #[test]
 fn a_displaced_key_is_found_while_its_first_bucket_empties() {
     for look in LOOKUPS {
-        loom::model(move || {
+        let counts = explore(move |seen| {
             let table = table(5);
             let [a, b, displaced] = meeting(&table, 0, 1);
             open(&table, a, 51);
             open(&table, b, 52);
             open(&table, displaced, 53);
-            let writer = thread::spawn({
-                let table = Arc::clone(&table);
-                move || {
-                    close(&table, a, 51);
-                    close(&table, b, 52);
-                }
-            });
-            assert_eq!(look(&table, displaced), Some(53), "it stays");
-            writer.join().expect("the writer does not panic");
+            let read = move |table: &ListenHash| {
+                assert_eq!(look(table, displaced), Some(53), "it stays");
+                seen.count(lookup(table, b).is_some());
+            };
+            let write = move |table: &ListenHash| {
+                close(table, a, 51);
+                close(table, b, 52);
+            };
+            race(&table, read, write);
             assert_eq!(look(&table, displaced), Some(53));
         });
+        counts.assert_both();
     }
 }
 
 /// Both buckets of a new key are full and a key that stays makes room: it is never missed.
 #[test]
 fn a_key_is_found_while_it_is_displaced() {
-    for (look, close_after) in LOOKUPS.into_iter().flat_map(|look| [(look, false), (look, true)]) {
-        loom::model(move || {
+    for (look, closes) in LOOKUPS.into_iter().flat_map(|look| [(look, false), (look, true)]) {
+        let counts = explore(move |seen| {
             let table = table(6);
             let [a, b] = meeting(&table, 0, 1);
             let [c, d] = meeting(&table, 3, 2);
             let [new] = meeting(&table, 0, 3);
-            for (addr, id) in [(a, 51), (b, 52), (c, 53), (d, 54)] {
-                open(&table, addr, id);
-            }
-            let writer = thread::spawn({
-                let table = Arc::clone(&table);
-                move || {
-                    open(&table, new, 55);
-                    if close_after {
-                        close(&table, new, 55);
-                    }
+            let old = [(a, 51), (b, 52), (c, 53), (d, 54)];
+            old.iter().for_each(|&(addr, id)| open(&table, addr, id));
+            let read = move |table: &ListenHash| {
+                // The one in the first slot makes room.
+                assert_eq!(look(table, a), Some(51), "it stays");
+                seen.count(lookup(table, new).is_some());
+            };
+            let write = move |table: &ListenHash| {
+                open(table, new, 55);
+                if closes {
+                    close(table, new, 55);
                 }
-            });
-            // The one in the first slot makes room.
-            assert_eq!(look(&table, a), Some(51), "it stays");
-            writer.join().expect("the writer does not panic");
-            for (addr, id) in [(a, 51), (b, 52), (c, 53), (d, 54)] {
-                assert_eq!(look(&table, addr), Some(id));
-            }
-            assert_eq!(look(&table, new), (!close_after).then_some(55));
+            };
+            race(&table, read, write);
+            old.iter().for_each(|&(addr, id)| assert_eq!(look(&table, addr), Some(id)));
+            assert_eq!(look(&table, new), (!closes).then_some(55));
         });
+        counts.assert_both();
     }
 }
 
@@ -225,26 +268,23 @@ fn a_key_is_found_while_it_is_displaced() {
 #[test]
 fn keys_are_found_while_the_table_grows() {
     for (look, which) in LOOKUPS.into_iter().flat_map(|look| [(look, 0), (look, 3)]) {
-        loom::model(move || {
+        let counts = explore(move |seen| {
             let table = table(7);
             let [a, b, c, d, new] = meeting(&table, 2, 3);
-            let old = [a, b, c, d];
+            let old = [(a, 51), (b, 52), (c, 53), (d, 54)];
             let bytes = table.bucket_bytes();
-            for (addr, id) in old.into_iter().zip(51..) {
-                open(&table, addr, id);
-            }
+            old.iter().for_each(|&(addr, id)| open(&table, addr, id));
             assert_eq!(table.bucket_bytes(), bytes);
-            let writer = thread::spawn({
-                let table = Arc::clone(&table);
-                move || open(&table, new, 55)
-            });
-            assert_eq!(look(&table, old[which]), Some(51 + which as u32), "it stays");
-            writer.join().expect("the writer does not panic");
+            let read = move |table: &ListenHash| {
+                let (addr, id) = old[which];
+                assert_eq!(look(table, addr), Some(id), "it stays");
+                seen.count(lookup(table, new).is_some());
+            };
+            race(&table, read, |table| open(table, new, 55));
             assert!(table.bucket_bytes() > bytes);
-            for (addr, id) in old.into_iter().zip(51..) {
-                assert_eq!(look(&table, addr), Some(id));
-            }
+            old.iter().for_each(|&(addr, id)| assert_eq!(look(&table, addr), Some(id)));
             assert_eq!(look(&table, new), Some(55));
         });
+        counts.assert_both();
     }
 }
