@@ -120,7 +120,8 @@ pub fn pin() -> Guard {
             let guards = slot.guards.load(Ordering::Relaxed);
             slot.guards.store(guards + 1, Ordering::Relaxed);
             if guards == 0 {
-                slot.epoch.store(place::domain().epoch.load(Ordering::Acquire), Ordering::Relaxed);
+                // Release: a writer that sees this pin must also know the thread's earlier guards to be over.
+                slot.epoch.store(place::domain().epoch.load(Ordering::Acquire), Ordering::Release);
                 barrier::light();
             }
         }
