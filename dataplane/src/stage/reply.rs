@@ -59,13 +59,13 @@ pub fn reply<F: Frame>(
     capabilities: Capabilities,
 ) {
     for index in lanes.tcp.iter() {
-        let Fate::Tcp(outcome, segment) = fates[index] else { continue };
+        let Fate::Tcp(outcome, segment) = &fates[index] else { continue };
         let Some(frame) = &mut frames[index] else { continue };
         let (head, seg) = (&heads[index], &segs[index]);
-        fates[index] = match write_segment(frame, head.l2_len, &seg.flow, &segment, capabilities) {
+        fates[index] = match write_segment(frame, head.l2_len, &seg.flow, segment, capabilities) {
             Ok(offload) => {
                 L2::of(head).answer_with(frame, local.mac(), head.src_mac, offload);
-                Fate::Ready(outcome)
+                Fate::Ready(*outcome)
             }
             Err(reason) => Fate::Drop(reason),
         };
@@ -82,17 +82,19 @@ pub(crate) fn write_segment<F: Frame>(
     segment: &OutSegment,
     capabilities: Capabilities,
 ) -> Result<TxOffload, DropReason> {
-    let mut tcp = TcpOut::new(segment, flow.dport.0, flow.sport.0);
+    let tcp = TcpOut::new(segment, flow.dport.0, flow.sport.0);
     let tcp_len = u16::from(tcp.header_len());
     let start = usize::from(l2_len);
     let addrs = flow.daddr.as_v4().zip(flow.saddr.as_v4());
     let l3_len = if addrs.is_some() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
     end_of_frame(frame, start + l3_len + usize::from(tcp_len))?;
-    let (l3, l4) = frame.bytes_mut()[start..].split_at_mut(l3_len);
-    let pseudo = if let Some((src, dst)) = addrs {
+    let packet = frame.bytes_mut().get_mut(start..).unwrap_or_default();
+    // Arrays of known length: their copies are a few stores, not calls.
+    if let Some((src, dst)) = addrs {
         let ip = Ipv4Out { src, dst, protocol: PROTO_TCP, tos: segment.tos, payload_len: tcp_len };
-        l3.copy_from_slice(&ip.emit(capabilities.tx_ip_csum));
-        pseudo_v4(src, dst, PROTO_TCP, tcp_len)
+        let (l3, l4) = packet.split_first_chunk_mut().ok_or(DropReason::NoBuffer)?;
+        *l3 = ip.emit(capabilities.tx_ip_csum);
+        tcp.write(pseudo_v4(src, dst, PROTO_TCP, tcp_len), capabilities.tx_tcp_csum, l4);
     } else {
         let (src, dst) = (flow.daddr, flow.saddr);
         let ip = Ipv6Out {
@@ -103,10 +105,11 @@ pub(crate) fn write_segment<F: Frame>(
             hop_limit: ipv6::HOP_LIMIT,
             payload_len: tcp_len,
         };
-        l3.copy_from_slice(&ip.emit());
-        pseudo_v6((src.hi(), src.lo()), (dst.hi(), dst.lo()), PROTO_TCP, u32::from(tcp_len))
-    };
-    l4.copy_from_slice(tcp.finish(pseudo, capabilities.tx_tcp_csum));
+        let (l3, l4) = packet.split_first_chunk_mut().ok_or(DropReason::NoBuffer)?;
+        *l3 = ip.emit();
+        let pseudo = pseudo_v6((src.hi(), src.lo()), (dst.hi(), dst.lo()), PROTO_TCP, u32::from(tcp_len));
+        tcp.write(pseudo, capabilities.tx_tcp_csum, l4);
+    }
     Ok(TxOffload {
         ip_csum: capabilities.tx_ip_csum && addrs.is_some(),
         tcp_csum: capabilities.tx_tcp_csum,

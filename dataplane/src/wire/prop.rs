@@ -103,21 +103,23 @@ proptest! {
         addrs in any::<((u64, u64), (u64, u64))>(),
         v6 in any::<bool>(),
     ) {
-        let mut tcp = TcpOut::new(&segment, ports.0, ports.1);
+        let tcp = TcpOut::new(&segment, ports.0, ports.1);
         let len = u16::from(tcp.header_len());
         let mut packet = Vec::new();
+        let mut l4 = vec![0; usize::from(len)];
         let (src, dst) = addrs;
         if v6 {
             let (from, to) = (InetAddr::v6(src.0, src.1), InetAddr::v6(dst.0, dst.1));
             let ip = Ipv6Out { src: from, dst: to, protocol: PROTO_TCP, tclass: segment.tos, hop_limit: 64, payload_len: len };
             packet.extend_from_slice(&ip.emit());
-            packet.extend_from_slice(tcp.finish(pseudo_v6(src, dst, PROTO_TCP, u32::from(len)), false));
+            tcp.write(pseudo_v6(src, dst, PROTO_TCP, u32::from(len)), false, &mut l4);
         } else {
             let (src, dst) = (src.1 as u32, dst.1 as u32);
             let ip = Ipv4Out { src, dst, protocol: PROTO_TCP, tos: segment.tos, payload_len: len };
             packet.extend_from_slice(&ip.emit(false));
-            packet.extend_from_slice(tcp.finish(pseudo_v4(src, dst, PROTO_TCP, len), false));
+            tcp.write(pseudo_v4(src, dst, PROTO_TCP, len), false, &mut l4);
         }
+        packet.extend_from_slice(&l4);
 
         let sliced = SlicedPacket::from_ip(&packet).expect("well formed");
         let Some(TransportSlice::Tcp(read)) = &sliced.transport else { panic!("TCP was written") };

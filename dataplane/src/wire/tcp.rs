@@ -7,10 +7,6 @@ use super::checksum::Sum;
 
 /// Octets of a header without options.
 pub const HEADER_LEN: usize = 20;
-/// Octets of the longest header that is sent: MSS, SACK permitted with timestamps, window scale.
-pub const OUT_HEADER_MAX: usize = HEADER_LEN + 20;
-/// Offset of the checksum field.
-const CHECKSUM_AT: usize = 16;
 
 const END: u8 = 0;
 const NOP: u8 = 1;
@@ -87,6 +83,12 @@ impl TcpHeader {
 fn parse_options(mut bytes: &[u8], flags: u8) -> Result<TcpOptions, DropReason> {
     let mut options = TcpOptions::default();
     let syn = flags & flag::SYN != 0;
+    // The least that a SYN brings, and all that most floods do.
+    if let [MSS, 4, hi, lo] = *bytes
+        && syn
+    {
+        return TcpOptions { mss: u16::from_be_bytes([hi, lo]), ..options };
+    }
     while let Some((&kind, rest)) = bytes.split_first() {
         match kind {
             END => break,
@@ -119,53 +121,27 @@ fn parse_options(mut bytes: &[u8], flags: u8) -> Result<TcpOptions, DropReason> 
     Ok(options)
 }
 
-/// A header that is ready to be copied into a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcpOut {
-    bytes: [u8; OUT_HEADER_MAX],
+/// A header that is ready to be written into a frame.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpOut<'a> {
+    segment: &'a OutSegment,
+    ports: u32,
     len: u8,
 }
 
-impl TcpOut {
-    /// Lays `segment` out, from our port `sport` to the peer's `dport`, with options in the kernel's order and a checksum
-    /// of 0.
+impl<'a> TcpOut<'a> {
+    /// `segment` from our port `sport` to the peer's `dport`, with options in the kernel's order.
     ///
     /// # Source
     /// Linux v6.18 `tcp_options_write`.
     #[inline]
-    pub fn new(segment: &OutSegment, sport: u16, dport: u16) -> Self {
-        let mut bytes = [0; OUT_HEADER_MAX];
-        bytes[..2].copy_from_slice(&sport.to_be_bytes());
-        bytes[2..4].copy_from_slice(&dport.to_be_bytes());
-        bytes[4..8].copy_from_slice(&segment.seq.0.to_be_bytes());
-        bytes[8..12].copy_from_slice(&segment.ack.0.to_be_bytes());
-        bytes[13] = segment.flags;
-        bytes[14..16].copy_from_slice(&segment.wnd.to_be_bytes());
-        let mut at = HEADER_LEN;
-        let mut word = |word: [u8; 4]| {
-            bytes[at..at + 4].copy_from_slice(&word);
-            at += 4;
-        };
-        let options = &segment.options;
-        if options.mss != 0 {
-            let [hi, lo] = options.mss.to_be_bytes();
-            word([MSS, 4, hi, lo]);
-        }
-        match (options.timestamps, options.sack_perm) {
-            (Some(_), true) => word([SACK_PERMITTED, 2, TIMESTAMPS, 10]),
-            (Some(_), false) => word([NOP, NOP, TIMESTAMPS, 10]),
-            (None, true) => word([NOP, NOP, SACK_PERMITTED, 2]),
-            (None, false) => {}
-        }
-        if let Some((value, echo)) = options.timestamps {
-            word(value.to_be_bytes());
-            word(echo.to_be_bytes());
-        }
-        if let Some(shift) = options.wscale {
-            word([NOP, WINDOW_SCALE, 3, shift]);
-        }
-        bytes[12] = (at as u8) << 2;
-        Self { bytes, len: at as u8 }
+    pub fn new(segment: &'a OutSegment, sport: u16, dport: u16) -> Self {
+        let TcpOptions { mss, wscale, sack_perm, timestamps } = &segment.options;
+        let words = u8::from(*mss != 0)
+            + u8::from(*sack_perm || timestamps.is_some())
+            + 2 * u8::from(timestamps.is_some())
+            + u8::from(wscale.is_some());
+        Self { segment, ports: u32::from(sport) << 16 | u32::from(dport), len: HEADER_LEN as u8 + 4 * words }
     }
 
     /// Octets of the header: 20 to 40, a multiple of four.
@@ -174,14 +150,44 @@ impl TcpOut {
         self.len
     }
 
-    /// The header's octets. `pseudo` is the sum of its pseudo-header; a device that completes the checksum (`offload`)
-    /// wants that in the field, otherwise the whole checksum goes there.
+    /// Writes the header over `out`, as many octets as [`TcpOut::header_len`] says; a shorter `out` gets none. `pseudo` is
+    /// the sum of its pseudo-header; a device that completes the checksum (`offload`) wants that in the field, otherwise
+    /// the whole checksum goes there.
     #[inline]
-    pub fn finish(&mut self, pseudo: Sum, offload: bool) -> &[u8] {
-        // Octets behind the header are zero and add nothing, and a sum of fixed length needs no loop.
-        let field = if offload { pseudo.folded() } else { pseudo.plus(Sum::of(&self.bytes)).checksum() };
-        self.bytes[CHECKSUM_AT..CHECKSUM_AT + 2].copy_from_slice(&field.to_be_bytes());
-        &self.bytes[..usize::from(self.len)]
+    pub fn write(&self, pseudo: Sum, offload: bool, out: &mut [u8]) {
+        let Self { segment, ports, len } = *self;
+        let (words, _) = out.as_chunks_mut::<4>();
+        let Some((fixed, rest)) = words.split_first_chunk_mut::<{ HEADER_LEN / 4 }>() else { return };
+        // Summed from the values, as octets just written are slow to read in larger pieces.
+        let offset = u32::from(len) << 26 | u32::from(segment.flags) << 16 | u32::from(segment.wnd);
+        let (seq, ack) = (segment.seq.0, segment.ack.0);
+        let mut sum = pseudo.word32(ports).word32(seq).word32(ack).word32(offset);
+        let mut rest = rest.iter_mut();
+        let mut option = |word: u32| {
+            if let Some(slot) = rest.next() {
+                *slot = word.to_be_bytes();
+                sum = sum.word32(word);
+            }
+        };
+        let options = &segment.options;
+        if options.mss != 0 {
+            option(u32::from_be_bytes([MSS, 4, 0, 0]) | u32::from(options.mss));
+        }
+        match (options.timestamps, options.sack_perm) {
+            (Some(_), true) => option(u32::from_be_bytes([SACK_PERMITTED, 2, TIMESTAMPS, 10])),
+            (Some(_), false) => option(u32::from_be_bytes([NOP, NOP, TIMESTAMPS, 10])),
+            (None, true) => option(u32::from_be_bytes([NOP, NOP, SACK_PERMITTED, 2])),
+            (None, false) => {}
+        }
+        if let Some((value, echo)) = options.timestamps {
+            option(value);
+            option(echo);
+        }
+        if let Some(shift) = options.wscale {
+            option(u32::from_be_bytes([NOP, WINDOW_SCALE, 3, shift]));
+        }
+        let field = if offload { pseudo.folded() } else { sum.checksum() };
+        *fixed = [ports, seq, ack, offset, u32::from(field) << 16].map(u32::to_be_bytes);
     }
 }
 
@@ -191,9 +197,12 @@ mod tests {
     use listener::types::SegSeq;
 
     fn options_of(options: TcpOptions) -> Vec<u8> {
-        let out = TcpOut::new(&OutSegment { options, ..OutSegment::default() }, 1, 2);
-        assert_eq!(usize::from(out.bytes[12] >> 4) * 4, usize::from(out.len));
-        out.bytes[HEADER_LEN..usize::from(out.len)].to_vec()
+        let segment = OutSegment { options, ..OutSegment::default() };
+        let out = TcpOut::new(&segment, 1, 2);
+        let mut bytes = vec![0; usize::from(out.len)];
+        out.write(Sum::ZERO, false, &mut bytes);
+        assert_eq!(usize::from(bytes[12] >> 4) * 4, bytes.len());
+        bytes.split_off(HEADER_LEN)
     }
 
     #[test]
@@ -260,8 +269,8 @@ mod tests {
             ack: SegSeq(9),
             ..OutSegment::default()
         };
-        let mut out = TcpOut::new(&segment, 80, 40000);
-        let mut bytes = out.finish(Sum::ZERO, false).to_vec();
+        let mut bytes = vec![0; HEADER_LEN];
+        TcpOut::new(&segment, 80, 40000).write(Sum::ZERO, false, &mut bytes);
         assert!(Sum::of(&bytes).is_whole());
         let read = TcpHeader::parse(&bytes).expect("well formed");
         assert_eq!((read.sport, read.dport, read.seq, read.ack, read.wnd), (80, 40000, 7, 9, 64240));
