@@ -11,14 +11,16 @@
 use crate::config::StackConfig;
 use crate::conn_shared::{Command, CoreShared};
 use crate::ehash::{Ehash, EntryId, Kind};
+use crate::flow_hash::{Ahead, FlowHashes, Guess};
 use crate::inet_hashtables::{ListenHash, ListenKey};
 use crate::limits::BURST_MAX;
 use crate::listen_sock::{ListenSock, ListenSocks};
+use crate::ratelimit::{PerSecond, TokenBucket};
 use crate::segment::{Originated, OutSegment, Segment, Verdict, flag};
 use crate::siphash::SipKey;
 use crate::snmp::{Mib, Snmp};
 use crate::sync::Arc;
-use crate::syncookies::CookieKeys;
+use crate::syncookies::{self, CookieKeys};
 use crate::sysctl::Sysctl;
 use crate::tcp_timer;
 use crate::timer::{Popped, TimerWheel};
@@ -46,7 +48,7 @@ impl Found {
     /// The listener, if one was found and no entry of the established table.
     pub const fn listener(&self) -> Option<ListenerRef> {
         match self.what {
-            What::Listener(listener) => Some(listener),
+            What::Listener(listener, _) => Some(listener),
             _ => None,
         }
     }
@@ -57,7 +59,7 @@ impl Found {
 pub(crate) enum What {
     #[default]
     None,
-    Listener(ListenerRef),
+    Listener(ListenerRef, Ahead),
     Flow {
         id: EntryId,
         generation: u32,
@@ -119,6 +121,8 @@ pub(crate) struct Flows {
     pub tw_count: u32,
     pub rst_limit: TokenBucket,
     pub challenges: PerSecond,
+    /// Whether the last SYN was answered by a cookie.
+    pub cookies: bool,
     /// Bloom filter of the hashes that were put into the table since the last lookup of a burst.
     fresh: [u64; 4],
 }
@@ -149,58 +153,6 @@ impl Flows {
     }
 }
 
-/// A limit on answers without a connection: so many a second, and so many at once.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct TokenBucket {
-    /// Nanoseconds per token; 0 = no limit.
-    period_ns: u64,
-    depth_ns: u64,
-    /// The time up to which tokens were used.
-    used: u64,
-}
-
-impl TokenBucket {
-    fn new(per_second: u32, at_once: u32) -> Self {
-        let period_ns = 1_000_000_000u64.checked_div(u64::from(per_second)).unwrap_or(0);
-        Self { period_ns, depth_ns: period_ns * u64::from(at_once.max(1)), used: 0 }
-    }
-
-    #[inline]
-    pub fn take(&mut self, now: Nanos) -> bool {
-        if self.period_ns == 0 {
-            return true;
-        }
-        let from = self.used.max(now.0.saturating_sub(self.depth_ns));
-        if from + self.period_ns > now.0 {
-            return false;
-        }
-        self.used = from + self.period_ns;
-        true
-    }
-}
-
-/// A limit per second of the clock.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct PerSecond {
-    second: u64,
-    count: u32,
-}
-
-impl PerSecond {
-    #[inline]
-    pub fn take(&mut self, limit: u32, now: Nanos) -> bool {
-        let second = now.0 / 1_000_000_000;
-        if second != self.second {
-            *self = Self { second, count: 0 };
-        }
-        if limit != u32::MAX && self.count >= limit {
-            return false;
-        }
-        self.count = self.count.saturating_add(1);
-        true
-    }
-}
-
 /// One worker's half of the stack. `Send`, not shared.
 #[derive(Debug)]
 pub struct Core {
@@ -210,6 +162,9 @@ pub struct Core {
     /// A command that could not be carried out for want of room to send.
     pending: Option<Command>,
     keys: Box<[ListenKey; BURST_MAX]>,
+    hashes: Box<FlowHashes>,
+    /// Of the last tick, for the cookies of the next burst.
+    minute: u32,
 }
 
 impl Core {
@@ -252,9 +207,18 @@ impl Core {
             tw_count: 0,
             rst_limit: TokenBucket::default(),
             challenges: PerSecond::default(),
+            cookies: config.sysctl.tcp_syncookies == 2,
             fresh: [0; 4],
         };
-        Self { env, flows, burst: 0, pending: None, keys: Box::new([ListenKey::default(); BURST_MAX]) }
+        Self {
+            env,
+            flows,
+            burst: 0,
+            pending: None,
+            keys: Box::new([ListenKey::default(); BURST_MAX]),
+            hashes: Box::new(FlowHashes::new()),
+            minute: 0,
+        }
     }
 
     /// Limits RSTs that belong to no connection to `per_second`, at most `at_once` in a row. 0 = no limit, which is
@@ -303,8 +267,9 @@ impl Core {
         let table = &self.flows.table;
         // All hashes and first words of the chains before the first entry, so that the misses overlap.
         let mut warm = 0;
-        for &at in lane {
-            let hash = table.hash(&segs[usize::from(at)].flow);
+        let hashes = self.hashes.established(table.key(), segs, lane, |flow| table.hash(flow));
+        for (&at, &hash) in lane.iter().zip(hashes) {
+            let hash = hash as u32;
             warm ^= table.first(hash);
             found[usize::from(at)] = Found { burst: self.burst, hash, what: What::None };
         }
@@ -323,6 +288,34 @@ impl Core {
             }
         }
         self.lookup_listeners(&missed[..misses], found);
+        self.hash_ahead(segs, &missed[..misses], found);
+    }
+
+    /// Makes the hashes that the answers to SYNs will ask for.
+    fn hash_ahead(&mut self, segs: &[Segment], missed: &[u8], found: &mut [Found]) {
+        const CONTROL: u8 = flag::SYN | flag::ACK | flag::RST | flag::FIN;
+        let mut syns = [0u8; BURST_MAX];
+        let mut count = 0;
+        for &at in missed {
+            let place = usize::from(at);
+            if segs[place].flags & CONTROL == flag::SYN && matches!(found[place].what, What::Listener(..)) {
+                syns[count] = at;
+                count += 1;
+            }
+        }
+        if count == 0 {
+            return;
+        }
+        let guess = if self.flows.cookies {
+            Guess::Cookie { keys: self.env.cookies.current, count: self.minute }
+        } else {
+            Guess::Isn(self.env.isn_key)
+        };
+        self.hashes.ahead(guess, segs, &syns[..count], |at, hashed| {
+            if let What::Listener(_, ahead) = &mut found[usize::from(at)].what {
+                *ahead = hashed;
+            }
+        });
     }
 
     fn lookup_listeners(&self, missed: &[u8], found: &mut [Found]) {
@@ -339,12 +332,13 @@ impl Core {
                 && let Some(generation) = self.env.socks.get(id).map(ListenSock::generation)
                 && generation & 1 == 1
             {
-                found[usize::from(at)].what = What::Listener(ListenerRef { id, generation });
+                found[usize::from(at)].what = What::Listener(ListenerRef { id, generation }, Ahead::None);
             }
         }
     }
 
     /// Answers one segment, in order of arrival.
+    #[inline]
     pub fn rcv(&mut self, seg: &Segment, found: Found, now: Nanos) -> Verdict {
         self.env.snmp().inc(Mib::InSegs);
         let Found { hash, what, .. } = self.revalidate(seg, found);
@@ -361,7 +355,7 @@ impl Core {
         let same_burst = found.burst == self.burst && found.burst != 0;
         let holds = match found.what {
             What::Flow { id, generation } => self.flows.table.is_current(id, generation),
-            What::None | What::Listener(_) => !self.flows.is_fresh(found.hash),
+            What::None | What::Listener(..) => !self.flows.is_fresh(found.hash),
         };
         if same_burst && holds {
             return found;
@@ -369,7 +363,10 @@ impl Core {
         let hash = self.flows.table.hash(&seg.flow);
         let what = match self.flows.table.lookup(hash, &seg.flow, seg.dev) {
             Some(id) => What::Flow { id, generation: self.flows.table.head(id).generation },
-            None => self.env.lookup_listener(seg).map_or(What::None, What::Listener),
+            None => match self.env.lookup_listener(seg) {
+                Some(listener) => What::Listener(listener, Ahead::None),
+                None => What::None,
+            },
         };
         Found { burst: self.burst, hash, what }
     }
@@ -378,6 +375,7 @@ impl Core {
     /// segment that no frame asked for; it answers false if there is no room now, and the step is tried again at the
     /// next tick.
     pub fn tick(&mut self, now: Nanos, budget: usize, mut send: impl FnMut(&Originated) -> bool) {
+        self.minute = syncookies::count(now);
         let mut send = |env: &Env, originated: &Originated| {
             let sent = send(originated);
             if sent {
@@ -427,6 +425,7 @@ pub(crate) trait Send: FnMut(&Env, &Originated) -> bool {}
 
 impl<F: FnMut(&Env, &Originated) -> bool> Send for F {}
 
+#[inline]
 fn count_out(snmp: &Snmp, segment: &OutSegment) {
     snmp.inc(Mib::OutSegs);
     if segment.flags & flag::RST != 0 {

@@ -66,6 +66,12 @@ impl Ehash {
         }
     }
 
+    /// The key of [`Ehash::hash`].
+    #[inline]
+    pub fn key(&self) -> SipKey {
+        self.key
+    }
+
     /// Keyed hash of a four-tuple.
     #[inline]
     pub fn hash(&self, flow: &FlowKey) -> u32 {

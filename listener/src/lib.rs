@@ -80,12 +80,14 @@ mod devices;
 pub mod drop_reason;
 pub mod ehash;
 pub mod error;
+mod flow_hash;
 mod inet_connection_sock;
 pub mod inet_hashtables;
 pub mod limits;
 pub mod listen_sock;
 #[cfg(feature = "oracle")]
 pub mod oracle;
+mod ratelimit;
 pub mod request_sock;
 pub mod segment;
 pub mod siphash;

@@ -83,13 +83,13 @@ fn siphash<const COMPRESS: usize, const FINISH: usize, const WORDS: usize>(
 }
 
 /// SipHash-2-4 of `words`.
-#[inline]
+#[inline(always)]
 pub fn siphash_2_4<const WORDS: usize>(key: SipKey, words: [u64; WORDS]) -> u64 {
     siphash::<2, 4, WORDS>(key, words)
 }
 
 /// SipHash-1-3 of `words`: fewer rounds, for tables, where an attacker never sees the hash itself.
-#[inline]
+#[inline(always)]
 pub fn siphash_1_3<const WORDS: usize>(key: SipKey, words: [u64; WORDS]) -> u64 {
     siphash::<1, 3, WORDS>(key, words)
 }

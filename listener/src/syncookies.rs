@@ -54,8 +54,9 @@ pub struct CookieOptions {
     pub ecn: bool,
 }
 
+/// Minutes of the clock: what a cookie's age is counted in.
 #[inline]
-fn count(now: Nanos) -> u32 {
+pub(crate) fn count(now: Nanos) -> u32 {
     (now.0 / COOKIE_PERIOD_NS) as u32
 }
 
@@ -80,15 +81,22 @@ pub fn cookie_init_sequence(
     mss: u16,
     now: Nanos,
 ) -> SegSeq {
-    let table = if flow.is_v4() { &MSS_V4 } else { &MSS_V6 };
-    let index = table.iter().rposition(|&entry| entry <= mss).unwrap_or(0) as u32;
     let count = count(now);
-    let h0 = cookie_hash(keys.current[0], flow, 0);
-    let h1 = cookie_hash(keys.current[1], flow, count);
+    let hashes = [cookie_hash(keys.current[0], flow, 0), cookie_hash(keys.current[1], flow, count)];
+    cookie_of(hashes, flow.is_v4(), client_seq, mss, count)
+}
+
+/// The cookie whose two hashes are known, the second one made with `count`.
+#[inline]
+pub(crate) fn cookie_of(hashes: [u32; 2], v4: bool, client_seq: SegSeq, mss: u16, count: u32) -> SegSeq {
+    let table = if v4 { &MSS_V4 } else { &MSS_V6 };
+    // How many of the upper entries are not above it: the table is sorted, and this has no branches.
+    let index = table[1..].iter().map(|&entry| u32::from(entry <= mss)).sum::<u32>();
     SegSeq(
-        h0.wrapping_add(client_seq.0)
+        hashes[0]
+            .wrapping_add(client_seq.0)
             .wrapping_add(count << COOKIE_BITS)
-            .wrapping_add(h1.wrapping_add(index) & COOKIE_MASK),
+            .wrapping_add(hashes[1].wrapping_add(index) & COOKIE_MASK),
     )
 }
 

@@ -10,14 +10,15 @@ pub(crate) mod rcv_state;
 use crate::core::{Env, Flows, bound_dev, clock_ms};
 use crate::drop_reason::DropReason;
 use crate::ehash::EntryId;
+use crate::flow_hash::Ahead;
 use crate::listen_sock::{ListenSock, Refused};
 use crate::request_sock::Request;
 use crate::segment::{Outcome, Segment, Verdict, flag};
 use crate::snmp::Mib;
-use crate::syncookies::{CookieOptions, cookie_init_sequence, cookie_init_timestamp};
+use crate::syncookies::{self, CookieOptions, cookie_init_sequence, cookie_init_timestamp, cookie_of};
 use crate::sysctl::Sysctl;
 use crate::tcp_output::{
-    TCP_TIMEOUT_INIT, advertised_mss, secure_tcp_seq, secure_tcp_ts_off, select_initial_window,
+    TCP_TIMEOUT_INIT, advertised_mss, secure_tcp_seq, secure_tcp_ts_off, select_initial_window, seq_scale,
     tcp_make_synack,
 };
 use crate::types::{ListenerRef, Nanos, SegSeq};
@@ -36,12 +37,15 @@ pub(crate) struct Syn<'a> {
     pub slot: &'a ListenSock,
     /// Our ISN if the SYN recycles a TIME_WAIT entry.
     pub tw_isn: Option<SegSeq>,
+    /// What was hashed for it already.
+    pub ahead: Ahead,
 }
 
 /// Answers a SYN.
 ///
 /// # Source
 /// Linux v6.18 `tcp_conn_request` (net/ipv4/tcp_input.c).
+#[inline]
 pub(crate) fn tcp_conn_request(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos) -> Verdict {
     let Syn { slot, tw_isn, .. } = syn;
     let snmp = env.snmp();
@@ -59,6 +63,7 @@ pub(crate) fn tcp_conn_request(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: 
         snmp.inc(Mib::ListenDrops);
         return Verdict::Drop(DropReason::ListenOverflow);
     }
+    flows.cookies = want_cookie;
     if want_cookie {
         return send_cookie(env, syn, now);
     }
@@ -84,8 +89,9 @@ fn request_queue_full(env: &Env, table_full: bool) -> Verdict {
 }
 
 /// Makes a request and answers the SYN.
+#[inline]
 fn send_synack(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos) -> Verdict {
-    let Syn { seg, hash, listener, slot, tw_isn } = syn;
+    let Syn { seg, hash, listener, slot, tw_isn, ahead } = syn;
     match slot.reqsk_queue_added(listener.generation, tw_isn.is_some()) {
         Ok(()) => {}
         // Another worker took the last place since the test above.
@@ -97,7 +103,11 @@ fn send_synack(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos) -> Verdic
         Err(Refused::Gone) => return Verdict::Drop(DropReason::ListenerGone),
     }
     let mut req = tcp_openreq_init(env, &syn, false);
-    req.iss = tw_isn.unwrap_or_else(|| secure_tcp_seq(env, &seg.flow, now));
+    req.iss = match (tw_isn, ahead) {
+        (Some(isn), _) => isn,
+        (None, Ahead::Isn(hash)) => seq_scale(hash, now),
+        (None, _) => secure_tcp_seq(env, &seg.flow, now),
+    };
     req.snt_tsval_first = clock_ms(now);
     req.snt_tsval_last = req.snt_tsval_first;
     let Some(index) = flows.table.requests.alloc(&seg.flow, req) else {
@@ -115,10 +125,16 @@ fn send_synack(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos) -> Verdic
 }
 
 /// Answers the SYN with a cookie and keeps nothing.
+#[inline]
 fn send_cookie(env: &Env, syn: Syn<'_>, now: Nanos) -> Verdict {
-    let Syn { seg, slot, .. } = syn;
+    let Syn { seg, slot, ahead, .. } = syn;
     let mut req = tcp_openreq_init(env, &syn, true);
-    req.iss = cookie_init_sequence(&env.cookies, &seg.flow, seg.seq, req.mss, now);
+    req.iss = match ahead {
+        Ahead::Cookie { count, hashes } if count == syncookies::count(now) => {
+            cookie_of(hashes, seg.flow.is_v4(), seg.seq, req.mss, count)
+        }
+        _ => cookie_init_sequence(&env.cookies, &seg.flow, seg.seq, req.mss, now),
+    };
     let options = CookieOptions { wscale: req.snd_wscale, sack: req.sack_ok, ecn: req.ecn_ok };
     if let Some(stamp) = env.socks.get(slot.synq_slot()) {
         stamp.synq_overflow(now);
@@ -131,6 +147,7 @@ fn send_cookie(env: &Env, syn: Syn<'_>, now: Nanos) -> Verdict {
 ///
 /// # Source
 /// Linux v6.18 `tcp_openreq_init`, `tcp_parse_options`, `tcp_clear_options`, `tcp_ecn_create_request`.
+#[inline]
 fn tcp_openreq_init(env: &Env, syn: &Syn<'_>, cookie: bool) -> Request {
     let Syn { seg, slot, listener, .. } = *syn;
     let sysctl = &env.sysctl;
@@ -162,6 +179,7 @@ fn tcp_openreq_init(env: &Env, syn: &Syn<'_>, cookie: bool) -> Request {
     }
 }
 
+#[inline]
 fn peer_mss(seg: &Segment, clamp: u16) -> u16 {
     let mss = match seg.options.mss {
         0 if seg.flow.is_v4() => return MSS_DEFAULT_V4,
@@ -172,12 +190,14 @@ fn peer_mss(seg: &Segment, clamp: u16) -> u16 {
 }
 
 /// TOS of what we send: the listener's, with the SYN's DSCP under `tcp_reflect_tos`.
+#[inline]
 pub(crate) fn synack_tos(sysctl: &Sysctl, slot: &ListenSock, syn_tos: u8) -> u8 {
     if sysctl.tcp_reflect_tos { syn_tos & 0xfc | slot.tos() & 3 } else { slot.tos() }
 }
 
 /// True for a SYN that asks for ECN on a packet that is not marked itself (RFC 3168 §6.1.1), or in the manner of AccECN
 /// (RFC 9768 §3.1.1), whose SYNs may be marked and which falls back to this.
+#[inline]
 fn ecn_asked(sysctl: &Sysctl, seg: &Segment) -> bool {
     sysctl.tcp_ecn != 0 && seg.has(flag::ECE | flag::CWR) && (seg.tos & 3 == 0 || seg.reserved != 0)
 }

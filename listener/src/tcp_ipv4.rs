@@ -3,6 +3,7 @@
 use crate::core::{Env, Flows, What};
 use crate::drop_reason::DropReason;
 use crate::ehash::Kind;
+use crate::flow_hash::Ahead;
 use crate::segment::{Outcome, Segment, Verdict, flag};
 use crate::snmp::Mib;
 use crate::tcp;
@@ -28,6 +29,7 @@ pub(crate) enum Next {
 ///
 /// # Source
 /// Linux v6.18 `tcp_v4_rcv`, `tcp_v4_do_rcv` (net/ipv4/tcp_ipv4.c), `tcp_v6_rcv`, `tcp_v6_do_rcv`.
+#[inline]
 pub(crate) fn tcp_v4_rcv(
     env: &Env,
     flows: &mut Flows,
@@ -36,9 +38,13 @@ pub(crate) fn tcp_v4_rcv(
     hash: u32,
     now: Nanos,
 ) -> Verdict {
+    let mut ahead = Ahead::None;
     let mut next = match what {
         What::None => return no_socket(flows, seg, now),
-        What::Listener(listener) => Next::Listen(listener),
+        What::Listener(listener, hashed) => {
+            ahead = hashed;
+            Next::Listen(listener)
+        }
         What::Flow { id, .. } => match id.kind() {
             Kind::Request(index) => tcp_check_req(env, flows, index, seg, now),
             Kind::Conn(index) => match flows.table.conns.entry(index).body.state {
@@ -59,7 +65,7 @@ pub(crate) fn tcp_v4_rcv(
             },
         };
         match env.listening(listener) {
-            Some(slot) => return listen(env, flows, Syn { seg, hash, listener, slot, tw_isn }, now),
+            Some(slot) => return listen(env, flows, Syn { seg, hash, listener, slot, tw_isn, ahead }, now),
             None => next = Next::Lookup,
         }
     }
@@ -70,6 +76,7 @@ pub(crate) fn tcp_v4_rcv(
 ///
 /// # Source
 /// Linux v6.18 `tcp_rcv_state_process`, case `TCP_LISTEN` (net/ipv4/tcp_input.c).
+#[inline]
 fn listen(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos) -> Verdict {
     let seg = syn.seg;
     if seg.has(flag::RST) {
@@ -93,6 +100,7 @@ fn listen(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos) -> Verdict {
 ///
 /// # Source
 /// Linux v6.18 `tcp_v4_rcv`, label `no_tcp_socket`; RFC 9293 §3.10.7.1.
+#[inline]
 fn no_socket(flows: &mut Flows, seg: &Segment, now: Nanos) -> Verdict {
     if seg.has(flag::RST) {
         return Verdict::Drop(DropReason::NoSocketRst);
@@ -101,6 +109,7 @@ fn no_socket(flows: &mut Flows, seg: &Segment, now: Nanos) -> Verdict {
 }
 
 /// The RST for a segment that is none itself, if the limit allows it.
+#[inline]
 pub(crate) fn send_reset(flows: &mut Flows, seg: &Segment, now: Nanos) -> Verdict {
     if flows.rst_limit.take(now) {
         Verdict::Reply(Outcome::Rst, tcp_send_reset(seg))

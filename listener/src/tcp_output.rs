@@ -71,7 +71,13 @@ pub(crate) fn secure_tcp_seq(env: &Env, flow: &FlowKey, now: Nanos) -> SegSeq {
             [flow.saddr.hi(), flow.saddr.lo(), flow.daddr.hi(), flow.daddr.lo(), ports],
         ),
     };
-    SegSeq((hash as u32).wrapping_add((now.0 >> 6) as u32))
+    seq_scale(hash as u32, now)
+}
+
+/// The initial sequence number whose hash is known.
+#[inline]
+pub(crate) fn seq_scale(hash: u32, now: Nanos) -> SegSeq {
+    SegSeq(hash.wrapping_add((now.0 >> 6) as u32))
 }
 
 /// What is added to the clock in TSval for a pair of hosts.

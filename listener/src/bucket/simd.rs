@@ -17,6 +17,7 @@
 
 use super::{Bucket, Column, LANES, Lanes, Mix, Probe, View};
 use crate::inet_hashtables::ListenKey;
+use crate::siphash::{SipKey, siphash_1_3, siphash_2_4};
 use crate::sync::Ordering;
 use crate::types::ListenerId;
 
@@ -102,6 +103,30 @@ impl Kernel {
                 Choice::Portable => exact_pass::<Portable, N>(view, mix, keys, found, lanes),
             }
         }
+    }
+
+    /// SipHash-2-4 of each lane of `words`, and SipHash-1-3 if `SHORT`: as many as all three slices have.
+    #[inline]
+    pub(crate) fn siphash<const SHORT: bool>(self, key: SipKey, words: [&[u64]; 2], out: &mut [u64]) {
+        // SAFETY: a `Kernel` of a set is made by `available` only, after the machine was seen to have it.
+        unsafe {
+            match self.0 {
+                #[cfg(all(target_arch = "x86_64", not(loom)))]
+                Choice::Avx512 => x86::siphash_avx512::<SHORT>(key, words, out),
+                #[cfg(all(target_arch = "x86_64", not(loom)))]
+                Choice::Avx2 => x86::siphash_avx2::<SHORT>(key, words, out),
+                _ => siphash_lanes::<SHORT>(key, words, out),
+            }
+        }
+    }
+}
+
+/// [`Kernel::siphash`] in the instruction set of the function that it is inlined into: the compiler makes vectors of it.
+#[inline(always)]
+fn siphash_lanes<const SHORT: bool>(key: SipKey, [first, second]: [&[u64]; 2], out: &mut [u64]) {
+    for ((out, first), second) in out.iter_mut().zip(first).zip(second) {
+        let words = [*first, *second];
+        *out = if SHORT { siphash_1_3(key, words) } else { siphash_2_4(key, words) };
     }
 }
 

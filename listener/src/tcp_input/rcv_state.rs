@@ -7,8 +7,9 @@
 //! Data out of order is not kept: it is answered by a duplicate ACK, and the peer sends it again. Every segment with
 //! data is acknowledged at once. No SACK blocks are sent.
 
-use crate::core::{Env, PerSecond, clock_ms};
+use crate::core::{Env, clock_ms};
 use crate::drop_reason::DropReason;
+use crate::ratelimit::PerSecond;
 use crate::request_sock::Conn;
 use crate::segment::{Outcome, Segment, Verdict, flag};
 use crate::snmp::Mib;

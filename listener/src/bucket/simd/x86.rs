@@ -4,7 +4,9 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::mem::{offset_of, transmute};
 
-use super::{Bucket, Isa, Lanes, ListenKey, ListenerId, Mix, STEP, View, exact_pass, miss};
+use super::{
+    Bucket, Isa, Lanes, ListenKey, ListenerId, Mix, STEP, SipKey, View, exact_pass, miss, siphash_lanes,
+};
 use crate::types::InetAddr;
 
 pub(super) struct Avx512;
@@ -30,6 +32,18 @@ macro_rules! pass {
 pass!(exact_avx512, Avx512, "avx512f,avx512dq,bmi1,bmi2,popcnt");
 pass!(exact_avx2, Avx2, "avx2,bmi1,bmi2,popcnt");
 pass!(exact_sse42, Sse42, "sse4.2,popcnt");
+
+macro_rules! siphash {
+    ($name:ident, $features:literal) => {
+        /// [`siphash_lanes`] with these features.
+        #[target_feature(enable = $features)]
+        pub(super) fn $name<const SHORT: bool>(key: SipKey, words: [&[u64]; 2], out: &mut [u64]) {
+            siphash_lanes::<SHORT>(key, words, out);
+        }
+    };
+}
+siphash!(siphash_avx512, "avx512f,avx512dq,bmi1,bmi2,popcnt");
+siphash!(siphash_avx2, "avx2,bmi1,bmi2,popcnt");
 
 /// Where in a key the AVX-512 path finds our address, upper word first, and the ports, peer's first.
 const DADDR: usize = offset_of!(ListenKey, flow.daddr);
