@@ -2,7 +2,7 @@
 //! the columns that they read and write; which frames a stage looks at is a [`Lane`].
 
 use listener::drop_reason::DropReason;
-use listener::segment::{OutSegment, Outcome, Segment};
+use listener::segment::{Outcome, Segment, Verdict};
 
 use crate::io::PacketIo;
 use crate::wire::ether::MacAddr;
@@ -89,8 +89,8 @@ pub enum Fate {
     Drop(DropReason),
     /// It is handled, and there is nothing to send.
     Consume(Outcome),
-    /// It is answered with this segment, which is still to be written.
-    Tcp(Outcome, OutSegment),
+    /// What the protocol said of a segment. A reply is still to be written.
+    Tcp(Verdict),
     /// The answer stands in the frame.
     Ready(Outcome),
 }

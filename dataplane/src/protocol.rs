@@ -15,6 +15,12 @@ pub trait Protocol: Send {
     /// One segment, in order of arrival, and what becomes of it.
     fn rcv(&mut self, seg: &Segment, found: Self::Found, now: Nanos) -> Verdict;
 
+    /// As [`Protocol::rcv`], with the verdict put where it is to stay.
+    #[inline]
+    fn rcv_into(&mut self, seg: &Segment, found: Self::Found, now: Nanos, verdict: &mut Verdict) {
+        *verdict = self.rcv(seg, found, now);
+    }
+
     /// Counts a segment that was dropped before it got here, for a wrong checksum or a wrong header.
     fn count_bad_segment(&mut self, checksum: bool);
 
@@ -34,6 +40,11 @@ impl Protocol for Core {
     #[inline]
     fn rcv(&mut self, seg: &Segment, found: Found, now: Nanos) -> Verdict {
         Self::rcv(self, seg, found, now)
+    }
+
+    #[inline]
+    fn rcv_into(&mut self, seg: &Segment, found: Found, now: Nanos, verdict: &mut Verdict) {
+        Self::rcv_into(self, seg, found, now, verdict);
     }
 
     #[inline]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use listener::drop_reason::DropReason;
-use listener::segment::{Originated, Outcome};
+use listener::segment::{Originated, Outcome, Verdict};
 use listener::types::{CoreId, DevIndex, Nanos};
 
 use crate::burst::{BURST_DEFAULT, BURST_MAX, Burst, Fate};
@@ -249,10 +249,12 @@ fn collect<F: Frame>(
                 tx[ready] = Some(frame);
                 ready += 1;
             }
-            Fate::Consume(outcome) => tally.outcomes[outcome as usize] += 1,
-            Fate::Drop(reason) => tally.stats.dropped(reason),
+            Fate::Consume(outcome) | Fate::Tcp(Verdict::Consume(outcome)) => {
+                tally.outcomes[outcome as usize] += 1;
+            }
+            Fate::Drop(reason) | Fate::Tcp(Verdict::Drop(reason)) => tally.stats.dropped(reason),
             // No stage leaves these behind; counted, so that the law holds even if one did.
-            Fate::Pending | Fate::Tcp(..) => tally.stats.dropped(DropReason::NoBuffer),
+            Fate::Pending | Fate::Tcp(Verdict::Reply(..)) => tally.stats.dropped(DropReason::NoBuffer),
         }
     }
     ready

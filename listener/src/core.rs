@@ -16,7 +16,7 @@ use crate::inet_hashtables::{ListenHash, ListenKey};
 use crate::limits::BURST_MAX;
 use crate::listen_sock::{ListenSock, ListenSocks};
 use crate::ratelimit::{PerSecond, TokenBucket};
-use crate::segment::{Originated, OutSegment, Segment, Verdict, flag};
+use crate::segment::{Originated, OutSegment, Outcome, Segment, Verdict, flag};
 use crate::siphash::SipKey;
 use crate::snmp::{Mib, Snmp};
 use crate::sync::Arc;
@@ -35,8 +35,8 @@ use crate::{tcp, tcp_ipv4};
 pub struct Found {
     /// The burst that it was found in; 0 = no lookup was made.
     burst: u32,
-    hash: u32,
-    what: What,
+    pub(crate) hash: u32,
+    pub(crate) what: What,
 }
 
 impl Found {
@@ -338,15 +338,21 @@ impl Core {
     }
 
     /// Answers one segment, in order of arrival.
-    #[inline]
     pub fn rcv(&mut self, seg: &Segment, found: Found, now: Nanos) -> Verdict {
+        let mut verdict = Verdict::Consume(Outcome::Other);
+        self.rcv_into(seg, found, now, &mut verdict);
+        verdict
+    }
+
+    /// As [`Core::rcv`], with the answer put where it is to stay: a copy of what was just written would be slow.
+    #[inline]
+    pub fn rcv_into(&mut self, seg: &Segment, found: Found, now: Nanos, verdict: &mut Verdict) {
         self.env.snmp().inc(Mib::InSegs);
-        let Found { hash, what, .. } = self.revalidate(seg, found);
-        let verdict = tcp_ipv4::tcp_v4_rcv(&self.env, &mut self.flows, seg, what, hash, now);
-        if let Verdict::Reply(_, segment) = &verdict {
+        let found = self.revalidate(seg, found);
+        tcp_ipv4::tcp_v4_rcv(&self.env, &mut self.flows, seg, found, now, verdict);
+        if let Verdict::Reply(_, segment) = verdict {
             count_out(self.env.snmp(), segment);
         }
-        verdict
     }
 
     /// The hint if it still holds, else a lookup.

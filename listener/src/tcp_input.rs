@@ -46,14 +46,21 @@ pub(crate) struct Syn<'a> {
 /// # Source
 /// Linux v6.18 `tcp_conn_request` (net/ipv4/tcp_input.c).
 #[inline]
-pub(crate) fn tcp_conn_request(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos) -> Verdict {
+pub(crate) fn tcp_conn_request(
+    env: &Env,
+    flows: &mut Flows,
+    syn: Syn<'_>,
+    now: Nanos,
+    verdict: &mut Verdict,
+) {
     let Syn { slot, tw_isn, .. } = syn;
     let snmp = env.snmp();
     let table_full = flows.table.requests.is_full();
     let mut want_cookie = false;
     if (env.sysctl.tcp_syncookies == 2 || slot.request_queue_is_full() || table_full) && tw_isn.is_none() {
         if env.sysctl.tcp_syncookies == 0 {
-            return request_queue_full(env, table_full);
+            *verdict = request_queue_full(env, table_full);
+            return;
         }
         snmp.inc(Mib::TCPReqQFullDoCookies);
         want_cookie = true;
@@ -61,25 +68,28 @@ pub(crate) fn tcp_conn_request(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: 
     if slot.acceptq_is_full() {
         snmp.inc(Mib::ListenOverflows);
         snmp.inc(Mib::ListenDrops);
-        return Verdict::Drop(DropReason::ListenOverflow);
+        *verdict = Verdict::Drop(DropReason::ListenOverflow);
+        return;
     }
     flows.cookies = want_cookie;
     if want_cookie {
-        return send_cookie(env, syn, now);
+        return send_cookie(env, syn, now, verdict);
     }
     if table_full {
         snmp.inc(Mib::ListenDrops);
-        return Verdict::Drop(DropReason::RequestTableFull);
+        *verdict = Verdict::Drop(DropReason::RequestTableFull);
+        return;
     }
     if tw_isn.is_none() && env.sysctl.tcp_syncookies == 0 {
         // The last quarter is for peers that proved themselves before; we remember none.
         let backlog = i64::from(env.sysctl.tcp_max_syn_backlog);
         if backlog - i64::from(slot.qlen()) < backlog >> 2 {
             snmp.inc(Mib::ListenDrops);
-            return Verdict::Drop(DropReason::SynBacklogReserve);
+            *verdict = Verdict::Drop(DropReason::SynBacklogReserve);
+            return;
         }
     }
-    send_synack(env, flows, syn, now)
+    send_synack(env, flows, syn, now, verdict);
 }
 
 fn request_queue_full(env: &Env, table_full: bool) -> Verdict {
@@ -90,17 +100,23 @@ fn request_queue_full(env: &Env, table_full: bool) -> Verdict {
 
 /// Makes a request and answers the SYN.
 #[inline]
-fn send_synack(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos) -> Verdict {
+fn send_synack(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos, verdict: &mut Verdict) {
     let Syn { seg, hash, listener, slot, tw_isn, ahead } = syn;
     match slot.reqsk_queue_added(listener.generation, tw_isn.is_some()) {
         Ok(()) => {}
         // Another worker took the last place since the test above.
         Err(Refused::Full) if env.sysctl.tcp_syncookies != 0 => {
             env.snmp().inc(Mib::TCPReqQFullDoCookies);
-            return send_cookie(env, syn, now);
+            return send_cookie(env, syn, now, verdict);
         }
-        Err(Refused::Full) => return request_queue_full(env, false),
-        Err(Refused::Gone) => return Verdict::Drop(DropReason::ListenerGone),
+        Err(Refused::Full) => {
+            *verdict = request_queue_full(env, false);
+            return;
+        }
+        Err(Refused::Gone) => {
+            *verdict = Verdict::Drop(DropReason::ListenerGone);
+            return;
+        }
     }
     let mut req = tcp_openreq_init(env, &syn, false);
     req.iss = match (tw_isn, ahead) {
@@ -113,7 +129,8 @@ fn send_synack(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos) -> Verdic
     let Some(index) = flows.table.requests.alloc(&seg.flow, req) else {
         slot.reqsk_queue_removed(listener.generation, true);
         env.snmp().inc(Mib::ListenDrops);
-        return Verdict::Drop(DropReason::RequestTableFull);
+        *verdict = Verdict::Drop(DropReason::RequestTableFull);
+        return;
     };
     let head = &mut flows.table.requests.entry_mut(index).head;
     head.bound_dev = bound_dev(slot, seg);
@@ -121,12 +138,12 @@ fn send_synack(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos) -> Verdic
     let id = EntryId::request(index);
     flows.insert(id, hash);
     flows.arm(id, now + TCP_TIMEOUT_INIT);
-    Verdict::Reply(Outcome::SynAck, tcp_make_synack(&req, req.snt_tsval_first))
+    *verdict = Verdict::Reply(Outcome::SynAck, tcp_make_synack(&req, req.snt_tsval_first));
 }
 
 /// Answers the SYN with a cookie and keeps nothing.
 #[inline]
-fn send_cookie(env: &Env, syn: Syn<'_>, now: Nanos) -> Verdict {
+fn send_cookie(env: &Env, syn: Syn<'_>, now: Nanos, verdict: &mut Verdict) {
     let Syn { seg, slot, ahead, .. } = syn;
     let mut req = tcp_openreq_init(env, &syn, true);
     req.iss = match ahead {
@@ -140,14 +157,15 @@ fn send_cookie(env: &Env, syn: Syn<'_>, now: Nanos) -> Verdict {
         stamp.synq_overflow(now);
     }
     env.snmp().inc(Mib::SyncookiesSent);
-    Verdict::Reply(Outcome::SynAck, tcp_make_synack(&req, cookie_init_timestamp(clock_ms(now), options)))
+    let ts = cookie_init_timestamp(clock_ms(now), options);
+    *verdict = Verdict::Reply(Outcome::SynAck, tcp_make_synack(&req, ts));
 }
 
 /// The request that a SYN asks for; ISS and timestamps sent are left to the caller.
 ///
 /// # Source
 /// Linux v6.18 `tcp_openreq_init`, `tcp_parse_options`, `tcp_clear_options`, `tcp_ecn_create_request`.
-#[inline]
+#[inline(always)]
 fn tcp_openreq_init(env: &Env, syn: &Syn<'_>, cookie: bool) -> Request {
     let Syn { seg, slot, listener, .. } = *syn;
     let sysctl = &env.sysctl;

@@ -1,8 +1,8 @@
 //! Where a segment goes: to a connection, a request, a listener, or nobody; and the RST that nobody sends.
 
-use crate::core::{Env, Flows, What};
+use crate::core::{Env, Flows, Found, What};
 use crate::drop_reason::DropReason;
-use crate::ehash::Kind;
+use crate::ehash::{EntryId, Kind};
 use crate::flow_hash::Ahead;
 use crate::segment::{Outcome, Segment, Verdict, flag};
 use crate::snmp::Mib;
@@ -34,29 +34,27 @@ pub(crate) fn tcp_v4_rcv(
     env: &Env,
     flows: &mut Flows,
     seg: &Segment,
-    what: What,
-    hash: u32,
+    found: Found,
     now: Nanos,
-) -> Verdict {
+    verdict: &mut Verdict,
+) {
+    let Found { hash, what, .. } = found;
     let mut ahead = Ahead::None;
     let mut next = match what {
-        What::None => return no_socket(flows, seg, now),
+        What::None => return no_socket(flows, seg, now, verdict),
         What::Listener(listener, hashed) => {
             ahead = hashed;
             Next::Listen(listener)
         }
-        What::Flow { id, .. } => match id.kind() {
-            Kind::Request(index) => tcp_check_req(env, flows, index, seg, now),
-            Kind::Conn(index) => match flows.table.conns.entry(index).body.state {
-                TcpState::TimeWait => timewait_rcv(env, flows, index, seg, now),
-                _ => Next::Done(tcp::rcv(env, flows, index, seg, now)),
-            },
-        },
+        What::Flow { id, .. } => flow(env, flows, id, seg, now),
     };
     // A listener that closes under our hands is looked for once more, as in the kernel; then there is none.
     for _ in 0..2 {
         let (listener, tw_isn) = match next {
-            Next::Done(verdict) => return verdict,
+            Next::Done(done) => {
+                *verdict = done;
+                return;
+            }
             Next::Listen(listener) => (listener, None),
             Next::Recycle(listener, isn) => (listener, Some(isn)),
             Next::Lookup => match env.lookup_listener(seg) {
@@ -65,11 +63,25 @@ pub(crate) fn tcp_v4_rcv(
             },
         };
         match env.listening(listener) {
-            Some(slot) => return listen(env, flows, Syn { seg, hash, listener, slot, tw_isn, ahead }, now),
+            Some(slot) => {
+                return listen(env, flows, Syn { seg, hash, listener, slot, tw_isn, ahead }, now, verdict);
+            }
             None => next = Next::Lookup,
         }
     }
-    no_socket(flows, seg, now)
+    no_socket(flows, seg, now, verdict);
+}
+
+/// A segment of a flow that is in the table.
+#[inline(never)]
+fn flow(env: &Env, flows: &mut Flows, id: EntryId, seg: &Segment, now: Nanos) -> Next {
+    match id.kind() {
+        Kind::Request(index) => tcp_check_req(env, flows, index, seg, now),
+        Kind::Conn(index) => match flows.table.conns.entry(index).body.state {
+            TcpState::TimeWait => timewait_rcv(env, flows, index, seg, now),
+            _ => Next::Done(tcp::rcv(env, flows, index, seg, now)),
+        },
+    }
 }
 
 /// A segment at a listener.
@@ -77,23 +89,18 @@ pub(crate) fn tcp_v4_rcv(
 /// # Source
 /// Linux v6.18 `tcp_rcv_state_process`, case `TCP_LISTEN` (net/ipv4/tcp_input.c).
 #[inline]
-fn listen(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos) -> Verdict {
+fn listen(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos, verdict: &mut Verdict) {
     let seg = syn.seg;
     if seg.has(flag::RST) {
-        return Verdict::Drop(DropReason::ListenRst);
+        *verdict = Verdict::Drop(DropReason::ListenRst);
+    } else if seg.has(flag::ACK) {
+        let checked = if seg.has(flag::SYN) { None } else { tcp_v4_cookie_check(env, flows, &syn, now) };
+        *verdict = checked.unwrap_or_else(|| send_reset(flows, seg, now));
+    } else if !seg.has(flag::SYN) || seg.has(flag::FIN) {
+        *verdict = Verdict::Drop(DropReason::ListenFlags);
+    } else {
+        tcp_conn_request(env, flows, syn, now, verdict);
     }
-    if seg.has(flag::ACK) {
-        if !seg.has(flag::SYN)
-            && let Some(verdict) = tcp_v4_cookie_check(env, flows, &syn, now)
-        {
-            return verdict;
-        }
-        return send_reset(flows, seg, now);
-    }
-    if !seg.has(flag::SYN) || seg.has(flag::FIN) {
-        return Verdict::Drop(DropReason::ListenFlags);
-    }
-    tcp_conn_request(env, flows, syn, now)
 }
 
 /// A segment that belongs to no socket.
@@ -101,15 +108,13 @@ fn listen(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos) -> Verdict {
 /// # Source
 /// Linux v6.18 `tcp_v4_rcv`, label `no_tcp_socket`; RFC 9293 §3.10.7.1.
 #[inline]
-fn no_socket(flows: &mut Flows, seg: &Segment, now: Nanos) -> Verdict {
-    if seg.has(flag::RST) {
-        return Verdict::Drop(DropReason::NoSocketRst);
-    }
-    send_reset(flows, seg, now)
+fn no_socket(flows: &mut Flows, seg: &Segment, now: Nanos, verdict: &mut Verdict) {
+    *verdict =
+        if seg.has(flag::RST) { Verdict::Drop(DropReason::NoSocketRst) } else { send_reset(flows, seg, now) };
 }
 
 /// The RST for a segment that is none itself, if the limit allows it.
-#[inline]
+#[inline(always)]
 pub(crate) fn send_reset(flows: &mut Flows, seg: &Segment, now: Nanos) -> Verdict {
     if flows.rst_limit.take(now) {
         Verdict::Reply(Outcome::Rst, tcp_send_reset(seg))

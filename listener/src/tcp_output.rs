@@ -100,7 +100,7 @@ pub(crate) fn secure_tcp_ts_off(env: &Env, flow: &FlowKey) -> u32 {
 ///
 /// # Source
 /// Linux v6.18 `tcp_make_synack`, `tcp_synack_options`.
-#[inline]
+#[inline(always)]
 pub(crate) fn tcp_make_synack(req: &Request, ts: u32) -> OutSegment {
     OutSegment {
         flags: flag::SYN | flag::ACK | if req.ecn_ok { flag::ECE } else { 0 },
@@ -173,6 +173,7 @@ pub(crate) fn tcp_send_active_reset(conn: &Conn, now: Nanos) -> OutSegment {
 ///
 /// # Source
 /// Linux v6.18 `tcp_v4_send_reset`; RFC 9293 §3.5.2 group 1.
+#[inline(always)]
 pub(crate) fn tcp_send_reset(seg: &Segment) -> OutSegment {
     let tos = seg.tos & DSCP;
     if seg.has(flag::ACK) {

@@ -2,7 +2,7 @@
 //! own addresses.
 
 use listener::drop_reason::DropReason;
-use listener::segment::{FlowKey, Segment, flag};
+use listener::segment::{FlowKey, Segment, TcpOptions, flag};
 use listener::types::{DevIndex, InetAddr, SegSeq, TcpPort};
 
 use crate::burst::{Fate, Head, Lanes};
@@ -88,7 +88,7 @@ struct Packet {
 }
 
 impl Row<'_> {
-    #[inline]
+    #[inline(always)]
     fn frame(&mut self, bytes: &[u8]) -> Result<Kind, DropReason> {
         if self.meta.chained {
             return Err(DropReason::MultiSegment);
@@ -131,7 +131,7 @@ impl Row<'_> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn ipv4(&mut self, bytes: &[u8], to_us: bool) -> Result<Kind, DropReason> {
         let ip = Ipv4Packet::parse(bytes, self.meta.ip_csum == Csum::Unknown)?;
         if self.meta.ip_csum == Csum::Bad {
@@ -169,7 +169,7 @@ impl Row<'_> {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     fn ipv6(&mut self, bytes: &[u8], to_us: bool) -> Result<Kind, DropReason> {
         let ip = Ipv6Packet::parse(bytes)?;
         source_v6(self.local, &ip)?;
@@ -199,7 +199,7 @@ impl Row<'_> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn tcp(&mut self, segment: &[u8], packet: &Packet) -> Result<Kind, DropReason> {
         let tcp = TcpHeader::parse(segment)?;
         let whole = match self.meta.l4_csum {
@@ -226,9 +226,10 @@ impl Row<'_> {
             payload_len: (segment.len() - usize::from(tcp.header_len)) as u16,
             seq: SegSeq(tcp.seq),
             ack: SegSeq(ack),
-            options: tcp.options,
+            options: TcpOptions::default(),
             route: self.seg.route,
         };
+        tcp.read_options(segment, &mut self.seg.options)?;
         Ok(Kind::Tcp)
     }
 }

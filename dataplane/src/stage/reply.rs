@@ -1,7 +1,7 @@
 //! Verdicts → octets: the answer to a segment is written over the frame that brought it.
 
 use listener::drop_reason::DropReason;
-use listener::segment::{FlowKey, OutSegment, Segment};
+use listener::segment::{FlowKey, OutSegment, Segment, Verdict};
 
 use crate::burst::{Fate, Head, Lanes};
 use crate::io::{Capabilities, Frame, TxOffload};
@@ -59,7 +59,7 @@ pub fn reply<F: Frame>(
     capabilities: Capabilities,
 ) {
     for index in lanes.tcp.iter() {
-        let Fate::Tcp(outcome, segment) = &fates[index] else { continue };
+        let Fate::Tcp(Verdict::Reply(outcome, segment)) = &fates[index] else { continue };
         let Some(frame) = &mut frames[index] else { continue };
         let (head, seg) = (&heads[index], &segs[index]);
         fates[index] = match write_segment(frame, head.l2_len, &seg.flow, segment, capabilities) {

@@ -1,6 +1,6 @@
 //! TCP segments → verdicts, one by one in order of arrival: a RST and the SYN behind it must not change places.
 
-use listener::segment::{Segment, Verdict};
+use listener::segment::{Outcome, Segment, Verdict};
 use listener::types::Nanos;
 
 use crate::burst::{Fate, Lanes};
@@ -17,10 +17,10 @@ pub fn tcp<P: Protocol>(
     now: Nanos,
 ) {
     for index in lanes.tcp.iter() {
-        fates[index] = match protocol.rcv(&segs[index], found[index], now) {
-            Verdict::Drop(reason) => Fate::Drop(reason),
-            Verdict::Consume(outcome) => Fate::Consume(outcome),
-            Verdict::Reply(outcome, segment) => Fate::Tcp(outcome, segment),
-        };
+        // Decided on in place: a verdict is long, and a copy of what was just written is slow.
+        fates[index] = Fate::Tcp(Verdict::Consume(Outcome::Other));
+        if let Fate::Tcp(verdict) = &mut fates[index] {
+            protocol.rcv_into(&segs[index], found[index], now, verdict);
+        }
     }
 }

@@ -12,12 +12,15 @@ impl Sum {
     pub const ZERO: Self = Self(0);
 
     /// The sum of `bytes` as big-endian 16-bit words, with a zero octet behind an odd end.
-    #[inline]
+    #[inline(always)]
     pub fn of(bytes: &[u8]) -> Self {
-        // Most headers: too short for the vectors of the loop below to pay for their set-up.
-        if bytes.len() <= SHORT {
-            return Self::of_short(bytes);
-        }
+        // Most headers: too short for the vectors of a plain loop to pay for their set-up.
+        if bytes.len() <= SHORT { Self::of_short(bytes) } else { Self::of_long(bytes) }
+    }
+
+    /// As [`Sum::of`], by a loop that the compiler makes vectors of.
+    #[inline(never)]
+    fn of_long(bytes: &[u8]) -> Self {
         // Summed as it lies in memory, 32 bits at a time: byte order and word size only rotate the ones' complement
         // sum (RFC 1071 §2). The sum of one frame's words cannot overflow 64 bits.
         let (words, rest) = bytes.as_chunks::<4>();

@@ -71,7 +71,7 @@ impl Ipv4Packet {
     ///
     /// # Source
     /// Linux v6.18 `ip_rcv_core`.
-    #[inline]
+    #[inline(always)]
     pub fn parse(bytes: &[u8], verify: bool) -> Result<Self, DropReason> {
         let (raw, _) = Raw::ref_from_prefix(bytes).map_err(|_| DropReason::IpTruncated)?;
         let header_len = raw.version_ihl << 2 & 0x3c;
@@ -165,7 +165,7 @@ pub struct Ipv4Out {
 
 impl Ipv4Out {
     /// The header's octets; its checksum is 0 if the device fills it in (`offload`).
-    #[inline]
+    #[inline(always)]
     pub fn emit(&self, offload: bool) -> [u8; HEADER_LEN] {
         let total_len = HEADER_LEN as u16 + self.payload_len;
         let checksum = if offload {

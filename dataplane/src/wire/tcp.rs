@@ -18,7 +18,7 @@ const TIMESTAMPS: u8 = 8;
 const MD5: u8 = 19;
 const MD5_LEN: u8 = 18;
 
-/// What a header said.
+/// What a header said, without its options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct TcpHeader {
     /// Source port.
@@ -37,38 +37,56 @@ pub struct TcpHeader {
     pub reserved: u8,
     /// Window, unscaled.
     pub wnd: u16,
-    /// Options.
-    pub options: TcpOptions,
 }
 
 impl TcpHeader {
     /// Reads the header of a segment that is all of `segment`; its checksum is the caller's affair.
     ///
     /// # Errors
-    /// `TcpTruncated`, `TcpHeader` or `TcpMd5`.
+    /// `TcpTruncated` or `TcpHeader`.
     ///
     /// # Source
     /// Linux v6.18 `tcp_v4_rcv`.
-    #[inline]
+    #[inline(always)]
     pub fn parse(segment: &[u8]) -> Result<Self, DropReason> {
         let fixed: &[u8; HEADER_LEN] = segment.first_chunk().ok_or(DropReason::TcpTruncated)?;
         let header_len = fixed[12] >> 4 << 2;
         if usize::from(header_len) < HEADER_LEN {
             return Err(DropReason::TcpHeader);
         }
-        let options = segment.get(HEADER_LEN..usize::from(header_len)).ok_or(DropReason::TcpTruncated)?;
-        let flags = fixed[13];
+        if segment.len() < usize::from(header_len) {
+            return Err(DropReason::TcpTruncated);
+        }
         Ok(Self {
             sport: u16::from_be_bytes([fixed[0], fixed[1]]),
             dport: u16::from_be_bytes([fixed[2], fixed[3]]),
             seq: u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]),
             ack: u32::from_be_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]),
             header_len,
-            flags,
+            flags: fixed[13],
             reserved: fixed[12] & 0xf,
             wnd: u16::from_be_bytes([fixed[14], fixed[15]]),
-            options: if options.is_empty() { TcpOptions::default() } else { parse_options(options, flags)? },
         })
+    }
+
+    /// Reads the options of the segment that this is the header of. Not a part of the header, because they are better
+    /// put where they are to stay.
+    ///
+    /// # Errors
+    /// `TcpMd5`.
+    ///
+    /// # Source
+    /// Linux v6.18 `tcp_parse_options`.
+    #[inline(always)]
+    pub fn read_options(&self, segment: &[u8], into: &mut TcpOptions) -> Result<(), DropReason> {
+        *into = TcpOptions::default();
+        match segment.get(HEADER_LEN..usize::from(self.header_len)) {
+            None | Some([]) => {}
+            // The least that a SYN brings, and all that most floods do.
+            Some(&[MSS, 4, hi, lo]) if self.flags & flag::SYN != 0 => into.mss = u16::from_be_bytes([hi, lo]),
+            Some(bytes) => return parse_options(bytes, self.flags, into),
+        }
+        Ok(())
     }
 }
 
@@ -80,15 +98,9 @@ impl TcpHeader {
 ///
 /// # Source
 /// Linux v6.18 `tcp_parse_options`, `tcp_parse_auth_options`, `tcp_inbound_md5_hash`.
-fn parse_options(mut bytes: &[u8], flags: u8) -> Result<TcpOptions, DropReason> {
-    let mut options = TcpOptions::default();
+#[inline(never)]
+fn parse_options(mut bytes: &[u8], flags: u8, options: &mut TcpOptions) -> Result<(), DropReason> {
     let syn = flags & flag::SYN != 0;
-    // The least that a SYN brings, and all that most floods do.
-    if let [MSS, 4, hi, lo] = *bytes
-        && syn
-    {
-        return TcpOptions { mss: u16::from_be_bytes([hi, lo]), ..options };
-    }
     while let Some((&kind, rest)) = bytes.split_first() {
         match kind {
             END => break,
@@ -118,7 +130,7 @@ fn parse_options(mut bytes: &[u8], flags: u8) -> Result<TcpOptions, DropReason> 
         }
         bytes = rest;
     }
-    Ok(options)
+    Ok(())
 }
 
 /// A header that is ready to be written into a frame.
@@ -153,7 +165,7 @@ impl<'a> TcpOut<'a> {
     /// Writes the header over `out`, as many octets as [`TcpOut::header_len`] says; a shorter `out` gets none. `pseudo` is
     /// the sum of its pseudo-header; a device that completes the checksum (`offload`) wants that in the field, otherwise
     /// the whole checksum goes there.
-    #[inline]
+    #[inline(always)]
     pub fn write(&self, pseudo: Sum, offload: bool, out: &mut [u8]) {
         let Self { segment, ports, len } = *self;
         let (words, _) = out.as_chunks_mut::<4>();
@@ -196,7 +208,7 @@ mod tests {
     use super::*;
     use listener::types::SegSeq;
 
-    fn options_of(options: TcpOptions) -> Vec<u8> {
+    fn written(options: TcpOptions) -> Vec<u8> {
         let segment = OutSegment { options, ..OutSegment::default() };
         let out = TcpOut::new(&segment, 1, 2);
         let mut bytes = vec![0; usize::from(out.len)];
@@ -213,29 +225,37 @@ mod tests {
             sack_perm: true,
             timestamps: Some((0x0102_0304, 0x0506_0708)),
         };
-        assert!(options_of(TcpOptions::default()).is_empty());
+        assert!(written(TcpOptions::default()).is_empty());
         assert_eq!(
-            options_of(all),
+            written(all),
             [2, 4, 5, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 3, 3, 10],
             "MSS, SACK permitted, timestamps, NOP, window scale"
         );
+        assert_eq!(written(TcpOptions { timestamps: None, ..all }), [2, 4, 5, 0xb4, 1, 1, 4, 2, 1, 3, 3, 10]);
         assert_eq!(
-            options_of(TcpOptions { timestamps: None, ..all }),
-            [2, 4, 5, 0xb4, 1, 1, 4, 2, 1, 3, 3, 10]
-        );
-        assert_eq!(
-            options_of(TcpOptions { sack_perm: false, wscale: None, ..all }),
+            written(TcpOptions { sack_perm: false, wscale: None, ..all }),
             [2, 4, 5, 0xb4, 1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8]
         );
         assert_eq!(
-            options_of(TcpOptions { mss: 1460, wscale: Some(0), ..TcpOptions::default() }),
+            written(TcpOptions { mss: 1460, wscale: Some(0), ..TcpOptions::default() }),
             [2, 4, 5, 0xb4, 1, 3, 3, 0]
         );
     }
 
     #[test]
     fn options_are_read_as_the_kernel_reads_them() {
-        let syn = |bytes: &[u8]| parse_options(bytes, flag::SYN).expect("unsigned");
+        let try_read = |bytes: &[u8], flags| {
+            let mut segment = vec![0; HEADER_LEN];
+            segment.extend_from_slice(bytes);
+            // The end of the list, to the next word.
+            segment.resize(segment.len().next_multiple_of(4), END);
+            (segment[12], segment[13]) = ((segment.len() << 2) as u8, flags);
+            let mut options = TcpOptions { mss: 7, ..TcpOptions::default() };
+            let header = TcpHeader::parse(&segment).expect("well formed");
+            header.read_options(&segment, &mut options).map(|()| options)
+        };
+        let read = |bytes: &[u8], flags| try_read(bytes, flags).expect("unsigned");
+        let syn = |bytes: &[u8]| read(bytes, flag::SYN);
         let none = TcpOptions::default();
         assert_eq!(syn(&[2, 4, 5, 0xb4]).mss, 1460);
         assert_eq!(syn(&[2, 4, 5, 0xb4, 2, 4, 0, 0]).mss, 1460, "0 is as if absent");
@@ -254,9 +274,9 @@ mod tests {
         let bytes = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 3, 3, 7];
         let timestamps = Some((1, 2));
         assert_eq!(syn(&bytes), TcpOptions { mss: 1460, wscale: Some(7), sack_perm: true, timestamps });
-        assert_eq!(parse_options(&bytes, flag::ACK), Ok(TcpOptions { timestamps, ..none }), "not a SYN");
+        assert_eq!(read(&bytes, flag::ACK), TcpOptions { timestamps, ..none }, "not a SYN");
         let signed = [&[1, 1, 19, 18][..], &[7; 16]].concat();
-        assert_eq!(parse_options(&signed, flag::ACK), Err(DropReason::TcpMd5));
+        assert_eq!(try_read(&signed, flag::ACK), Err(DropReason::TcpMd5));
         assert_eq!(syn(&[19, 4, 0, 0]), none, "no signature");
     }
 

@@ -20,7 +20,7 @@ fn syn_ack() -> OutSegment {
 fn answer(frame: Vec<u8>, meta: RxMeta, capabilities: Capabilities) -> (Vec<u8>, TxOffload) {
     let mut parsed = parse_with(&[frame], meta);
     assert_eq!(parsed.fates[0], Fate::Pending);
-    parsed.fates[0] = Fate::Tcp(Outcome::SynAck, syn_ack());
+    parsed.fates[0] = Fate::Tcp(Verdict::Reply(Outcome::SynAck, syn_ack()));
     let columns = (&parsed.heads[..], &parsed.segs[..]);
     reply(&mut parsed.frames, columns, &mut parsed.fates, &parsed.lanes, &local(), capabilities);
     assert_eq!(parsed.fates[0], Fate::Ready(Outcome::SynAck));
