@@ -127,12 +127,12 @@ mod tests {
 
     fn segs() -> Vec<Segment> {
         let flow = |n: u32| FlowKey {
-            saddr: if n % 5 == 0 {
+            saddr: if n.is_multiple_of(5) {
                 InetAddr::v6(1, u64::from(n))
             } else {
                 InetAddr::v4(0xc613_0000 + n * 77)
             },
-            daddr: if n % 5 == 0 { InetAddr::v6(2, 1) } else { InetAddr::v4(0xc612_0001) },
+            daddr: if n.is_multiple_of(5) { InetAddr::v6(2, 1) } else { InetAddr::v4(0xc612_0001) },
             sport: TcpPort(1024 + n as u16 * 331),
             dport: TcpPort(80),
         };
