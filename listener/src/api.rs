@@ -40,6 +40,7 @@ impl Stack {
             devices: Devices::new(&config.devices),
             hash: Arc::new(ListenHash::new(limits.listeners_max, config.secret.listen_hash)),
             listeners: Arc::new(ListenSocks::new(limits.listeners_max)),
+            listeners_max: limits.listeners_max,
             cores: (0..config.cores).map(shared).collect(),
             snmp: Snmp::default(),
             sysctl: config.sysctl.clone(),

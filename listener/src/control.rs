@@ -22,6 +22,7 @@ pub(crate) struct Net {
     pub devices: Devices,
     pub hash: Arc<ListenHash>,
     pub listeners: Arc<ListenSocks>,
+    pub listeners_max: u32,
     pub cores: Vec<Arc<CoreShared>>,
     /// What the control side counts, under the lock.
     pub snmp: Snmp,
@@ -53,6 +54,8 @@ pub(crate) struct Control {
     pending: Vec<VecDeque<Command>>,
     /// Closed members of reuseport groups that wait for their half-open requests, oldest first.
     pub parked: VecDeque<(HashKey, ListenerId)>,
+    /// Slots of listeners and of closed group members.
+    pub slots_used: u32,
     /// Rules for groups, by the descriptor of the member that brought them.
     pub selectors: HashMap<u32, std::sync::Arc<dyn Select>>,
     pub random: u64,
@@ -68,6 +71,7 @@ impl Control {
             condemned_checked: 0,
             pending: vec![VecDeque::new(); cores],
             parked: VecDeque::new(),
+            slots_used: 0,
             selectors: HashMap::new(),
             random: u64::from_le_bytes(std::array::from_fn(|byte| secret[8 + byte])),
         }
@@ -142,6 +146,7 @@ impl Control {
         for queue in self.queues.keys() {
             assert!(ids.contains(queue), "a queue without a listener");
         }
+        assert_eq!(self.slots_used as usize, ids.len() + self.parked.len(), "slots in use");
         assert!(self.parked.iter().all(|(_, id)| !ids.contains(id)), "a parked slot listens");
     }
 }

@@ -207,12 +207,7 @@ impl Control {
     /// # Source
     /// Linux v6.18 `inet_csk_listen_start`.
     pub(crate) fn listen_start(&mut self, net: &Net, fd: u32, backlog: Backlog) -> Result<(), ListenError> {
-        // Slots of closed listeners come back in batches: before giving up, ask for those that wait.
-        let again = || {
-            net.hash.reclaim();
-            net.listeners.alloc()
-        };
-        let id = net.listeners.alloc().or_else(again).ok_or(ListenError::ListenersFull)?;
+        let id = self.alloc_slot(net).ok_or(ListenError::ListenersFull)?;
         let Some(slot) = ListenerSlot::new(id) else { return Err(ListenError::ListenersFull) };
         let sock = self.socks.linked(fd);
         let params = ListenParams {
@@ -241,6 +236,7 @@ impl Control {
             net.slot(id).close(&net.cores, |_| ());
             net.listeners.retire();
             net.listeners.free(id);
+            self.slots_used -= 1;
             if num.0 == 0 {
                 self.put_port(net, fd);
             }
@@ -311,8 +307,43 @@ impl Control {
         if parked {
             self.park(net, key, id);
         } else {
-            retire(net, id);
+            self.free_slot(net, id);
         }
+    }
+
+    /// A slot for a listener. Closed group members give way; slots that a worker may still look at are waited for, which
+    /// takes no longer than its burst.
+    fn alloc_slot(&mut self, net: &Net) -> Option<ListenerId> {
+        while self.slots_used >= net.listeners_max {
+            let (key, id) = self.parked.pop_front()?;
+            self.unpark(net, key, id);
+        }
+        let mut slot = net.listeners.alloc();
+        for _ in 0..limits::RECLAIM_TRIES {
+            if slot.is_some() {
+                break;
+            }
+            std::thread::yield_now();
+            net.hash.reclaim();
+            slot = net.listeners.alloc();
+        }
+        self.slots_used += u32::from(slot.is_some());
+        slot
+    }
+
+    /// Gives a slot back once no worker can look at it any more.
+    fn free_slot(&mut self, net: &Net, id: ListenerId) {
+        self.slots_used -= 1;
+        let listeners = Arc::clone(&net.listeners);
+        listeners.retire();
+        net.hash.defer_slot_reuse(move || listeners.free(id));
+    }
+
+    /// Forgets a closed group member and gives its slot back.
+    fn unpark(&mut self, net: &Net, key: HashKey, id: ListenerId) {
+        // No room is needed to take something out.
+        let _ = net.hash.update(key, |list| list.detach_closed(id));
+        self.free_slot(net, id);
     }
 
     /// One queued child of a listener that closes: to another member of the group, or reset.
@@ -353,28 +384,14 @@ impl Control {
             let (gone, kept): (VecDeque<_>, VecDeque<_>) =
                 self.parked.drain(..).partition(|&(at, id)| at == key && lonely.contains(&id));
             self.parked = kept;
-            gone.into_iter().for_each(|(key, id)| unpark(net, key, id));
+            gone.into_iter().for_each(|(key, id)| self.unpark(net, key, id));
         }
         while self.parked.len() > limits::PARKED_MAX {
             if let Some((key, id)) = self.parked.pop_front() {
-                unpark(net, key, id);
+                self.unpark(net, key, id);
             }
         }
     }
-}
-
-/// Forgets a closed group member and gives its slot back.
-fn unpark(net: &Net, key: HashKey, id: ListenerId) {
-    // No room is needed to take something out.
-    let _ = net.hash.update(key, |list| list.detach_closed(id));
-    retire(net, id);
-}
-
-/// Gives back the slot of a listener that no reader finds any more, once those that may have found it are done.
-fn retire(net: &Net, id: ListenerId) {
-    let listeners = Arc::clone(&net.listeners);
-    listeners.retire();
-    net.hash.defer_slot_reuse(move || listeners.free(id));
 }
 
 /// Where a socket stands in the listening hash.

@@ -17,6 +17,10 @@ pub const REUSEPORT_MEMBERS_MAX: usize = 32_768;
 /// to other members. Nothing tells the control side when the last of them has moved, so the oldest give way.
 pub const PARKED_MAX: usize = 1024;
 
+/// How often `listen` asks again for a slot that a worker's burst still holds, yielding in between, before it gives up:
+/// some tenths of a second. A burst is over much earlier, unless the caller itself holds a guard.
+pub const RECLAIM_TRIES: u32 = 1 << 16;
+
 /// How much fixed memory a [`crate::Stack`] and its cores take. Nothing on the packet path grows beyond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
