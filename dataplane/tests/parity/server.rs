@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{self, AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
 
 use super::raw::RawSocket;
-use crate::lab::{Hearken, Namespace};
+use crate::lab::{Hearken, Namespace, run};
 
 /// The server's addresses.
 pub const SERVER_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
@@ -62,6 +62,8 @@ pub struct Listener {
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
     pub listeners: Vec<Listener>,
+    /// What hearken's device string has at its end.
+    pub device_options: &'static str,
     /// Names below `net.ipv4.` and their values.
     pub sysctls: Vec<(&'static str, &'static str)>,
 }
@@ -95,7 +97,7 @@ pub struct Server {
     pub wire: RawSocket,
     pub mac: [u8; 6],
     pub hearken: Option<Hearken>,
-    _kernel: Vec<App>,
+    kernel: Vec<App>,
     pub client: Namespace,
     pub namespace: Namespace,
 }
@@ -154,7 +156,7 @@ impl Server {
         }
         let apps =
             namespace.enter(|| setup.listeners.iter().map(App::start).collect::<io::Result<Vec<_>>>())??;
-        Ok(Self { name, wire, mac, hearken: None, _kernel: apps, client, namespace })
+        Ok(Self { name, wire, mac, hearken: None, kernel: apps, client, namespace })
     }
 
     /// hearken with the listeners of `setup`, on `net_af_packet`.
@@ -170,19 +172,54 @@ impl Server {
         let mac = RawSocket::open(&namespace, "hk0")?.mac();
         let hearken =
             Hearken::start(program, &namespace, |socket| config(socket, setup)).expect("hearken starts");
-        Ok(Self {
-            name: "hearken",
-            wire,
-            mac,
-            hearken: Some(hearken),
-            _kernel: Vec::new(),
-            client,
-            namespace,
-        })
+        Ok(Self { name: "hearken", wire, mac, hearken: Some(hearken), kernel: Vec::new(), client, namespace })
     }
 }
 
 impl Server {
+    /// Gives the client's kernel the client's addresses, so that ordinary programs can run there.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn wake_client(&self) -> io::Result<()> {
+        self.client.enter(|| {
+            std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "0")?;
+            std::fs::write("/proc/sys/net/ipv6/conf/hk1/disable_ipv6", "0")
+        })??;
+        self.client.ip(&format!("addr add {CLIENT_V4}/{PREFIX_V4} dev hk1"))?;
+        self.client.ip(&format!("addr add {CLIENT_V6}/{PREFIX_V6} dev hk1 nodad"))?;
+        Ok(())
+    }
+
+    /// Connections that wait for accept on the IPv4 listener of `port`.
+    pub fn recv_q(&self, port: u16) -> u64 {
+        let Some(hearken) = &self.hearken else {
+            let mut ss = self.namespace.command("ss");
+            let said = run(ss.args(["-4ltnH", &format!("sport = :{port}")])).expect("ss");
+            let words: Vec<_> = said.split_whitespace().collect();
+            return words.get(1).and_then(|word| word.parse().ok()).expect("a listener's Recv-Q");
+        };
+        let table = hearken.json("ss").expect("ss");
+        let local = format!("{SERVER_V4}:{port}");
+        let rows = table["listeners"].as_array().expect("rows");
+        let row = rows.iter().find(|row| row["local"] == *local).expect("the listener's row");
+        row["recv_q"].as_u64().expect("a number")
+    }
+
+    /// Accepts one connection from the IPv4 listener of `port`, and closes it.
+    pub fn accept(&self, port: u16) {
+        match &self.hearken {
+            Some(hearken) => {
+                hearken.ctl(&format!("accept {SERVER_V4}:{port}")).expect("accept");
+            }
+            None => {
+                let addr = SocketAddr::new(SERVER_V4.into(), port);
+                let app = self.kernel.iter().find(|app| app.addr == addr).expect("a listener");
+                net::accept(&*app.listener).expect("accept");
+            }
+        }
+    }
+
     /// TCP's counters by the kernel's names, all families and cores together.
     ///
     /// # Panics
@@ -219,8 +256,9 @@ fn config(socket: &Path, setup: &Setup) -> String {
     let core = std::thread::available_parallelism().map_or(1, usize::from) - 1;
     let mut text = format!(
         "[control]\nsocket = {socket:?}\n\n[workers]\ncores = [{core}]\n\n\
-         [[port]]\nname = \"wire0\"\ndevice = \"net_af_packet0,iface=hk0\"\n\
-         addresses = [\"{SERVER_V4}/{PREFIX_V4}\", \"{SERVER_V6}/{PREFIX_V6}\"]\n\n[sysctl]\n"
+         [[port]]\nname = \"wire0\"\ndevice = \"net_af_packet0,iface=hk0{}\"\n\
+         addresses = [\"{SERVER_V4}/{PREFIX_V4}\", \"{SERVER_V6}/{PREFIX_V6}\"]\n\n[sysctl]\n",
+        setup.device_options
     );
     for (name, value) in &setup.sysctls {
         text += &format!("{name} = {value}\n");
@@ -253,6 +291,7 @@ fn set_defer_accept(fd: &OwnedFd, seconds: u32) -> io::Result<()> {
 
 /// A kernel listener and the program behind it.
 struct App {
+    addr: SocketAddr,
     listener: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -262,7 +301,8 @@ impl App {
         let family = if listener.addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let fd = net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         set_defer_accept(&fd, listener.defer)?;
-        net::bind(&fd, &SocketAddr::new(listener.addr, listener.port))?;
+        let addr = SocketAddr::new(listener.addr, listener.port);
+        net::bind(&fd, &addr)?;
         net::listen(&fd, listener.backlog)?;
         let fd = Arc::new(fd);
         let accepted = Arc::clone(&fd);
@@ -272,7 +312,7 @@ impl App {
             Then::Close => Some(std::thread::spawn(move || while net::accept(&*accepted).is_ok() {})),
             Then::Reset => Some(std::thread::spawn(move || reset(&accepted))),
         };
-        Ok(Self { listener: fd, thread })
+        Ok(Self { addr, listener: fd, thread })
     }
 }
 
