@@ -40,7 +40,8 @@
 //! 1. One type of socket: stream, TCP. So the errors of other types and protocols do not exist, nor does connect():
 //!    the socket states it makes (connecting, connected by us) cannot come up.
 //! 2. `caller` and `uid` are arguments: there is no process to take them from. They stand for capabilities as well, so
-//!    SO_BINDTODEVICE on a bound socket asks for no CAP_NET_RAW.
+//!    SO_BINDTODEVICE on a bound socket asks for no CAP_NET_RAW. accept() has none: a connection stays with its
+//!    listener's owner, where the kernel gives it to the user who accepts.
 //! 3. A prefix that is local as a whole (`any_ip`) counts as assigned for IPv6, too. The kernel wants IP_FREEBIND
 //!    there; a responder for a prefix would set it everywhere.
 //! 4. Owners are chained by (address, port) and counted by class per port, so that no bind walks all owners of a port.

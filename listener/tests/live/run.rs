@@ -430,8 +430,9 @@ impl Run {
     }
 
     fn accept(&mut self, slot: usize) -> Result<(), String> {
-        let Some(Pair { real, fd, .. }) = &self.slots[slot] else { return Ok(()) };
-        let (kernel, ours) = (real.accept(), self.world.stack.accept(*fd));
+        let Some(Pair { real, fd, uid }) = &self.slots[slot] else { return Ok(()) };
+        // The kernel gives a connection to the user who accepts it; here it stays its listener's.
+        let (kernel, ours) = (as_user(*uid, || real.accept()), self.world.stack.accept(*fd));
         let (kernel, ours) = match (kernel, ours) {
             (Ok(kernel), Ok(ours)) => (kernel, ours),
             (kernel, ours) => return same_errno(kernel, ours),
