@@ -140,7 +140,7 @@ const CONTESTANTS: [Contestant; 9] = [
         name: "hearken requests",
         kind: Kind::Requests,
         setup: Setup::REQUESTS,
-        outcomes: &["synack", "other"],
+        outcomes: &["synack", "req_rst"],
     },
     Contestant::Hearken {
         name: "hearken closed",

@@ -107,6 +107,7 @@ impl Kernel {
 
     /// SipHash-2-4 of each lane of `words`, and SipHash-1-3 if `SHORT`: as many as all three slices have.
     #[inline]
+    #[cfg_attr(loom, allow(unused_unsafe))]
     pub(crate) fn siphash<const SHORT: bool>(self, key: SipKey, words: [&[u64]; 2], out: &mut [u64]) {
         // SAFETY: a `Kernel` of a set is made by `available` only, after the machine was seen to have it.
         unsafe {
