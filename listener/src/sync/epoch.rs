@@ -19,7 +19,7 @@
 //! deferred; here only writers do, so a worker never frees memory or takes a lock on somebody else's behalf.
 //!
 //! # Cost to writers
-//! A membarrier interrupts the workers for about a microsecond, so it is made once per [`BATCH`] objects: up to so many
+//! A membarrier interrupts the workers for about a microsecond, so it is made once per `BATCH` objects: up to so many
 //! wait, until the next are deferred or [`reclaim`] is called. With no other thread registered all go at once.
 //!
 //! # Checked by
