@@ -68,7 +68,8 @@ fn parity((setup, cases): (Setup, Vec<Case>), known: &[Known]) {
     }
 }
 
-/// The method itself: Linux does not differ from Linux.
+/// The method itself: Linux does not differ from Linux. Asked twice at most: an IPv6 flow label is a hash of 20 bits, so
+/// of a hundred runs one or two meet one that is 0 by chance.
 #[test]
 fn linux_is_linux() {
     let _turn = my_turn();
@@ -78,12 +79,18 @@ fn linux_is_linux() {
         cases::with_abort_on_overflow(),
         cases::without_options(),
     ] {
-        let Some(first) = on_kernel("Linux", &setup, &cases) else { return };
-        let Some(second) = on_kernel("Linux again", &setup, &cases) else { return };
-        eprintln!("{} cases", first.len());
-        if let Err(said) = compare(&first, &second, &[]) {
-            panic!("{said}");
+        let mut differ = None;
+        for _ in 0..2 {
+            let Some(first) = on_kernel("Linux", &setup, &cases) else { return };
+            let Some(second) = on_kernel("Linux again", &setup, &cases) else { return };
+            eprintln!("{} cases", first.len());
+            differ = compare(&first, &second, &[]).err();
+            match &differ {
+                Some(said) => eprintln!("{said}"),
+                None => break,
+            }
         }
+        assert_eq!(differ, None);
     }
 }
 
