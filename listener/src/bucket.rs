@@ -56,7 +56,6 @@ mod tests;
 mod write;
 
 use std::marker::PhantomData;
-use std::mem::MaybeUninit;
 
 use crate::sync::epoch::{self, Guard};
 use crate::sync::{Arc, AtomicPtr, AtomicU64, AtomicUsize, Mutex, Ordering};
@@ -204,72 +203,67 @@ impl Column {
     const ZERO: Self = Self([0; LANES]);
 }
 
-/// What the passes over a burst hand each other.
+/// Some lanes of a burst: bit `i` is lane `i`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LaneSet(pub(crate) u32);
+
+impl LaneSet {
+    /// The first `len` lanes.
+    #[inline]
+    pub(crate) const fn first(len: usize) -> Self {
+        Self(if len >= LANES { u32::MAX >> (32 - LANES) } else { (1 << len) - 1 })
+    }
+
+    /// True if there are none.
+    #[inline]
+    pub(crate) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The lanes, in order.
+    #[inline]
+    pub(crate) fn iter(self) -> impl Iterator<Item = usize> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let lane = (rest != 0).then(|| rest.trailing_zeros() as usize % LANES);
+            rest &= rest.wrapping_sub(1);
+            lane
+        })
+    }
+}
+
+/// What the first pass over a burst leaves to the others.
 pub(crate) struct Lanes {
     hash: Column,
-    /// Of these two, `len` are written: most bursts need none.
-    slow: [MaybeUninit<u8>; LANES],
-    slow_len: usize,
-    missed: [MaybeUninit<u8>; LANES],
-    missed_len: usize,
-    /// Some key was not IPv4.
+    /// Lanes whose key is certainly not in the table.
+    pub(crate) missed: LaneSet,
+    /// Lanes to ask [`View::find`] about.
+    pub(crate) slow: LaneSet,
+    /// Some key was not IPv4: its lane is in one of the sets or in none, and `found` says nothing about it.
     pub(crate) other_family: bool,
 }
 
-/// The first `len` lanes.
-#[inline]
-fn written(lanes: &[MaybeUninit<u8>; LANES], len: usize) -> &[u8] {
-    let lanes = &lanes[..len];
-    // SAFETY: validity: `len` counts the lanes that were written, from the first on without a gap; it is private to this
-    // module and its children, which raise it after writing. Bounds, lifetime: those of `lanes`, whose layout is u8's.
-    unsafe { std::slice::from_raw_parts(lanes.as_ptr().cast(), lanes.len()) }
-}
-
 impl Lanes {
+    /// No lane at all.
+    const NONE: Self = Self { hash: Column::ZERO, missed: LaneSet(0), slow: LaneSet(0), other_family: false };
+
     /// Every lane of `keys` missed, nothing hashed: what a table without keys answers.
     #[inline]
     pub(crate) fn all_missed(keys: &[ListenKey]) -> Self {
-        let mut lanes = Self::NONE;
-        for (lane, missed) in (0..keys.len()).zip(&mut lanes.missed) {
-            missed.write(lane as u8);
-            lanes.missed_len = lane + 1;
-        }
-        lanes.other_family = keys.iter().any(|key| !key.flow.is_v4());
-        lanes
+        let other_family = keys.iter().any(|key| !key.flow.is_v4());
+        Self { missed: LaneSet::first(keys.len()), other_family, ..Self::NONE }
     }
 
-    /// No lane at all.
-    const NONE: Self = Self {
-        hash: Column::ZERO,
-        slow: [MaybeUninit::uninit(); LANES],
-        slow_len: 0,
-        missed: [MaybeUninit::uninit(); LANES],
-        missed_len: 0,
-        other_family: false,
-    };
-
-    /// Lanes whose key is certainly not in the table.
+    /// The hash of a lane.
     #[inline]
-    pub(crate) fn missed(&self) -> &[u8] {
-        written(&self.missed, self.missed_len)
-    }
-
-    /// Lanes to ask [`View::find`] about.
-    #[inline]
-    pub(crate) fn slow(&self) -> &[u8] {
-        written(&self.slow, self.slow_len)
-    }
-
-    /// The hash of a slow lane.
-    #[inline]
-    pub(crate) fn hash(&self, lane: u8) -> u64 {
-        self.hash.0[usize::from(lane)]
+    pub(crate) fn hash(&self, lane: usize) -> u64 {
+        self.hash.0[lane]
     }
 
     /// True if some lane has no final answer yet.
     #[inline]
     pub(crate) fn unanswered(&self) -> bool {
-        self.slow_len + self.missed_len > 0 || self.other_family
+        self.missed.0 | self.slow.0 != 0 || self.other_family
     }
 }
 

@@ -32,7 +32,7 @@ use std::fmt;
 pub use crate::sync::epoch::Guard;
 pub use key_list::{HashKey, KeyList, ListEntry, NO_GROUP, compute_score};
 
-use crate::bucket::{Direct, Full, Held, Kernel, LANES, Lanes, Mix, Table, View, Wild};
+use crate::bucket::{Direct, Full, Held, Kernel, LANES, LaneSet, Lanes, Mix, Table, View, Wild};
 use crate::segment::FlowKey;
 use crate::sync::epoch;
 use crate::types::{CoreId, DevIndex, ListenerId};
@@ -208,10 +208,14 @@ impl ListenHash {
     /// The lanes of a burst that need more than one word: lists, second buckets, IPv6, the wildcard.
     #[inline(never)]
     fn burst_rest(&self, guard: &Guard, keys: &[ListenKey], found: &mut [Option<ListenerId>], lanes: &Lanes) {
-        let mut wild = LaneList::default();
-        self.rest_v4(guard, keys, found, lanes, &mut wild);
+        let mut wild = lanes.missed;
+        if !lanes.slow.is_empty() {
+            wild.0 |= self.rest_slow(guard, keys, found, lanes).0;
+        }
         if lanes.other_family {
-            self.rest_v6(guard, keys, found, &mut wild);
+            let six = keys.iter().enumerate().filter(|(_, key)| !key.flow.is_v4());
+            let six = LaneSet(six.fold(0, |six, (lane, _)| six | 1 << lane));
+            wild.0 = wild.0 & !six.0 | self.rest_v6(guard, keys, found, six).0;
         }
         if self.any.ports() == 0 {
             return;
@@ -220,77 +224,72 @@ impl ListenHash {
             self.any.prefetch(keys[lane].flow.dport);
         }
         for lane in wild.iter() {
-            found[lane] = self.lookup_any(guard, &keys[lane]);
+            if let Some(id) = self.lookup_any(guard, &keys[lane]) {
+                found[lane] = Some(id);
+            }
         }
     }
 
-    fn rest_v4(
+    /// Looks the slow lanes up and returns those that found nothing.
+    fn rest_slow(
         &self,
         guard: &Guard,
         keys: &[ListenKey],
         found: &mut [Option<ListenerId>],
         lanes: &Lanes,
-        wild: &mut LaneList,
-    ) {
-        for &lane in lanes.missed() {
-            wild.push_if(keys[usize::from(lane)].flow.is_v4(), lane);
-        }
-        if lanes.slow().is_empty() {
-            return;
-        }
+    ) -> LaneSet {
         let view = self.v4.view(guard);
-        for &lane in lanes.slow() {
+        for lane in lanes.slow.iter() {
             view.prefetch_node(lanes.hash(lane));
             view.prefetch_second(lanes.hash(lane));
         }
         let mut entries = [const { None }; LANES];
-        for (&lane, entry) in lanes.slow().iter().zip(&mut entries) {
-            *entry = view.find(lanes.hash(lane), |_| true);
-            if let Some(entry) = entry {
+        for lane in lanes.slow.iter() {
+            entries[lane] = view.find(lanes.hash(lane), |_| true);
+            if let Some(entry) = &entries[lane] {
                 entry.prefetch();
             }
         }
-        for (&lane, entry) in lanes.slow().iter().zip(&entries) {
-            let key = &keys[usize::from(lane)];
-            let answer = match entry.as_ref().and_then(|entry| entry.held()) {
+        let mut nothing = LaneSet(0);
+        for lane in lanes.slow.iter() {
+            found[lane] = match entries[lane].as_ref().and_then(|entry| entry.held()) {
                 Some(Held::One(id)) => Some(id),
-                Some(Held::List(node)) => node.lookup(self, key),
+                Some(Held::List(node)) => node.lookup(self, &keys[lane]),
                 None => None,
             };
-            found[usize::from(lane)] = answer;
-            wild.push_if(answer.is_none() && key.flow.is_v4(), lane);
+            nothing.0 |= u32::from(found[lane].is_none()) << lane;
         }
+        nothing
     }
 
+    /// Looks the IPv6 lanes `six` up by exact address and returns those that found nothing.
     fn rest_v6(
         &self,
         guard: &Guard,
         keys: &[ListenKey],
         found: &mut [Option<ListenerId>],
-        wild: &mut LaneList,
-    ) {
-        let mut six = LaneList::default();
-        for (lane, key) in (0..).zip(keys) {
-            six.push_if(!key.flow.is_v4(), lane);
+        six: LaneSet,
+    ) -> LaneSet {
+        if self.v6.keys() == 0 {
+            six.iter().for_each(|lane| found[lane] = None);
+            return six;
         }
         let view = self.v6.view(guard);
-        let any_exact = self.v6.keys() > 0;
         let mut hashes = [0; LANES];
-        if any_exact {
-            for lane in six.iter() {
-                let flow = &keys[lane].flow;
-                hashes[lane] = self.mix.hash(flow.daddr, flow.dport);
-                view.prefetch(hashes[lane]);
-            }
-            for lane in six.iter() {
-                view.prefetch_node(hashes[lane]);
-            }
+        for lane in six.iter() {
+            let flow = &keys[lane].flow;
+            hashes[lane] = self.mix.hash(flow.daddr, flow.dport);
+            view.prefetch(hashes[lane]);
         }
         for lane in six.iter() {
-            let key = &keys[lane];
-            found[lane] = if any_exact { self.lookup_v6(view, hashes[lane], key) } else { None };
-            wild.push_if(found[lane].is_none(), lane as u8);
+            view.prefetch_node(hashes[lane]);
         }
+        let mut nothing = LaneSet(0);
+        for lane in six.iter() {
+            found[lane] = self.lookup_v6(view, hashes[lane], &keys[lane]);
+            nothing.0 |= u32::from(found[lane].is_none()) << lane;
+        }
+        nothing
     }
 
     #[inline]
@@ -364,27 +363,6 @@ impl ListenHash {
             }
         };
         node.reuseport_migrate(closed, core, hash)
-    }
-}
-
-/// Some lanes of a burst, in order.
-#[derive(Default)]
-struct LaneList {
-    lanes: [u8; LANES],
-    len: usize,
-}
-
-impl LaneList {
-    /// Appends `lane` if `wanted`; without a branch, since nobody could predict it. Each lane comes once.
-    #[inline]
-    fn push_if(&mut self, wanted: bool, lane: u8) {
-        self.lanes[self.len % LANES] = lane;
-        self.len += usize::from(wanted);
-    }
-
-    #[inline]
-    fn iter(&self) -> impl Iterator<Item = usize> {
-        self.lanes[..self.len].iter().map(|&lane| usize::from(lane))
     }
 }
 

@@ -15,7 +15,7 @@
 //! later load pass an earlier one. No conclusion is drawn from two words of one vector load: a hit is one word, and
 //! whether a zero word is there is asked in another load, later.
 
-use super::{Bucket, Column, LANES, Lanes, Mix, Probe, View};
+use super::{Bucket, Column, LANES, LaneSet, Lanes, Mix, Probe, View};
 use crate::inet_hashtables::ListenKey;
 use crate::siphash::{SipKey, siphash_1_3, siphash_2_4};
 use crate::sync::Ordering;
@@ -155,11 +155,20 @@ pub(super) trait Isa {
     /// The machine has the instruction set.
     unsafe fn nearest(buckets: [&Bucket; STEP], probes: &[u64; STEP], differ: &mut [u64; STEP]) -> u32;
 
-    /// True if some word is zero. Loads the bucket anew, after whatever was loaded before.
+    /// Writes a step's answers: lanes in `misses` get none, the others the number that they differ by.
     ///
     /// # Safety
     /// The machine has the instruction set.
-    unsafe fn has_zero(bucket: &Bucket) -> bool;
+    #[inline(always)]
+    unsafe fn answer(misses: u32, differs: &[u64; STEP], found: &mut [Option<ListenerId>; STEP]) {
+        answer_scalar(misses, differs, found);
+    }
+
+    /// Bit `i` is set if some word of lane `i`'s bucket is zero. Loads the buckets anew, after whatever was loaded before.
+    ///
+    /// # Safety
+    /// The machine has the instruction set.
+    unsafe fn zeros(buckets: [&Bucket; STEP]) -> u32;
 }
 
 /// [`Isa::raw`] key by key.
@@ -191,15 +200,14 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
-    unsafe fn has_zero(bucket: &Bucket) -> bool {
-        bucket.0.iter().any(|word| word.load(Ordering::Acquire) == 0)
+    unsafe fn zeros(buckets: [&Bucket; STEP]) -> u32 {
+        let zero = |bucket: &Bucket| bucket.0.iter().any(|word| word.load(Ordering::Acquire) == 0);
+        buckets.into_iter().zip(0..).fold(0, |zeros, (bucket, lane)| zeros | u32::from(zero(bucket)) << lane)
     }
 }
 
 /// Looks up to [`LANES`] keys up by exact IPv4 address and port. What is answered in the first bucket by its one word
-/// is written to `found`; of the rest, `lanes.missed` are those that are certainly not in the table and `lanes.slow`
-/// those that a list or a second bucket may answer. A lane that is not IPv4 gets no answer of meaning, and sets
-/// `lanes.other_family`.
+/// is written to `found`, the rest is in `lanes`.
 ///
 /// # Safety
 /// The machine has the instruction set of `I`.
@@ -234,32 +242,35 @@ unsafe fn exact_pass<I: Isa, N>(
     }
 
     let mut differs = Column::ZERO;
-    let mut rest = 0u32;
-    let steps = found.chunks_mut(STEP);
-    for (step, found) in (0..LANES / STEP).zip(steps) {
+    let (mut missed, mut slow) = (0, 0);
+    for (step, found) in (0..LANES / STEP).zip(found.chunks_mut(STEP)) {
         // Lanes beyond the keys look at some bucket of the table, and their answers are dropped.
         let places = &places.0.as_chunks::<STEP>().0[step];
         let buckets = places.map(|place| view.at(place));
         let (probes, differs) = (&probes.0.as_chunks().0[step], &mut differs.0.as_chunks_mut().0[step]);
         // SAFETY: the caller's word on the instruction set.
-        let misses = unsafe { I::nearest(buckets, probes, differs) };
-        rest |= (misses & answer(misses, differs, found)) << (step * STEP);
-    }
-    let (mut slow, mut missed) = (0, 0);
-    while rest != 0 {
-        let lane = rest.trailing_zeros();
-        rest &= rest - 1;
-        let at = lane as usize % LANES;
+        let mut misses = unsafe { I::nearest(buckets, probes, differs) };
+        match found.first_chunk_mut() {
+            // SAFETY: as above.
+            Some(found) => unsafe { I::answer(misses, differs, found) },
+            None => {
+                answer_scalar(misses, differs, found);
+                misses &= (1 << found.len()) - 1;
+            }
+        }
+        if misses == 0 {
+            continue;
+        }
         // A list differs in less than another key; only a key that is neither can be elsewhere or nowhere.
-        let gone = differs.0[at] >> Probe::ANY_BITS != 0
-            // SAFETY: the caller's word on the instruction set.
-            && unsafe { I::has_zero(view.at(places.0[at])) };
-        lanes.missed[missed % LANES].write(lane as u8);
-        missed += usize::from(gone);
-        lanes.slow[slow % LANES].write(lane as u8);
-        slow += usize::from(!gone);
+        let lists = (0..)
+            .zip(&*differs)
+            .fold(0, |lists, (lane, differ)| lists | u32::from(differ >> Probe::ANY_BITS == 0) << lane);
+        // SAFETY: as above.
+        let gone = misses & !lists & unsafe { I::zeros(buckets) };
+        missed |= gone << (step * STEP);
+        slow |= (misses & !gone) << (step * STEP);
     }
-    (lanes.slow_len, lanes.missed_len) = (slow, missed);
+    (lanes.missed, lanes.slow) = (LaneSet(missed), LaneSet(slow));
 }
 
 /// [`Isa::nearest`]'s bit for one lane.
@@ -268,27 +279,13 @@ fn miss(differ: u64, lane: usize) -> u32 {
     u32::from(differ >> Probe::ONE_BITS != 0) << lane
 }
 
-/// Writes the answers of a step to the lanes that `found` still has, and returns these lanes' bits.
+/// [`Isa::answer`] lane by lane, for as many lanes as `found` has.
 #[inline(always)]
-fn answer(misses: u32, differs: &[u64; STEP], found: &mut [Option<ListenerId>]) -> u32 {
-    if let Some(found) = found.first_chunk_mut::<STEP>() {
-        if misses == 0 {
-            for lane in 0..STEP {
-                found[lane] = Some(ListenerId(differs[lane] as u32));
-            }
-        } else {
-            for lane in 0..STEP {
-                let hit = misses >> lane & 1 == 0;
-                found[lane] = if hit { Some(ListenerId(differs[lane] as u32)) } else { None };
-            }
-        }
-        return u32::MAX;
-    }
-    for (lane, found) in found.iter_mut().enumerate() {
+fn answer_scalar(misses: u32, differs: &[u64; STEP], found: &mut [Option<ListenerId>]) {
+    for (lane, (found, &differ)) in found.iter_mut().zip(differs).enumerate() {
         let hit = misses >> lane & 1 == 0;
-        *found = if hit { Some(ListenerId(differs[lane] as u32)) } else { None };
+        *found = if hit { Some(ListenerId(differ as u32)) } else { None };
     }
-    (1 << found.len()) - 1
 }
 
 /// Keeps the compiler from making gathers of a loop's loads: they are slower than the loads (Zen 4 and 5).

@@ -1,18 +1,15 @@
 use super::*;
 use crate::sync::AtomicU64;
 
-type Compared = ([u64; STEP], bool);
+type Compared = ([u64; STEP], u32, u32);
 
 /// What the set `kernel` finds of `probes` in `buckets`; of differences that are no match, only that they are none.
 fn compare(kernel: Kernel, buckets: [&Bucket; STEP], probes: &[u64; STEP]) -> Compared {
     fn all<I: Isa>(buckets: [&Bucket; STEP], probes: &[u64; STEP]) -> Compared {
         let mut differ = [0; STEP];
         // SAFETY: called for sets that `available` named.
-        let zero = unsafe {
-            I::nearest(buckets, probes, &mut differ);
-            I::has_zero(buckets[0])
-        };
-        (differ.map(|differ| if differ >> Probe::ANY_BITS == 0 { differ } else { u64::MAX }), zero)
+        let (misses, zeros) = unsafe { (I::nearest(buckets, probes, &mut differ), I::zeros(buckets)) };
+        (differ.map(|differ| if differ >> Probe::ANY_BITS == 0 { differ } else { u64::MAX }), misses, zeros)
     }
     match kernel.0 {
         #[cfg(target_arch = "x86_64")]

@@ -55,6 +55,20 @@ const _: () = {
     assert!(words[0] == 1 && words[1] == 2);
 };
 
+/// `Some(ListenerId(0))` as a word; the id is its upper half, and in a `None` the lower is zero. The language does not say
+/// so, hence the asserts: a compiler that lays it out otherwise will not compile this.
+const SOME: i64 = 1;
+const _: () = {
+    let (sample, none) = (Some(ListenerId(0x1234_5678)), None::<ListenerId>);
+    assert!(size_of::<Option<ListenerId>>() == 8);
+    // SAFETY: a `Some` of four bytes and a tag of four has no byte that is not written; of the `None` the first four bytes
+    // are read only, which hold the tag if the assert above them holds.
+    unsafe {
+        assert!(transmute::<Option<ListenerId>, i64>(sample) == 0x1234_5678 << 32 | SOME);
+        assert!((&raw const none).cast::<u32>().read() == 0);
+    }
+};
+
 // SAFETY (the three loads below):
 // - Bounds: a `&Bucket` is 64 bytes at a 64-byte border, and offsets stay within.
 // - Race: see the head of the module above, "Vector loads and races".
@@ -122,6 +136,19 @@ fn daddrs(keys: [&ListenKey; 4]) -> __m512i {
     _mm512_inserti32x4::<3>(all, daddr(d))
 }
 
+/// Word `i` of the result is the least word of vector `i`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn least_of_each([a, b, c, d, e, f, g, h]: [__m512i; STEP]) -> __m512i {
+    // Each step halves the words that a lane is spread over: 8 lanes of 8 words end as one vector of 8 lanes.
+    let pair = |one, two| _mm512_min_epu64(_mm512_unpacklo_epi64(one, two), _mm512_unpackhi_epi64(one, two));
+    let halve = |one, two| {
+        let (even, odd) = (_mm512_shuffle_i64x2::<0x88>(one, two), _mm512_shuffle_i64x2::<0xdd>(one, two));
+        _mm512_min_epu64(even, odd)
+    };
+    halve(halve(pair(a, b), pair(c, d)), halve(pair(e, f), pair(g, h)))
+}
+
 impl Isa for Avx512 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
@@ -144,20 +171,12 @@ impl Isa for Avx512 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
     unsafe fn nearest(buckets: [&Bucket; STEP], probes: &[u64; STEP], differ: &mut [u64; STEP]) -> u32 {
-        let each = |lane: usize| {
-            _mm512_xor_si512(load_512(buckets[lane]), _mm512_set1_epi64(probes[lane].cast_signed()))
-        };
-        // Each step halves the words that a lane is spread over: 8 lanes of 8 words end as one vector of 8 lanes.
-        let pair =
-            |one, two| _mm512_min_epu64(_mm512_unpacklo_epi64(one, two), _mm512_unpackhi_epi64(one, two));
-        let halve = |one, two| {
-            let (even, odd) =
-                (_mm512_shuffle_i64x2::<0x88>(one, two), _mm512_shuffle_i64x2::<0xdd>(one, two));
-            _mm512_min_epu64(even, odd)
-        };
-        let low = halve(pair(each(0), each(1)), pair(each(2), each(3)));
-        let high = halve(pair(each(4), each(5)), pair(each(6), each(7)));
-        let least = halve(low, high);
+        let mut lane = 0;
+        let least = least_of_each(buckets.map(|bucket| {
+            let probe = _mm512_set1_epi64(probes[lane].cast_signed());
+            lane += 1;
+            _mm512_xor_si512(load_512(bucket), probe)
+        }));
         // SAFETY: bounds: `differ` is 64 bytes.
         unsafe { _mm512_storeu_si512(differ.as_mut_ptr().cast(), least) };
         let limit = _mm512_set1_epi64(1 << super::Probe::ONE_BITS);
@@ -166,9 +185,22 @@ impl Isa for Avx512 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
-    unsafe fn has_zero(bucket: &Bucket) -> bool {
-        let words = load_512(bucket);
-        _mm512_testn_epi64_mask(words, words) != 0
+    unsafe fn answer(misses: u32, differs: &[u64; STEP], found: &mut [Option<ListenerId>; STEP]) {
+        // SAFETY: bounds: `differs` is 64 bytes.
+        let differs = unsafe { _mm512_loadu_si512(differs.as_ptr().cast()) };
+        let some = _mm512_or_si512(_mm512_slli_epi64::<32>(differs), _mm512_set1_epi64(SOME));
+        // SAFETY: bounds and layout: `found` is 64 bytes, and each word is a `Some` or zero, which is a `None`: see `SOME`.
+        unsafe {
+            _mm512_storeu_si512(found.as_mut_ptr().cast(), _mm512_maskz_mov_epi64(!misses as __mmask8, some));
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
+    unsafe fn zeros(buckets: [&Bucket; STEP]) -> u32 {
+        // The least word of a bucket is zero if any is.
+        let least = least_of_each(buckets.map(|bucket| load_512(bucket)));
+        u32::from(_mm512_testn_epi64_mask(least, least))
     }
 }
 
@@ -223,11 +255,15 @@ impl Isa for Avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-    unsafe fn has_zero(bucket: &Bucket) -> bool {
-        let [low, high] = load_256(bucket);
-        let zero = |words| _mm256_cmpeq_epi64(words, _mm256_setzero_si256());
-        let any = _mm256_or_si256(zero(low), zero(high));
-        _mm256_testz_si256(any, any) == 0
+    unsafe fn zeros(buckets: [&Bucket; STEP]) -> u32 {
+        let mut zeros = 0;
+        for (lane, bucket) in buckets.into_iter().enumerate() {
+            let [low, high] = load_256(bucket);
+            let zero = |words| _mm256_cmpeq_epi64(words, _mm256_setzero_si256());
+            let any = _mm256_or_si256(zero(low), zero(high));
+            zeros |= u32::from(_mm256_testz_si256(any, any) == 0) << lane;
+        }
+        zeros
     }
 }
 
@@ -253,10 +289,14 @@ impl Isa for Sse42 {
 
     #[inline]
     #[target_feature(enable = "sse4.2,popcnt")]
-    unsafe fn has_zero(bucket: &Bucket) -> bool {
-        let [a, b, c, d] = load_128(bucket);
-        let zero = |words| _mm_cmpeq_epi64(words, _mm_setzero_si128());
-        let any = _mm_or_si128(_mm_or_si128(zero(a), zero(b)), _mm_or_si128(zero(c), zero(d)));
-        _mm_testz_si128(any, any) == 0
+    unsafe fn zeros(buckets: [&Bucket; STEP]) -> u32 {
+        let mut zeros = 0;
+        for (lane, bucket) in buckets.into_iter().enumerate() {
+            let [a, b, c, d] = load_128(bucket);
+            let zero = |words| _mm_cmpeq_epi64(words, _mm_setzero_si128());
+            let any = _mm_or_si128(_mm_or_si128(zero(a), zero(b)), _mm_or_si128(zero(c), zero(d)));
+            zeros |= u32::from(_mm_testz_si128(any, any) == 0) << lane;
+        }
+        zeros
     }
 }
