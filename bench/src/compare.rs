@@ -72,8 +72,8 @@ pub struct Series {
 pub struct Plan {
     /// Turns of each contestant.
     pub rounds: usize,
-    /// Chunks of [`CHUNK`] lookups in a turn.
-    pub chunks: usize,
+    /// Time spent in lookups per turn; as much again goes into preparing the keys.
+    pub turn: Duration,
 }
 
 /// Times all contestants under all churns, interleaved.
@@ -120,18 +120,24 @@ const PUT_ASIDE: u32 = 8;
 fn turn(load: &Load, peer: &dyn Peer, plan: Plan, round: usize, clock: Duration) -> f64 {
     let mut chunk = Chunk::default();
     let mut found = vec![None; CHUNK];
-    // Warm its code and, as far as they go, its caches: it follows another contestant.
-    let warm = (plan.chunks / 4).max(1);
-    let mut times = Vec::with_capacity(plan.chunks);
-    for at in 0..warm + plan.chunks {
-        load.fill(round * plan.chunks + at, &mut chunk);
-        let begin = Instant::now();
-        peer.lookup(std::hint::black_box(&chunk), std::hint::black_box(&mut found));
-        let took = begin.elapsed();
-        if at >= warm {
+    let mut times = Vec::with_capacity(1 << 16);
+    let mut at = round << 20;
+    let mut spend = |times: &mut Vec<Duration>, time: Duration| {
+        let mut spent = Duration::ZERO;
+        while spent < time {
+            load.fill(at, &mut chunk);
+            let begin = Instant::now();
+            peer.lookup(std::hint::black_box(&chunk), std::hint::black_box(&mut found));
+            let took = begin.elapsed();
+            spent += took;
             times.push(took.saturating_sub(clock));
+            at += 1;
         }
-    }
+    };
+    // It follows another contestant: its code, and as far as they go its caches, are warmed first.
+    spend(&mut times, plan.turn / 4);
+    times.clear();
+    spend(&mut times, plan.turn);
     times.sort_unstable();
     let limit = times[times.len() / 2] * PUT_ASIDE;
     times.retain(|&time| time <= limit);

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use comfy_table::{CellAlignment, Table};
@@ -30,9 +31,9 @@ pub struct LookupArgs {
     /// Turns of each contestant; 9 or more for figures that are to be quoted
     #[arg(long, default_value_t = 15)]
     rounds: usize,
-    /// Lookups in a turn
-    #[arg(long, default_value_t = 1 << 19)]
-    lookups: usize,
+    /// Milliseconds that a turn spends in lookups
+    #[arg(long, default_value_t = 10)]
+    turn_ms: u64,
     /// Instruction set of hearken's lookup, instead of the best that this machine has
     #[arg(long)]
     kernel: Option<String>,
@@ -158,7 +159,8 @@ impl LookupArgs {
                     all.retain(|peer| peer.name().starts_with(only.as_str()) || peer.name() == BASELINE);
                 }
                 compare::agree(&load, &all, (1 << 20) / CHUNK)?;
-                let plan = Plan { rounds: self.rounds.max(1), chunks: self.lookups.div_ceil(CHUNK) };
+                let plan =
+                    Plan { rounds: self.rounds.max(1), turn: Duration::from_millis(self.turn_ms.max(1)) };
                 let series = compare::measure(&load, &all, &self.churn, plan);
                 let (more_rows, more_kept) = judge(&load, hit, &all, &series);
                 rows.extend(more_rows);
