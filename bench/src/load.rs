@@ -11,15 +11,12 @@ use crate::frames::Scatter;
 
 /// Segments that are timed at once: their keys stay in the first-level cache, as those of a burst do that has just been
 /// parsed.
-pub const CHUNK: usize = 512;
+pub const CHUNK: usize = 256;
 
 /// Listeners that the churn keeps open at most, and the number of keys that it goes round.
 pub const CHURN_KEYS: u32 = 4096;
 
 const NET: u32 = 0xc612_0000;
-const STREAM: usize = 1 << 20;
-/// Set in the stream where nobody listens.
-const MISS: u32 = 1 << 31;
 
 /// A key of the population in the forms that contestants take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,25 +54,19 @@ impl Key {
     }
 }
 
-/// Listeners and a stream of segments.
-#[derive(Debug)]
+/// Listeners and a stream of segments. The stream is computed, not stored: megabytes of it would take the cache from
+/// the contestants' tables.
+#[derive(Clone, Copy, Debug)]
 pub struct Load {
     listeners: u32,
-    stream: Vec<u32>,
+    hit_percent: u32,
+    seed: u64,
 }
 
 impl Load {
     /// `listeners` listeners; of the segments, `hit_percent` in a hundred go to one of them, all in random order.
-    pub fn new(listeners: u32, hit_percent: u32, seed: u64) -> Self {
-        let mut random = Scatter::new(seed);
-        let stream = (0..STREAM).map(|_| {
-            if below(&mut random, 100) < hit_percent {
-                below(&mut random, listeners)
-            } else {
-                MISS | below(&mut random, 1 << 20)
-            }
-        });
-        Self { listeners, stream: stream.collect() }
+    pub const fn new(listeners: u32, hit_percent: u32, seed: u64) -> Self {
+        Self { listeners, hit_percent, seed }
     }
 
     /// The listeners. Ids are their numbers.
@@ -100,10 +91,14 @@ impl Load {
 
     /// Fills `chunk` with the `at`-th of the stream's chunks.
     pub fn fill(&self, at: usize, chunk: &mut Chunk) {
-        let from = at * CHUNK % STREAM;
-        for (lane, &number) in self.stream[from..from + CHUNK].iter().enumerate() {
-            let hit = number & MISS == 0;
-            let key = if hit { Key::of_listener(number) } else { Key::of_miss(number & !MISS) };
+        let mut random =
+            Scatter::new(self.seed.wrapping_add((at as u64).wrapping_mul(0xd134_2543_de82_ef95)));
+        for lane in 0..CHUNK {
+            let word = random.draw();
+            let hit = below(word as u32, 100) < self.hit_percent;
+            let number = (word >> 32) as u32;
+            let number = if hit { below(number, self.listeners) } else { below(number, 1 << 20) };
+            let key = if hit { Key::of_listener(number) } else { Key::of_miss(number) };
             chunk.set(lane, key);
             chunk.want[lane] = hit.then_some(ListenerId(number));
         }
@@ -148,9 +143,9 @@ impl Chunk {
     }
 }
 
-/// An even random number below `bound`, which is not 0.
-fn below(random: &mut Scatter, bound: u32) -> u32 {
-    (((random.draw() >> 32) * u64::from(bound)) >> 32) as u32
+/// Maps 32 random bits evenly onto the numbers below `bound`.
+const fn below(random: u32, bound: u32) -> u32 {
+    ((random as u64 * bound as u64) >> 32) as u32
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ const NOTES: [&str; 3] = [
     "rte_hash (lock-free readers, 8-byte keys) looks one key up per segment; hearken answers as the kernel does: exact \
      address, then wildcard, devices and groups.",
     "Keys are in the first-level cache, as those of a burst just parsed are. The time of reading the clock is taken off, \
-     and chunks of 512 lookups that took 8 times the median (the thread was not running) are left out, for all alike.",
+     and chunks of 256 lookups that took 8 times the median (the thread was not running) are left out, for all alike.",
 ];
 
 impl LookupArgs {

@@ -7,7 +7,7 @@ use super::{BASELINE, BURST, Peer};
 use crate::load::{CHURN_KEYS, Chunk, Key, Load};
 
 /// Megabytes that the largest table takes, with room to spare.
-const MEMORY_MB: u32 = 512;
+const MEMORY_MB: u32 = 384;
 
 /// Starts DPDK for its memory alone; on ordinary pages where there are no hugepages, and says so.
 ///
@@ -16,6 +16,11 @@ const MEMORY_MB: u32 = 512;
 pub fn start_eal() -> Result<Eal, DpdkError> {
     let (memory, why) = Memory::choose(MEMORY_MB);
     eprintln!("rte_hash: {why}");
+    // Taken at once: pages that are taken as they are needed may be somebody else's by then.
+    let memory = match memory {
+        Memory::Hugepages { .. } => Memory::Hugepages { mb: Some(MEMORY_MB) },
+        other => other,
+    };
     Eal::builder().memory(memory).pci(Pci::Off).start()
 }
 
