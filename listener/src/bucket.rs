@@ -267,6 +267,20 @@ impl Lanes {
     }
 }
 
+/// How many bytes from the first bucket of all the first bucket of a hash lies.
+#[inline(always)]
+const fn place(bits: u32, hash: u64) -> u64 {
+    (hash >> (64 - bits)) << BUCKET_SHIFT
+}
+
+/// The bucket at a place that [`place`] named for a table of this size.
+#[inline(always)]
+fn bucket_at(memory: &[Bucket], place: u64) -> &Bucket {
+    debug_assert!(place >> BUCKET_SHIFT < memory.len() as u64);
+    // SAFETY: bounds: `place` is a bucket's size times a number below 2^bits, and there are so many buckets.
+    unsafe { &*memory.as_ptr().byte_add(place as usize) }
+}
+
 /// A table of one size. Its buckets are read by everybody and written under the stripes' locks.
 struct Buckets {
     bits: u32,
@@ -371,20 +385,6 @@ impl<'g, N> View<'g, N> {
         // SAFETY: bounds: there are 2^bits buckets, and every number is made of the upper `bits` bits of a hash, or by
         // xor with fewer bits than that (`Probe::second`).
         unsafe { self.memory.get_unchecked(number) }
-    }
-
-    /// How many bytes from the first bucket of all the first bucket of a hash lies.
-    #[inline(always)]
-    fn place(&self, hash: u64) -> u64 {
-        (hash >> (64 - self.bits)) << BUCKET_SHIFT
-    }
-
-    /// The bucket at a place that [`View::place`] named.
-    #[inline(always)]
-    fn at(&self, place: u64) -> &'g Bucket {
-        debug_assert!(place >> BUCKET_SHIFT < self.memory.len() as u64);
-        // SAFETY: bounds: `place` is a bucket's size times a number below 2^bits, and there are so many buckets.
-        unsafe { &*self.memory.as_ptr().byte_add(place as usize) }
     }
 
     /// The number of the first bucket.

@@ -134,26 +134,54 @@ fn siphash_lanes<const SHORT: bool>(key: SipKey, [first, second]: [&[u64]; 2], o
 /// Keys that one step takes: a vector of 64-bit words.
 pub(super) const STEP: usize = if cfg!(loom) { 1 } else { 8 };
 const _: () = assert!(LANES.is_multiple_of(STEP));
+/// Tables of more than 2^this buckets, 512 KiB, are prefetched.
+const PREFETCH_ABOVE: u32 = 13;
+
+/// What the lookup of a step's keys goes by.
+#[derive(Clone, Copy)]
+pub(super) struct Step<'g> {
+    memory: &'g [Bucket],
+    places: &'g [u64; STEP],
+    probes: &'g [u64; STEP],
+}
+
+impl<'g> Step<'g> {
+    /// The first bucket of a lane.
+    #[inline(always)]
+    fn bucket(&self, lane: usize) -> &'g Bucket {
+        super::bucket_at(self.memory, self.places[lane])
+    }
+}
 
 /// What instruction sets do each in their way. All have one safety rule: the machine has the set.
 pub(super) trait Isa {
-    /// The IPv4 keys of [`STEP`] segments before the permutation, as [`Mix::raw_v4`]; a word that is not 0 if some segment
-    /// is not IPv4.
+    /// Hashes `keys`, which are IPv4: see [`View::place`] and [`Probe::one`] for the other two. Returns a word that is not 0
+    /// if some key is not IPv4.
     ///
     /// # Safety
     /// The machine has the instruction set.
     #[inline(always)]
-    unsafe fn raw(keys: &[ListenKey; STEP], raw: &mut [u64; STEP]) -> u64 {
-        raw_scalar(keys, raw)
+    unsafe fn locate(keys: &[ListenKey; STEP], mix: &Mix, bits: u32, lanes: Located<'_>) -> u64 {
+        let mut not_v4 = 0;
+        for (lane, key) in keys.iter().enumerate() {
+            let daddr = key.flow.daddr;
+            not_v4 |= daddr.hi() | (daddr.lo() >> 32 ^ 0xffff);
+            let hash = mix.v4(Mix::raw_v4(daddr.lo() as u32, key.flow.dport));
+            lanes.hashes[lane] = hash;
+            lanes.places[lane] = super::place(bits, hash);
+            lanes.probes[lane] = Probe::one(bits, hash);
+            keep_scalar();
+        }
+        not_v4
     }
 
-    /// Per lane, how the word of `bucket` that is nearest to `probe` differs from it: the least of the words' exclusive
+    /// Per lane, how the word of its bucket that is nearest to its probe differs from it: the least of the words' exclusive
     /// ors. Words that name the key differ in less than any other. Acquire. Bit `i` of the result is set if lane `i`
     /// differs in [`Probe::ONE_BITS`] or above.
     ///
     /// # Safety
     /// The machine has the instruction set.
-    unsafe fn nearest(buckets: [&Bucket; STEP], probes: &[u64; STEP], differ: &mut [u64; STEP]) -> u32;
+    unsafe fn nearest(step: Step<'_>, differ: &mut [u64; STEP]) -> u32;
 
     /// Writes a step's answers: lanes in `misses` get none, the others the number that they differ by.
     ///
@@ -168,20 +196,14 @@ pub(super) trait Isa {
     ///
     /// # Safety
     /// The machine has the instruction set.
-    unsafe fn zeros(buckets: [&Bucket; STEP]) -> u32;
+    unsafe fn zeros(step: Step<'_>) -> u32;
 }
 
-/// [`Isa::raw`] key by key.
-#[inline(always)]
-fn raw_scalar(keys: &[ListenKey], raw: &mut [u64]) -> u64 {
-    let mut not_v4 = 0;
-    for (raw, key) in raw.iter_mut().zip(keys) {
-        let daddr = key.flow.daddr;
-        not_v4 |= daddr.hi() | (daddr.lo() >> 32 ^ 0xffff);
-        *raw = Mix::raw_v4(daddr.lo() as u32, key.flow.dport);
-        keep_scalar();
-    }
-    not_v4
+/// What [`Isa::locate`] fills.
+pub(super) struct Located<'a> {
+    hashes: &'a mut [u64; STEP],
+    places: &'a mut [u64; STEP],
+    probes: &'a mut [u64; STEP],
 }
 
 /// Words compared one by one.
@@ -189,20 +211,21 @@ pub(super) struct Portable;
 
 impl Isa for Portable {
     #[inline(always)]
-    unsafe fn nearest(buckets: [&Bucket; STEP], probes: &[u64; STEP], differ: &mut [u64; STEP]) -> u32 {
+    unsafe fn nearest(step: Step<'_>, differ: &mut [u64; STEP]) -> u32 {
         let mut misses = 0;
-        for lane in 0..STEP {
-            let differs = buckets[lane].0.iter().map(|word| word.load(Ordering::Acquire) ^ probes[lane]);
-            differ[lane] = differs.fold(u64::MAX, u64::min);
-            misses |= miss(differ[lane], lane);
+        for (lane, differ) in differ.iter_mut().enumerate() {
+            let words = step.bucket(lane).0.iter();
+            let differs = words.map(|word| word.load(Ordering::Acquire) ^ step.probes[lane]);
+            *differ = differs.fold(u64::MAX, u64::min);
+            misses |= miss(*differ, lane);
         }
         misses
     }
 
     #[inline(always)]
-    unsafe fn zeros(buckets: [&Bucket; STEP]) -> u32 {
-        let zero = |bucket: &Bucket| bucket.0.iter().any(|word| word.load(Ordering::Acquire) == 0);
-        buckets.into_iter().zip(0..).fold(0, |zeros, (bucket, lane)| zeros | u32::from(zero(bucket)) << lane)
+    unsafe fn zeros(step: Step<'_>) -> u32 {
+        let zero = |lane| step.bucket(lane).0.iter().any(|word| word.load(Ordering::Acquire) == 0);
+        (0..STEP).fold(0, |zeros, lane| zeros | u32::from(zero(lane)) << lane)
     }
 }
 
@@ -220,41 +243,47 @@ unsafe fn exact_pass<I: Isa, N>(
     lanes: &mut Lanes,
 ) {
     assert!(keys.len() <= LANES && keys.len() == found.len(), "one answer per key, one burst at a time");
-    let (steps, last) = keys.as_chunks::<STEP>();
-    let (raw, _) = lanes.hash.0.as_chunks_mut::<STEP>();
-    let mut not_v4 = 0;
-    for (keys, raw) in steps.iter().zip(raw.iter_mut()) {
-        // SAFETY: the caller's word on the instruction set.
-        not_v4 |= unsafe { I::raw(keys, raw) };
-    }
-    not_v4 |= raw.get_mut(steps.len()).map_or(0, |raw| raw_scalar(last, raw));
-    lanes.other_family = not_v4 != 0;
-
-    // All lanes, used or not: a fixed count is what the compiler turns into vectors.
     let (mut places, mut probes) = (Column::ZERO, Column::ZERO);
-    for ((hash, place), probe) in lanes.hash.0.iter_mut().zip(&mut places.0).zip(&mut probes.0) {
-        *hash = mix.v4(*hash);
-        *place = view.place(*hash);
-        *probe = Probe::one(view.bits, *hash);
+    let mut not_v4 = 0;
+    for (step, keys) in (0..LANES / STEP).zip(keys.chunks(STEP)) {
+        let located = Located {
+            hashes: &mut lanes.hash.0.as_chunks_mut().0[step],
+            places: &mut places.0.as_chunks_mut().0[step],
+            probes: &mut probes.0.as_chunks_mut().0[step],
+        };
+        let (bits, padded);
+        bits = view.bits;
+        let keys = match keys.first_chunk() {
+            Some(keys) => keys,
+            // Lanes beyond the keys look for one of these once more, and their answers are dropped.
+            None => {
+                padded = std::array::from_fn(|lane| keys[lane % keys.len()]);
+                &padded
+            }
+        };
+        // SAFETY: the caller's word on the instruction set.
+        not_v4 |= unsafe { I::locate(keys, mix, bits, located) };
     }
-    for &place in &places.0[..keys.len()] {
-        prefetch(std::ptr::from_ref(view.at(place)).cast());
+    lanes.other_family = not_v4 != 0;
+    // What lies in the second-level cache anyway is not asked for: it comes soon enough.
+    if view.bits > PREFETCH_ABOVE {
+        for &place in &places.0[..keys.len()] {
+            prefetch(std::ptr::from_ref(super::bucket_at(view.memory, place)).cast());
+        }
     }
 
-    let mut differs = Column::ZERO;
     let (mut missed, mut slow) = (0, 0);
-    for (step, found) in (0..LANES / STEP).zip(found.chunks_mut(STEP)) {
-        // Lanes beyond the keys look at some bucket of the table, and their answers are dropped.
-        let places = &places.0.as_chunks::<STEP>().0[step];
-        let buckets = places.map(|place| view.at(place));
-        let (probes, differs) = (&probes.0.as_chunks().0[step], &mut differs.0.as_chunks_mut().0[step]);
+    for (at, found) in (0..LANES / STEP).zip(found.chunks_mut(STEP)) {
+        let (places, probes) = (&places.0.as_chunks().0[at], &probes.0.as_chunks().0[at]);
+        let step = Step { memory: view.memory, places, probes };
+        let mut differs = [0; STEP];
         // SAFETY: the caller's word on the instruction set.
-        let mut misses = unsafe { I::nearest(buckets, probes, differs) };
+        let mut misses = unsafe { I::nearest(step, &mut differs) };
         match found.first_chunk_mut() {
             // SAFETY: as above.
-            Some(found) => unsafe { I::answer(misses, differs, found) },
+            Some(found) => unsafe { I::answer(misses, &differs, found) },
             None => {
-                answer_scalar(misses, differs, found);
+                answer_scalar(misses, &differs, found);
                 misses &= (1 << found.len()) - 1;
             }
         }
@@ -263,12 +292,12 @@ unsafe fn exact_pass<I: Isa, N>(
         }
         // A list differs in less than another key; only a key that is neither can be elsewhere or nowhere.
         let lists = (0..)
-            .zip(&*differs)
+            .zip(&differs)
             .fold(0, |lists, (lane, differ)| lists | u32::from(differ >> Probe::ANY_BITS == 0) << lane);
         // SAFETY: as above.
-        let gone = misses & !lists & unsafe { I::zeros(buckets) };
-        missed |= gone << (step * STEP);
-        slow |= (misses & !gone) << (step * STEP);
+        let gone = misses & !lists & unsafe { I::zeros(step) };
+        missed |= gone << (at * STEP);
+        slow |= (misses & !gone) << (at * STEP);
     }
     (lanes.missed, lanes.slow) = (LaneSet(missed), LaneSet(slow));
 }

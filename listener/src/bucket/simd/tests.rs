@@ -1,24 +1,25 @@
 use super::*;
 use crate::sync::AtomicU64;
+use crate::types::{InetAddr, TcpPort};
 
 type Compared = ([u64; STEP], u32, u32);
 
-/// What the set `kernel` finds of `probes` in `buckets`; of differences that are no match, only that they are none.
-fn compare(kernel: Kernel, buckets: [&Bucket; STEP], probes: &[u64; STEP]) -> Compared {
-    fn all<I: Isa>(buckets: [&Bucket; STEP], probes: &[u64; STEP]) -> Compared {
+/// What the set `kernel` finds; of differences that are no match, only that they are none.
+fn compare(kernel: Kernel, step: Step<'_>) -> Compared {
+    fn all<I: Isa>(step: Step<'_>) -> Compared {
         let mut differ = [0; STEP];
         // SAFETY: called for sets that `available` named.
-        let (misses, zeros) = unsafe { (I::nearest(buckets, probes, &mut differ), I::zeros(buckets)) };
+        let (misses, zeros) = unsafe { (I::nearest(step, &mut differ), I::zeros(step)) };
         (differ.map(|differ| if differ >> Probe::ANY_BITS == 0 { differ } else { u64::MAX }), misses, zeros)
     }
     match kernel.0 {
         #[cfg(target_arch = "x86_64")]
-        Choice::Avx512 => all::<x86::Avx512>(buckets, probes),
+        Choice::Avx512 => all::<x86::Avx512>(step),
         #[cfg(target_arch = "x86_64")]
-        Choice::Avx2 => all::<x86::Avx2>(buckets, probes),
+        Choice::Avx2 => all::<x86::Avx2>(step),
         #[cfg(target_arch = "x86_64")]
-        Choice::Sse42 => all::<x86::Sse42>(buckets, probes),
-        Choice::Portable => all::<Portable>(buckets, probes),
+        Choice::Sse42 => all::<x86::Sse42>(step),
+        Choice::Portable => all::<Portable>(step),
     }
 }
 
@@ -36,10 +37,11 @@ proptest::proptest! {
             AtomicU64::new(if at == zero { 0 } else { word })
         })));
         let probes = [probe; STEP];
-        let buckets = buckets.each_ref();
-        let want = compare(Kernel::PORTABLE, buckets, &probes);
+        let places = std::array::from_fn(|lane| (lane as u64) << crate::bucket::BUCKET_SHIFT);
+        let step = Step { memory: &buckets, places: &places, probes: &probes };
+        let want = compare(Kernel::PORTABLE, step);
         for kernel in Kernel::available() {
-            proptest::prop_assert_eq!(compare(kernel, buckets, &probes), want, "{}", kernel.name());
+            proptest::prop_assert_eq!(compare(kernel, step), want, "{}", kernel.name());
         }
     }
 }
@@ -50,4 +52,56 @@ fn the_best_set_comes_first_and_the_portable_one_last() {
     assert_eq!(sets.first(), Some(&Kernel::best()));
     assert_eq!(sets.last(), Some(&Kernel::PORTABLE));
     println!("sets here: {:?}", sets.iter().map(|set| set.name()).collect::<Vec<_>>());
+}
+
+proptest::proptest! {
+    /// Every set hashes alike, and as a single lookup does; a key that is not IPv4 is seen wherever it stands.
+    #[test]
+    fn all_sets_locate_alike(
+        addrs: [u32; STEP],
+        ports: [u16; STEP],
+        secret: [u64; 6],
+        bits in 9..23u32,
+        six in proptest::option::of((0..STEP, 0..128u32)),
+    ) {
+        let mix = Mix::new(&secret);
+        let mut keys: [ListenKey; STEP] = std::array::from_fn(|lane| {
+            let mut key = ListenKey::default();
+            key.flow.daddr = InetAddr::v4(addrs[lane]);
+            (key.flow.sport, key.flow.dport) = (TcpPort(!ports[lane]), TcpPort(ports[lane]));
+            key
+        });
+        let want = addrs.map(InetAddr::v4).into_iter().zip(ports).map(|(addr, port)| mix.hash(addr, TcpPort(port)));
+        let want: Vec<u64> = want.collect();
+        if let Some((lane, bit)) = six {
+            let v4 = keys[lane].flow.daddr;
+            let (hi, lo) = if bit < 64 { (1 << bit, 0) } else { (0, 1 << (bit - 64)) };
+            keys[lane].flow.daddr = InetAddr::v6(v4.hi() ^ hi, v4.lo() ^ lo);
+        }
+        let not_v4 = keys.iter().any(|key| !key.flow.is_v4());
+        for kernel in Kernel::available() {
+            let (mut hashes, mut places, mut probes) = ([0; STEP], [0; STEP], [0; STEP]);
+            let located = Located { hashes: &mut hashes, places: &mut places, probes: &mut probes };
+            // SAFETY: `available` named the set.
+            let seen = unsafe {
+                match kernel.0 {
+                    #[cfg(target_arch = "x86_64")]
+                    Choice::Avx512 => x86::Avx512::locate(&keys, &mix, bits, located),
+                    #[cfg(target_arch = "x86_64")]
+                    Choice::Avx2 => x86::Avx2::locate(&keys, &mix, bits, located),
+                    #[cfg(target_arch = "x86_64")]
+                    Choice::Sse42 => x86::Sse42::locate(&keys, &mix, bits, located),
+                    Choice::Portable => Portable::locate(&keys, &mix, bits, located),
+                }
+            };
+            proptest::prop_assert_eq!(seen != 0, not_v4, "{}", kernel.name());
+            for lane in 0..STEP {
+                if keys[lane].flow.is_v4() && six.is_none() {
+                    proptest::prop_assert_eq!(hashes[lane], want[lane], "{}", kernel.name());
+                    proptest::prop_assert_eq!(places[lane], crate::bucket::place(bits, want[lane]));
+                    proptest::prop_assert_eq!(probes[lane], Probe::one(bits, want[lane]));
+                }
+            }
+        }
+    }
 }

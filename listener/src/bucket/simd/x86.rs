@@ -5,7 +5,8 @@ use std::arch::x86_64::*;
 use std::mem::{offset_of, transmute};
 
 use super::{
-    Bucket, Isa, Lanes, ListenKey, ListenerId, Mix, STEP, SipKey, View, exact_pass, miss, siphash_lanes,
+    Bucket, Isa, Lanes, ListenKey, ListenerId, Located, Mix, STEP, SipKey, Step, View, exact_pass, miss,
+    siphash_lanes,
 };
 use crate::types::InetAddr;
 
@@ -109,9 +110,23 @@ fn load_128(bucket: &Bucket) -> [__m128i; 4] {
     [a, b, c, d]
 }
 
-/// Our address of `key`: upper word, lower word.
+/// How the words of lane `LANE`'s bucket differ from its probe.
 #[inline]
 #[target_feature(enable = "avx512f")]
+fn differ_512<const LANE: usize>(step: Step<'_>) -> __m512i {
+    let differ;
+    // SAFETY: bounds: the places of a step lie within `memory`, each 64 bytes at a 64-byte border; there are more probes than
+    // LANE. Race: as above.
+    unsafe {
+        asm!("vmovdqa64 {differ}, [{memory} + {place}]", "vpxorq {differ}, {differ}, qword ptr [{probes} + {lane}]{{1to8}}",
+            differ = out(zmm_reg) differ, memory = in(reg) step.memory.as_ptr(), place = in(reg) step.places[LANE],
+            probes = in(reg) step.probes, lane = const 8 * LANE, options(nostack, preserves_flags, readonly));
+    }
+    differ
+}
+
+/// Our address of `key`: upper word, lower word.
+#[inline]
 fn daddr(key: &ListenKey) -> __m128i {
     // SAFETY: bounds and layout: 16 bytes of the key's two words, see the asserts at `DADDR`.
     unsafe { _mm_loadu_si128(std::ptr::from_ref(key).byte_add(DADDR).cast()) }
@@ -119,7 +134,6 @@ fn daddr(key: &ListenKey) -> __m128i {
 
 /// Both ports of `key`, ours in the upper half.
 #[inline]
-#[target_feature(enable = "avx512f")]
 fn ports(key: &ListenKey) -> i32 {
     // SAFETY: bounds and layout: 4 bytes of the two ports, see the asserts at `PORTS`.
     unsafe { std::ptr::from_ref(key).byte_add(PORTS).cast::<i32>().read_unaligned() }
@@ -152,7 +166,7 @@ fn least_of_each([a, b, c, d, e, f, g, h]: [__m512i; STEP]) -> __m512i {
 impl Isa for Avx512 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
-    unsafe fn raw(keys: &[ListenKey; STEP], raw: &mut [u64; STEP]) -> u64 {
+    unsafe fn locate(keys: &[ListenKey; STEP], mix: &Mix, bits: u32, lanes: Located<'_>) -> u64 {
         let [a, b, c, d, e, f, g, h] = keys;
         // Upper and lower words alternate; of evens and odds they fall into order.
         let (even, odd) = (daddrs([a, c, e, g]), daddrs([b, d, f, h]));
@@ -160,23 +174,41 @@ impl Isa for Avx512 {
         let ports =
             _mm256_setr_epi32(ports(a), ports(b), ports(c), ports(d), ports(e), ports(f), ports(g), ports(h));
         let dports = _mm512_and_si512(_mm512_cvtepu32_epi64(ports), _mm512_set1_epi64(0xffff_0000));
-        let words = _mm512_or_si512(_mm512_slli_epi64::<32>(lower), dports);
+        let raw = _mm512_or_si512(_mm512_slli_epi64::<32>(lower), dports);
         let mapped = _mm512_xor_si512(_mm512_srli_epi64::<32>(lower), _mm512_set1_epi64(0xffff));
-        // SAFETY: bounds: `raw` is 64 bytes.
-        unsafe { _mm512_storeu_si512(raw.as_mut_ptr().cast(), words) };
         let not_v4 = _mm512_or_si512(upper, mapped);
+
+        // `Mix::v4`, `place` and `Probe::one`.
+        let word = |word: u64| _mm512_set1_epi64(word.cast_signed());
+        let once = _mm512_mullo_epi64(_mm512_xor_si512(raw, word(mix.add)), word(mix.factors[0]));
+        let upper = _mm512_and_si512(_mm512_srli_epi64::<24>(once), word(!0xffff));
+        let hash = _mm512_mullo_epi64(_mm512_xor_si512(once, upper), word(mix.factors[1]));
+        let place = _mm512_srl_epi64(hash, _mm_cvtsi32_si128(64 - bits.cast_signed()));
+        let place = _mm512_slli_epi64::<{ super::super::BUCKET_SHIFT }>(place);
+        let probe = _mm512_sll_epi64(hash, _mm_cvtsi32_si128(bits.cast_signed()));
+        let probe = _mm512_or_si512(probe, word(super::super::OCCUPIED));
+        // SAFETY: bounds: each array is 64 bytes.
+        unsafe {
+            _mm512_storeu_si512(lanes.hashes.as_mut_ptr().cast(), hash);
+            _mm512_storeu_si512(lanes.places.as_mut_ptr().cast(), place);
+            _mm512_storeu_si512(lanes.probes.as_mut_ptr().cast(), probe);
+        }
         u64::from(_mm512_test_epi64_mask(not_v4, not_v4))
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
-    unsafe fn nearest(buckets: [&Bucket; STEP], probes: &[u64; STEP], differ: &mut [u64; STEP]) -> u32 {
-        let mut lane = 0;
-        let least = least_of_each(buckets.map(|bucket| {
-            let probe = _mm512_set1_epi64(probes[lane].cast_signed());
-            lane += 1;
-            _mm512_xor_si512(load_512(bucket), probe)
-        }));
+    unsafe fn nearest(step: Step<'_>, differ: &mut [u64; STEP]) -> u32 {
+        let least = least_of_each([
+            differ_512::<0>(step),
+            differ_512::<1>(step),
+            differ_512::<2>(step),
+            differ_512::<3>(step),
+            differ_512::<4>(step),
+            differ_512::<5>(step),
+            differ_512::<6>(step),
+            differ_512::<7>(step),
+        ]);
         // SAFETY: bounds: `differ` is 64 bytes.
         unsafe { _mm512_storeu_si512(differ.as_mut_ptr().cast(), least) };
         let limit = _mm512_set1_epi64(1 << super::Probe::ONE_BITS);
@@ -197,9 +229,10 @@ impl Isa for Avx512 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
-    unsafe fn zeros(buckets: [&Bucket; STEP]) -> u32 {
+    unsafe fn zeros(step: Step<'_>) -> u32 {
         // The least word of a bucket is zero if any is.
-        let least = least_of_each(buckets.map(|bucket| load_512(bucket)));
+        let load = |lane| load_512(step.bucket(lane));
+        let least = least_of_each([load(0), load(1), load(2), load(3), load(4), load(5), load(6), load(7)]);
         u32::from(_mm512_testn_epi64_mask(least, least))
     }
 }
@@ -224,15 +257,60 @@ fn lesser(one: __m256i, two: __m256i) -> __m256i {
     _mm256_castpd_si256(_mm256_blendv_pd(one, two, two_is))
 }
 
+/// The products modulo 2^64; there is no such instruction before AVX-512.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn product(words: __m256i, factor: u64) -> __m256i {
+    let lower = _mm256_set1_epi64x(factor.cast_signed());
+    let upper = _mm256_set1_epi64x((factor >> 32).cast_signed());
+    let crossed = _mm256_add_epi64(
+        _mm256_mul_epu32(_mm256_srli_epi64::<32>(words), lower),
+        _mm256_mul_epu32(words, upper),
+    );
+    _mm256_add_epi64(_mm256_mul_epu32(words, lower), _mm256_slli_epi64::<32>(crossed))
+}
+
 impl Isa for Avx2 {
     #[inline]
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-    unsafe fn nearest(buckets: [&Bucket; STEP], probes: &[u64; STEP], differ: &mut [u64; STEP]) -> u32 {
+    unsafe fn locate(keys: &[ListenKey; STEP], mix: &Mix, bits: u32, lanes: Located<'_>) -> u64 {
+        let word = |word: u64| _mm256_set1_epi64x(word.cast_signed());
+        let mut not_v4 = word(0);
+        for (half, [a, b, c, d]) in keys.as_chunks().0.iter().enumerate() {
+            // As with AVX-512, four at a time.
+            let (even, odd) = (_mm256_set_m128i(daddr(c), daddr(a)), _mm256_set_m128i(daddr(d), daddr(b)));
+            let (upper, lower) = (_mm256_unpacklo_epi64(even, odd), _mm256_unpackhi_epi64(even, odd));
+            let ports = _mm_setr_epi32(ports(a), ports(b), ports(c), ports(d));
+            let dports = _mm256_and_si256(_mm256_cvtepu32_epi64(ports), word(0xffff_0000));
+            let raw = _mm256_or_si256(_mm256_slli_epi64::<32>(lower), dports);
+            let mapped = _mm256_xor_si256(_mm256_srli_epi64::<32>(lower), word(0xffff));
+            not_v4 = _mm256_or_si256(not_v4, _mm256_or_si256(upper, mapped));
+
+            let once = product(_mm256_xor_si256(raw, word(mix.add)), mix.factors[0]);
+            let upper = _mm256_and_si256(_mm256_srli_epi64::<24>(once), word(!0xffff));
+            let hash = product(_mm256_xor_si256(once, upper), mix.factors[1]);
+            let place = _mm256_srl_epi64(hash, _mm_cvtsi32_si128(64 - bits.cast_signed()));
+            let place = _mm256_slli_epi64::<{ super::super::BUCKET_SHIFT.cast_signed() }>(place);
+            let probe = _mm256_sll_epi64(hash, _mm_cvtsi32_si128(bits.cast_signed()));
+            let probe = _mm256_or_si256(probe, word(super::super::OCCUPIED));
+            for (column, words) in
+                [(&mut *lanes.hashes, hash), (&mut *lanes.places, place), (&mut *lanes.probes, probe)]
+            {
+                // SAFETY: bounds: a column is 64 bytes, of which this is the first or second half.
+                unsafe { _mm256_storeu_si256(column.as_mut_ptr().add(4 * half).cast(), words) };
+            }
+        }
+        u64::from(_mm256_testz_si256(not_v4, not_v4) == 0)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+    unsafe fn nearest(step: Step<'_>, differ: &mut [u64; STEP]) -> u32 {
         // The compare has a sign, the differences have none: they are looked at with their highest bit turned.
         let turn = 1u64 << 63;
         let each = |lane: usize| {
-            let probe = _mm256_set1_epi64x((probes[lane] ^ turn).cast_signed());
-            let [low, high] = load_256(buckets[lane]);
+            let probe = _mm256_set1_epi64x((step.probes[lane] ^ turn).cast_signed());
+            let [low, high] = load_256(step.bucket(lane));
             lesser(_mm256_xor_si256(low, probe), _mm256_xor_si256(high, probe))
         };
         let pair = |one, two| lesser(_mm256_unpacklo_epi64(one, two), _mm256_unpackhi_epi64(one, two));
@@ -255,10 +333,10 @@ impl Isa for Avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-    unsafe fn zeros(buckets: [&Bucket; STEP]) -> u32 {
+    unsafe fn zeros(step: Step<'_>) -> u32 {
         let mut zeros = 0;
-        for (lane, bucket) in buckets.into_iter().enumerate() {
-            let [low, high] = load_256(bucket);
+        for lane in 0..STEP {
+            let [low, high] = load_256(step.bucket(lane));
             let zero = |words| _mm256_cmpeq_epi64(words, _mm256_setzero_si256());
             let any = _mm256_or_si256(zero(low), zero(high));
             zeros |= u32::from(_mm256_testz_si256(any, any) == 0) << lane;
@@ -270,29 +348,29 @@ impl Isa for Avx2 {
 impl Isa for Sse42 {
     #[inline]
     #[target_feature(enable = "sse4.2,popcnt")]
-    unsafe fn nearest(buckets: [&Bucket; STEP], probes: &[u64; STEP], differ: &mut [u64; STEP]) -> u32 {
+    unsafe fn nearest(step: Step<'_>, differ: &mut [u64; STEP]) -> u32 {
         let mut misses = 0;
-        for lane in 0..STEP {
-            let probe = _mm_set1_epi64x(probes[lane].cast_signed());
+        for (lane, differ) in differ.iter_mut().enumerate() {
+            let probe = _mm_set1_epi64x(step.probes[lane].cast_signed());
             let pair = |words| {
                 let apart = _mm_xor_si128(words, probe);
                 let equal = _mm_cmpeq_epi64(_mm_srli_epi64::<MATCH_BITS>(apart), _mm_setzero_si128());
                 _mm_andnot_si128(apart, equal)
             };
-            let [a, b, c, d] = load_128(buckets[lane]);
+            let [a, b, c, d] = load_128(step.bucket(lane));
             let kept = _mm_max_epu32(_mm_max_epu32(pair(a), pair(b)), _mm_max_epu32(pair(c), pair(d)));
-            differ[lane] = !greater(kept);
-            misses |= miss(differ[lane], lane);
+            *differ = !greater(kept);
+            misses |= miss(*differ, lane);
         }
         misses
     }
 
     #[inline]
     #[target_feature(enable = "sse4.2,popcnt")]
-    unsafe fn zeros(buckets: [&Bucket; STEP]) -> u32 {
+    unsafe fn zeros(step: Step<'_>) -> u32 {
         let mut zeros = 0;
-        for (lane, bucket) in buckets.into_iter().enumerate() {
-            let [a, b, c, d] = load_128(bucket);
+        for lane in 0..STEP {
+            let [a, b, c, d] = load_128(step.bucket(lane));
             let zero = |words| _mm_cmpeq_epi64(words, _mm_setzero_si128());
             let any = _mm_or_si128(_mm_or_si128(zero(a), zero(b)), _mm_or_si128(zero(c), zero(d)));
             zeros |= u32::from(_mm_testz_si128(any, any) == 0) << lane;
