@@ -53,6 +53,9 @@ mod mapped {
     use super::Bucket;
 
     const HUGE_PAGE: usize = 2 << 20;
+    /// From this size on a table gets huge pages, of which it may leave the rest of the last unused: with small ones
+    /// it would take more TLB entries than the first level has.
+    const WORTH_IT: usize = 256 << 10;
 
     /// A private anonymous mapping that holds buckets from the first huge-page border on.
     pub(super) struct Mapped {
@@ -63,12 +66,13 @@ mod mapped {
     }
 
     impl Mapped {
-        /// `None` for tables smaller than a huge page, and where the kernel gives no memory.
+        /// `None` for small tables, and where the kernel gives no memory.
         pub(super) fn new(len: usize) -> Option<Self> {
             let bytes = len.checked_mul(size_of::<Bucket>())?;
-            if bytes < HUGE_PAGE {
+            if bytes < WORTH_IT {
                 return None;
             }
+            let bytes = bytes.checked_next_multiple_of(HUGE_PAGE)?;
             // Room to move up to a border.
             let mapping_len = bytes.checked_add(HUGE_PAGE)?;
             // SAFETY: a new private mapping at an address of the kernel's choice replaces nothing of ours.

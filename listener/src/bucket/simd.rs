@@ -272,7 +272,7 @@ unsafe fn exact_pass<I: Isa, N>(
         }
     }
 
-    let (mut missed, mut slow) = (0, 0);
+    let (mut missed, mut lists, mut displaced) = (0, 0, 0);
     for (at, found) in (0..LANES / STEP).zip(found.chunks_mut(STEP)) {
         let (places, probes) = (&places.0.as_chunks().0[at], &probes.0.as_chunks().0[at]);
         let step = Step { memory: view.memory, places, probes };
@@ -291,15 +291,62 @@ unsafe fn exact_pass<I: Isa, N>(
             continue;
         }
         // A list differs in less than another key; only a key that is neither can be elsewhere or nowhere.
-        let lists = (0..)
-            .zip(&differs)
-            .fold(0, |lists, (lane, differ)| lists | u32::from(differ >> Probe::ANY_BITS == 0) << lane);
+        let is_list = |(lane, differ): (usize, &u64)| u32::from(differ >> Probe::ANY_BITS == 0) << lane;
+        let named = misses & differs.iter().enumerate().map(is_list).sum::<u32>();
         // SAFETY: as above.
-        let gone = misses & !lists & unsafe { I::zeros(step) };
+        let gone = misses & !named & unsafe { I::zeros(step) };
         missed |= gone << (at * STEP);
-        slow |= (misses & !gone) << (at * STEP);
+        lists |= named << (at * STEP);
+        displaced |= (misses & !named & !gone) << (at * STEP);
     }
-    (lanes.missed, lanes.slow) = (LaneSet(missed), LaneSet(slow));
+    if displaced != 0 {
+        // SAFETY: as above.
+        let (open, gone) = unsafe { second_pass::<I, N>(view, &lanes.hash, displaced, found) };
+        (displaced, missed) = (open, missed | gone);
+    }
+    (lanes.missed, lanes.slow) = (LaneSet(missed), LaneSet(lists | displaced));
+}
+
+/// Looks lanes up in their second bucket, a step's worth at most. Returns those that it did not answer, and those that are
+/// certainly not in the table.
+///
+/// # Safety
+/// The machine has the instruction set of `I`.
+#[inline(always)]
+unsafe fn second_pass<I: Isa, N>(
+    view: View<'_, N>,
+    hashes: &Column,
+    lanes: u32,
+    found: &mut [Option<ListenerId>],
+) -> (u32, u32) {
+    let (mut places, mut probes, mut of) = ([0; STEP], [0; STEP], [0; STEP]);
+    let mut rest = lanes;
+    for slot in 0..STEP {
+        // With fewer lanes than slots the last stands in the others too.
+        let lane = rest.trailing_zeros() as usize % LANES;
+        let hash = hashes.0[lane];
+        let probe = Probe::one(view.bits, hash);
+        let second = Probe::second(view.bits, view.first(hash), probe & super::REMAINDER);
+        of[slot] = lane;
+        places[slot] = (second as u64) << super::BUCKET_SHIFT;
+        probes[slot] = probe | super::DISPLACED;
+        prefetch(std::ptr::from_ref(super::bucket_at(view.memory, places[slot])).cast());
+        let next = rest & rest.wrapping_sub(1);
+        rest = if next == 0 { rest } else { next };
+    }
+    let step = Step { memory: view.memory, places: &places, probes: &probes };
+    let mut differs = [0; STEP];
+    // SAFETY: the caller's word on the instruction set.
+    let misses = unsafe { I::nearest(step, &mut differs) };
+    let (mut answered, mut gone) = (0, 0);
+    for slot in 0..STEP {
+        if misses >> slot & 1 == 0 {
+            found[of[slot]] = Some(ListenerId(differs[slot] as u32));
+            answered |= 1 << of[slot];
+        }
+        gone |= u32::from(differs[slot] >> Probe::ANY_BITS != 0) << of[slot];
+    }
+    (lanes & !answered & !gone, gone)
 }
 
 /// [`Isa::nearest`]'s bit for one lane.

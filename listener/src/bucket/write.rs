@@ -183,8 +183,7 @@ impl<N: Send + Sync + 'static> Table<N> {
             if let Some(place) = locked.find(hash, &same) {
                 break (locked, place, false);
             }
-            let buckets = 1usize << locked.view.bits;
-            if self.keys() < buckets * KEYS_PER_BUCKET
+            if self.keys() < keys_before_growth(locked.view.bits)
                 && let Some(place) = locked.make_room(hash)
             {
                 break (locked, place, true);
