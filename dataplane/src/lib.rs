@@ -9,6 +9,7 @@ pub mod control;
 pub mod histogram;
 pub mod io;
 pub mod local;
+pub mod names;
 pub mod protocol;
 pub mod report;
 pub mod stage;

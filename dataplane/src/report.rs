@@ -9,6 +9,8 @@ use listener::segment::Outcome;
 use listener::snmp::Mib;
 
 use crate::control::proto::{CoreStats, DeviceStats, Latency, ListenerRow, OutcomeLatency, Stats};
+use crate::names;
+use crate::stats::CORE_COUNTERS;
 
 /// A table without lines, for terminals and for `awk` alike.
 fn table(header: Vec<String>) -> Table {
@@ -86,11 +88,11 @@ pub fn stats(stats: &Stats, all: bool) -> String {
     let mut table = table(header);
     for (index, (name, total)) in stats.total.plain().into_iter().enumerate() {
         let cores = stats.cores.iter().map(|core| core.plain()[index].1);
-        add_counter(&mut table, name, cores, total, "");
+        add_counter(&mut table, name, cores, total, CORE_COUNTERS[index].sentence);
     }
     let drops: Vec<_> = DropReason::ALL.iter().map(|reason| (reason.name(), reason.sentence())).collect();
     let snmp: Vec<_> = Mib::ALL.iter().map(|counter| (counter.name(), counter.sentence())).collect();
-    let outcomes: Vec<_> = Outcome::ALL.iter().map(|outcome| (outcome.name(), "")).collect();
+    let outcomes: Vec<_> = Outcome::ALL.iter().map(|outcome| (outcome.name(), outcome.sentence())).collect();
     add_section(&mut table, "outcomes", stats, |core| &core.outcomes, &outcomes, true);
     add_section(&mut table, "drops", stats, |core| &core.drops, &drops, all);
     add_section(&mut table, "snmp", stats, |core| &core.snmp, &snmp, all);
@@ -144,10 +146,11 @@ fn add_section(
 }
 
 fn device_text(device: &DeviceStats, all: bool) -> String {
-    let mut table = table(vec![format!("device {}", device.name), String::new()]);
+    let mut table = table(vec![format!("device {}", device.name), String::new(), String::new()]);
     for (name, count) in &device.counters {
         if *count > 0 || all || is_loss(name) {
-            table.add_row([Cell::new(format!("  {name}")), number(*count)]);
+            let sentence = Cell::new(names::device_sentence(name).unwrap_or_default());
+            table.add_row([Cell::new(format!("  {name}")), number(*count), sentence]);
         }
     }
     text(&mut table)

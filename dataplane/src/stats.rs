@@ -10,6 +10,26 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use listener::drop_reason::DropReason;
 use listener::segment::Outcome;
 
+use crate::names::Name;
+
+/// The one list of what a core counts beside outcomes, drops and the kernel's counters. `$with` is called with it: name,
+/// unit, sentence. The atomics, their copies, the control protocol and every page that shows them are made from it.
+macro_rules! core_counters {
+    ($with:ident) => {
+        $with! {
+            rx_frames: "frames", "Frames received; always the sum of all outcomes and drops.";
+            rx_bytes: "bytes", "Octets received, without FCS.";
+            tx_frames: "frames", "Frames that a device took, those that no frame asked for included.";
+            tx_bytes: "bytes", "Their octets, without FCS.";
+            originated: "frames", "Frames that no frame asked for and a device took: retransmissions, FINs, gratuitous ARP.";
+            originated_lost: "segments", "Segments that no frame asked for and that had no device of this worker to go to.";
+            turns_busy: "turns", "Bursts received.";
+            turns_idle: "turns", "Turns in which no device had a frame.";
+        }
+    };
+}
+pub(crate) use core_counters;
+
 /// A counter with one writer.
 #[derive(Debug, Default)]
 struct Counter(AtomicU64);
@@ -25,41 +45,77 @@ impl Counter {
     }
 }
 
-/// What one core has counted since its start, for everybody to read. Aligned so that no other core's writes share a
-/// cache line with it.
-#[derive(Debug)]
-#[repr(align(128))]
-pub struct CoreStats {
-    rx_frames: Counter,
-    rx_bytes: Counter,
-    tx_frames: Counter,
-    tx_bytes: Counter,
-    originated: Counter,
-    originated_lost: Counter,
-    turns_busy: Counter,
-    turns_idle: Counter,
-    outcomes: [Counter; Outcome::ALL.len()],
-    drops: [Counter; DropReason::COUNT],
-    exhausted: AtomicBool,
-}
+macro_rules! define {
+    ($($name:ident: $unit:literal, $sentence:literal;)*) => {
+        /// The list with its units and sentences.
+        pub const CORE_COUNTERS: &[Name] =
+            &[$(Name { name: stringify!($name), unit: $unit, sentence: $sentence },)*];
 
-impl Default for CoreStats {
-    fn default() -> Self {
-        Self {
-            rx_frames: Counter::default(),
-            rx_bytes: Counter::default(),
-            tx_frames: Counter::default(),
-            tx_bytes: Counter::default(),
-            originated: Counter::default(),
-            originated_lost: Counter::default(),
-            turns_busy: Counter::default(),
-            turns_idle: Counter::default(),
-            outcomes: std::array::from_fn(|_| Counter::default()),
-            drops: std::array::from_fn(|_| Counter::default()),
-            exhausted: AtomicBool::new(false),
+        /// What one core has counted since its start, for everybody to read. Aligned so that no other core's writes
+        /// share a cache line with it.
+        #[derive(Debug)]
+        #[repr(align(128))]
+        pub struct CoreStats {
+            $($name: Counter,)*
+            outcomes: [Counter; Outcome::ALL.len()],
+            drops: [Counter; DropReason::COUNT],
+            exhausted: AtomicBool,
         }
-    }
+
+        impl Default for CoreStats {
+            fn default() -> Self {
+                Self {
+                    $($name: Counter::default(),)*
+                    outcomes: std::array::from_fn(|_| Counter::default()),
+                    drops: std::array::from_fn(|_| Counter::default()),
+                    exhausted: AtomicBool::new(false),
+                }
+            }
+        }
+
+        impl CoreStats {
+            pub(crate) fn copy_to(&self, copy: &mut Counters) {
+                $(copy.$name = self.$name.get();)*
+                for (to, from) in copy.outcomes.iter_mut().zip(&self.outcomes) {
+                    *to = from.get();
+                }
+                for (to, from) in copy.drops.iter_mut().zip(&self.drops) {
+                    *to = from.get();
+                }
+            }
+        }
+
+        /// A copy of a core's counters, or the sum of several.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Counters {
+            $(#[doc = $sentence] pub $name: u64,)*
+            /// Frames by [`Outcome`].
+            pub outcomes: [u64; Outcome::ALL.len()],
+            /// Frames by [`DropReason`].
+            pub drops: [u64; DropReason::COUNT],
+        }
+
+        impl Default for Counters {
+            fn default() -> Self {
+                Self { $($name: 0,)* outcomes: [0; Outcome::ALL.len()], drops: [0; DropReason::COUNT] }
+            }
+        }
+
+        impl Counters {
+            /// Adds another core's numbers.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+                for (to, from) in self.outcomes.iter_mut().zip(&other.outcomes) {
+                    *to += from;
+                }
+                for (to, from) in self.drops.iter_mut().zip(&other.drops) {
+                    *to += from;
+                }
+            }
+        }
+    };
 }
+core_counters!(define);
 
 impl CoreStats {
     /// A copy. Each number is one that the counter had; together they need not be of one moment.
@@ -67,23 +123,6 @@ impl CoreStats {
         let mut copy = Counters::default();
         self.copy_to(&mut copy);
         copy
-    }
-
-    pub(crate) fn copy_to(&self, copy: &mut Counters) {
-        copy.rx_frames = self.rx_frames.get();
-        copy.rx_bytes = self.rx_bytes.get();
-        copy.tx_frames = self.tx_frames.get();
-        copy.tx_bytes = self.tx_bytes.get();
-        copy.originated = self.originated.get();
-        copy.originated_lost = self.originated_lost.get();
-        copy.turns_busy = self.turns_busy.get();
-        copy.turns_idle = self.turns_idle.get();
-        for (to, from) in copy.outcomes.iter_mut().zip(&self.outcomes) {
-            *to = from.get();
-        }
-        for (to, from) in copy.drops.iter_mut().zip(&self.drops) {
-            *to = from.get();
-        }
     }
 
     /// True once none of the worker's devices will ever bring a frame again: files that were replayed to their end.
@@ -134,48 +173,6 @@ impl CoreStats {
     }
 }
 
-/// A copy of a core's counters, or the sum of several.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Counters {
-    /// Frames received.
-    pub rx_frames: u64,
-    /// Octets received, without FCS.
-    pub rx_bytes: u64,
-    /// Frames that a device took, those that no frame asked for included.
-    pub tx_frames: u64,
-    /// Their octets, without FCS.
-    pub tx_bytes: u64,
-    /// Frames that no frame asked for and a device took: retransmissions, FINs and RSTs, gratuitous ARP.
-    pub originated: u64,
-    /// Segments that no frame asked for and that had no device of this worker to go to.
-    pub originated_lost: u64,
-    /// Bursts received.
-    pub turns_busy: u64,
-    /// Turns in which no device had a frame.
-    pub turns_idle: u64,
-    /// Frames by [`Outcome`].
-    pub outcomes: [u64; Outcome::ALL.len()],
-    /// Frames by [`DropReason`].
-    pub drops: [u64; DropReason::COUNT],
-}
-
-impl Default for Counters {
-    fn default() -> Self {
-        Self {
-            rx_frames: 0,
-            rx_bytes: 0,
-            tx_frames: 0,
-            tx_bytes: 0,
-            originated: 0,
-            originated_lost: 0,
-            turns_busy: 0,
-            turns_idle: 0,
-            outcomes: [0; Outcome::ALL.len()],
-            drops: [0; DropReason::COUNT],
-        }
-    }
-}
-
 impl Counters {
     /// Frames with this outcome.
     pub fn outcome(&self, outcome: Outcome) -> u64 {
@@ -195,23 +192,5 @@ impl Counters {
     /// Frames that were dropped, for any reason.
     pub fn dropped(&self) -> u64 {
         self.drops.iter().sum()
-    }
-
-    /// Adds another core's numbers.
-    pub fn add(&mut self, other: &Self) {
-        self.rx_frames += other.rx_frames;
-        self.rx_bytes += other.rx_bytes;
-        self.tx_frames += other.tx_frames;
-        self.tx_bytes += other.tx_bytes;
-        self.originated += other.originated;
-        self.originated_lost += other.originated_lost;
-        self.turns_busy += other.turns_busy;
-        self.turns_idle += other.turns_idle;
-        for (to, from) in self.outcomes.iter_mut().zip(&other.outcomes) {
-            *to += from;
-        }
-        for (to, from) in self.drops.iter_mut().zip(&other.drops) {
-            *to += from;
-        }
     }
 }

@@ -139,6 +139,16 @@ impl Outcome {
             Self::Other => "other",
         }
     }
+
+    /// One sentence for people.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::SynAck => "A SYN that was answered by a SYN-ACK.",
+            Self::Rst => "A segment that was answered by a RST.",
+            Self::Accept => "A final ACK that made a connection.",
+            Self::Other => "Handled otherwise: data, FINs and ACKs of connections, ARP, NDP, echo.",
+        }
+    }
 }
 
 /// What becomes of one frame.

@@ -4,7 +4,7 @@
 use crate::sync::{AtomicU64, Ordering};
 
 macro_rules! counters {
-    ($($name:ident: $sentence:literal,)*) => {
+    ($($name:ident $unit:ident: $sentence:literal,)*) => {
         /// One counter; as a number its index.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
@@ -23,6 +23,11 @@ macro_rules! counters {
                 match self { $(Self::$name => stringify!($name),)* }
             }
 
+            /// What it counts, in the plural.
+            pub const fn unit(self) -> &'static str {
+                match self { $(Self::$name => stringify!($unit),)* }
+            }
+
             /// One sentence for people.
             pub const fn sentence(self) -> &'static str {
                 match self { $(Self::$name => $sentence,)* }
@@ -33,50 +38,50 @@ macro_rules! counters {
 
 counters! {
     // Tcp
-    PassiveOpens: "Connections that a final ACK made.",
-    AttemptFails: "Half-open handshakes that a RST or a stray SYN ended.",
-    EstabResets: "Connections that ended by a RST, in or out, from ESTABLISHED or CLOSE-WAIT.",
-    CurrEstab: "Connections in ESTABLISHED or CLOSE-WAIT now.",
-    InSegs: "Segments received, bad ones included.",
-    OutSegs: "Segments sent, retransmissions and RSTs included.",
-    RetransSegs: "Segments sent again.",
-    InErrs: "Segments received with a bad checksum or header.",
-    InCsumErrors: "Segments received with a bad checksum.",
-    OutRsts: "RSTs sent.",
+    PassiveOpens connections: "Connections that a final ACK made.",
+    AttemptFails requests: "Half-open handshakes that a RST or a stray SYN ended.",
+    EstabResets connections: "Connections that ended by a RST, in or out, from ESTABLISHED or CLOSE-WAIT.",
+    CurrEstab connections: "Connections in ESTABLISHED or CLOSE-WAIT now.",
+    InSegs segments: "Segments received, bad ones included.",
+    OutSegs segments: "Segments sent, retransmissions and RSTs included.",
+    RetransSegs segments: "Segments sent again.",
+    InErrs segments: "Segments received with a bad checksum or header.",
+    InCsumErrors segments: "Segments received with a bad checksum.",
+    OutRsts segments: "RSTs sent.",
     // TcpExt
-    SyncookiesSent: "SYNs answered with a cookie.",
-    SyncookiesRecv: "ACKs whose cookie was valid.",
-    SyncookiesFailed: "ACKs whose cookie was not valid, while cookies were out.",
-    EmbryonicRsts: "Half-open handshakes that a RST or SYN removed, or an overflow with tcp_abort_on_overflow.",
-    ListenOverflows: "SYNs and final ACKs that met a full accept queue.",
-    ListenDrops: "SYNs and final ACKs that a listener dropped, for any reason.",
-    TCPReqQFullDoCookies: "SYNs that got a cookie because the SYN queue was full or tcp_syncookies is 2.",
-    TCPReqQFullDrop: "SYNs dropped because the SYN queue was full and tcp_syncookies is 0.",
-    TCPDeferAcceptDrop: "Bare ACKs dropped while TCP_DEFER_ACCEPT waits for data.",
-    TCPACKSkippedSynRecv: "Answers in SYN-RECV left out by tcp_invalid_ratelimit.",
-    TCPACKSkippedPAWS: "Answers to old timestamps left out by tcp_invalid_ratelimit.",
-    TCPACKSkippedSeq: "Answers to sequence numbers out of window left out by tcp_invalid_ratelimit.",
-    TCPACKSkippedFinWait2: "Answers in FIN-WAIT-2 left out by tcp_invalid_ratelimit.",
-    TCPACKSkippedTimeWait: "Answers in TIME-WAIT left out by tcp_invalid_ratelimit.",
-    TCPACKSkippedChallenge: "Challenge ACKs left out by tcp_invalid_ratelimit.",
-    TSEcrRejected: "Segments in SYN-RECV that echo a timestamp never sent.",
-    PAWSEstab: "Segments with a timestamp older than the last one, at a request or a connection.",
-    PAWSOldAck: "ACKs with an old timestamp and an old sequence number, ignored.",
-    PAWSTimewait: "Segments in TIME-WAIT with a timestamp older than the last one.",
-    TCPTimeouts: "Retransmission timers that ran out.",
-    TCPSynRetrans: "SYN-ACKs sent again.",
-    TCPChallengeACK: "Challenge ACKs sent (RFC 5961).",
-    TCPSYNChallenge: "SYNs on a connection answered by a challenge ACK.",
-    TCPAbortOnData: "Connections reset because data came after close.",
-    TCPAbortOnClose: "Connections reset by close.",
-    TCPAbortOnTimeout: "Connections given up after their last retransmission.",
-    TCPZeroWindowDrop: "Segments with data that met a zero window.",
-    TCPTimeWaitOverflow: "Connections that skipped TIME-WAIT because tcp_max_tw_buckets were in use.",
-    TW: "TIME-WAIT entries that ran out.",
-    TWRecycled: "TIME-WAIT entries that a new SYN replaced.",
-    DiscardedOctets: "Octets of data that listeners with `discard` took in order and dropped; hearken's own.",
-    TCPMigrateReqSuccess: "Requests and children that moved to another listener of their group.",
-    TCPMigrateReqFailure: "Requests and children that found no listener to move to.",
+    SyncookiesSent segments: "SYNs answered with a cookie.",
+    SyncookiesRecv segments: "ACKs whose cookie was valid.",
+    SyncookiesFailed segments: "ACKs whose cookie was not valid, while cookies were out.",
+    EmbryonicRsts requests: "Half-open handshakes that a RST or SYN removed, or an overflow with tcp_abort_on_overflow.",
+    ListenOverflows segments: "SYNs and final ACKs that met a full accept queue.",
+    ListenDrops segments: "SYNs and final ACKs that a listener dropped, for any reason.",
+    TCPReqQFullDoCookies segments: "SYNs that got a cookie because the SYN queue was full or tcp_syncookies is 2.",
+    TCPReqQFullDrop segments: "SYNs dropped because the SYN queue was full and tcp_syncookies is 0.",
+    TCPDeferAcceptDrop segments: "Bare ACKs dropped while TCP_DEFER_ACCEPT waits for data.",
+    TCPACKSkippedSynRecv segments: "Answers in SYN-RECV left out by tcp_invalid_ratelimit.",
+    TCPACKSkippedPAWS segments: "Answers to old timestamps left out by tcp_invalid_ratelimit.",
+    TCPACKSkippedSeq segments: "Answers to sequence numbers out of window left out by tcp_invalid_ratelimit.",
+    TCPACKSkippedFinWait2 segments: "Answers in FIN-WAIT-2 left out by tcp_invalid_ratelimit.",
+    TCPACKSkippedTimeWait segments: "Answers in TIME-WAIT left out by tcp_invalid_ratelimit.",
+    TCPACKSkippedChallenge segments: "Challenge ACKs left out by tcp_invalid_ratelimit.",
+    TSEcrRejected segments: "Segments in SYN-RECV that echo a timestamp never sent.",
+    PAWSEstab segments: "Segments with a timestamp older than the last one, at a request or a connection.",
+    PAWSOldAck segments: "ACKs with an old timestamp and an old sequence number, ignored.",
+    PAWSTimewait segments: "Segments in TIME-WAIT with a timestamp older than the last one.",
+    TCPTimeouts timeouts: "Retransmission timers that ran out.",
+    TCPSynRetrans segments: "SYN-ACKs sent again.",
+    TCPChallengeACK segments: "Challenge ACKs sent (RFC 5961).",
+    TCPSYNChallenge segments: "SYNs on a connection answered by a challenge ACK.",
+    TCPAbortOnData connections: "Connections reset because data came after close.",
+    TCPAbortOnClose connections: "Connections reset by close.",
+    TCPAbortOnTimeout connections: "Connections given up after their last retransmission.",
+    TCPZeroWindowDrop segments: "Segments with data that met a zero window.",
+    TCPTimeWaitOverflow connections: "Connections that skipped TIME-WAIT because tcp_max_tw_buckets were in use.",
+    TW connections: "TIME-WAIT entries that ran out.",
+    TWRecycled connections: "TIME-WAIT entries that a new SYN replaced.",
+    DiscardedOctets bytes: "Octets of data that listeners with `discard` took in order and dropped; hearken's own.",
+    TCPMigrateReqSuccess requests: "Requests and children that moved to another listener of their group.",
+    TCPMigrateReqFailure requests: "Requests and children that found no listener to move to.",
 }
 
 /// The counters of one core.

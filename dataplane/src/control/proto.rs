@@ -31,6 +31,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ListenAddr, ThenName};
+use crate::stats::{CORE_COUNTERS, Counters, core_counters};
 
 /// The version that this server speaks.
 pub const VERSION: u64 = 1;
@@ -199,68 +200,53 @@ pub struct Stats {
     pub devices: Vec<DeviceStats>,
 }
 
-/// Counters of one core, or of all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CoreStats {
-    /// Worker's number; none in the total.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub core: Option<u16>,
-    /// The CPU that the worker is pinned to; none in the total.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpu: Option<usize>,
-    /// The core did not answer in time, and these are its numbers of an earlier report.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub late: bool,
-    /// Frames that came in. Always the sum of `outcomes` and `drops`.
-    pub rx_frames: u64,
-    /// Their octets, without FCS.
-    pub rx_bytes: u64,
-    /// Frames that a device took, answers and others.
-    pub tx_frames: u64,
-    /// Their octets, without FCS.
-    pub tx_bytes: u64,
-    /// Frames among them that no frame had asked for, such as retransmissions.
-    pub originated: u64,
-    /// Segments that no frame had asked for and that had no device to go to.
-    pub originated_lost: u64,
-    /// Turns that received something.
-    pub turns_busy: u64,
-    /// Turns that received nothing.
-    pub turns_idle: u64,
-    /// Frames in by outcome: synack, rst, accept, other.
-    pub outcomes: BTreeMap<String, u64>,
-    /// Frames in that got no answer, by reason; all reasons, also those that never happened.
-    pub drops: BTreeMap<String, u64>,
-    /// The kernel's counters by the kernel's names.
-    pub snmp: BTreeMap<String, u64>,
+macro_rules! define_core_stats {
+    ($($name:ident: $unit:literal, $sentence:literal;)*) => {
+        /// Counters of one core, or of all.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        pub struct CoreStats {
+            /// Worker's number; none in the total.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub core: Option<u16>,
+            /// The CPU that the worker is pinned to; none in the total.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub cpu: Option<usize>,
+            /// The core did not answer in time, and these are its numbers of an earlier report.
+            #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+            pub late: bool,
+            $(#[doc = $sentence] #[serde(default)] pub $name: u64,)*
+            /// Frames in by outcome: synack, rst, accept, other.
+            pub outcomes: BTreeMap<String, u64>,
+            /// Frames in that got no answer, by reason; all reasons, also those that never happened.
+            pub drops: BTreeMap<String, u64>,
+            /// The kernel's counters by the kernel's names.
+            pub snmp: BTreeMap<String, u64>,
+        }
+
+        impl CoreStats {
+            /// The plain numbers with their names, in the order in which they are shown.
+            pub fn plain(&self) -> [(&'static str, u64); CORE_COUNTERS.len()] {
+                [$((stringify!($name), self.$name),)*]
+            }
+
+            /// The plain numbers of `counters`; the maps are empty.
+            pub fn of(counters: &Counters) -> Self {
+                Self { $($name: counters.$name,)* ..Self::default() }
+            }
+
+            fn add_plain(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+        }
+    };
 }
+core_counters!(define_core_stats);
 
 impl CoreStats {
-    /// The plain numbers with their names, in the order in which they are shown.
-    pub fn plain(&self) -> [(&'static str, u64); 8] {
-        [
-            ("rx_frames", self.rx_frames),
-            ("rx_bytes", self.rx_bytes),
-            ("tx_frames", self.tx_frames),
-            ("tx_bytes", self.tx_bytes),
-            ("originated", self.originated),
-            ("originated_lost", self.originated_lost),
-            ("turns_busy", self.turns_busy),
-            ("turns_idle", self.turns_idle),
-        ]
-    }
-
     /// Adds the numbers of `other`.
     pub fn add(&mut self, other: &Self) {
         self.late |= other.late;
-        self.rx_frames += other.rx_frames;
-        self.rx_bytes += other.rx_bytes;
-        self.tx_frames += other.tx_frames;
-        self.tx_bytes += other.tx_bytes;
-        self.originated += other.originated;
-        self.originated_lost += other.originated_lost;
-        self.turns_busy += other.turns_busy;
-        self.turns_idle += other.turns_idle;
+        self.add_plain(other);
         let maps = [
             (&mut self.outcomes, &other.outcomes),
             (&mut self.drops, &other.drops),

@@ -265,17 +265,10 @@ impl<D: Devices> Desk<D> {
             core: Some(report.core.0),
             cpu: self.cpus.get(index).copied(),
             late: !report.fresh,
-            rx_frames: counters.rx_frames,
-            rx_bytes: counters.rx_bytes,
-            tx_frames: counters.tx_frames,
-            tx_bytes: counters.tx_bytes,
-            originated: counters.originated,
-            originated_lost: counters.originated_lost,
-            turns_busy: counters.turns_busy,
-            turns_idle: counters.turns_idle,
             outcomes: outcomes.collect(),
             drops: drops.collect(),
             snmp: by_name(self.stack.snmp_of(report.core)),
+            ..CoreStats::of(counters)
         }
     }
 

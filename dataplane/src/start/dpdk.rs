@@ -48,17 +48,7 @@ impl Devices for Running {
 fn counters(port: &Started) -> BTreeMap<String, u64> {
     let mut all: BTreeMap<String, u64> = port.xcounters().unwrap_or_default().into_iter().collect();
     if let Ok(basic) = port.counters() {
-        let basic = [
-            ("ipackets", basic.ipackets),
-            ("opackets", basic.opackets),
-            ("ibytes", basic.ibytes),
-            ("obytes", basic.obytes),
-            ("imissed", basic.imissed),
-            ("ierrors", basic.ierrors),
-            ("oerrors", basic.oerrors),
-            ("rx_nombuf", basic.rx_nombuf),
-        ];
-        all.extend(basic.map(|(name, count)| (name.to_owned(), count)));
+        all.extend(basic.named().map(|(name, count)| (name.to_owned(), count)));
     }
     all
 }

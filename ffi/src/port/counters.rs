@@ -26,6 +26,22 @@ pub struct PortCounters {
     pub rx_nombuf: u64,
 }
 
+impl PortCounters {
+    /// The counters with their names, in DPDK's order.
+    pub const fn named(&self) -> [(&'static str, u64); 8] {
+        [
+            ("ipackets", self.ipackets),
+            ("opackets", self.opackets),
+            ("ibytes", self.ibytes),
+            ("obytes", self.obytes),
+            ("imissed", self.imissed),
+            ("ierrors", self.ierrors),
+            ("oerrors", self.oerrors),
+            ("rx_nombuf", self.rx_nombuf),
+        ]
+    }
+}
+
 impl Started {
     /// The counters that every driver has.
     ///
