@@ -1,5 +1,5 @@
 # The two commands of the README, and what they stand on.
-.PHONY: demo test setup setup-demo build help
+.PHONY: demo test portable instructions setup setup-demo build help
 
 CARGO ?= cargo
 
@@ -25,3 +25,12 @@ test: setup
 	$(CARGO) test --locked -p dataplane --no-default-features
 	RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/loom \
 		$(CARGO) test --locked -p listener --profile loom --test 'loom_*'
+	$(MAKE) portable instructions
+
+# The code for machines without vectors, built and tested here; and its instructions, counted (HEARKEN_BLESS=1: renewed).
+PORTABLE = RUSTFLAGS="--cfg hearken_portable" CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/portable $(CARGO)
+portable:
+	$(PORTABLE) test --locked -p listener --profile portable --lib --test prop_table --test replay
+
+instructions:
+	$(PORTABLE) bench --locked -p dataplane --no-default-features --profile portable --bench instructions

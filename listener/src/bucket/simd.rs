@@ -27,11 +27,11 @@ pub(crate) struct Kernel(Choice);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Choice {
-    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
     Avx512,
-    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
     Avx2,
-    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
     Sse42,
     Portable,
 }
@@ -44,7 +44,7 @@ impl Kernel {
     pub(crate) fn available() -> Vec<Self> {
         #[allow(unused_mut)]
         let mut sets = Vec::new();
-        #[cfg(all(target_arch = "x86_64", not(loom)))]
+        #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
         {
             if is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512dq")
@@ -71,11 +71,11 @@ impl Kernel {
     /// As the bench prints it.
     pub(crate) const fn name(self) -> &'static str {
         match self.0 {
-            #[cfg(all(target_arch = "x86_64", not(loom)))]
+            #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
             Choice::Avx512 => "avx512",
-            #[cfg(all(target_arch = "x86_64", not(loom)))]
+            #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
             Choice::Avx2 => "avx2",
-            #[cfg(all(target_arch = "x86_64", not(loom)))]
+            #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
             Choice::Sse42 => "sse4.2",
             Choice::Portable => "portable",
         }
@@ -94,11 +94,11 @@ impl Kernel {
         // SAFETY: a `Kernel` of a set is made by `available` only, after the machine was seen to have it.
         unsafe {
             match self.0 {
-                #[cfg(all(target_arch = "x86_64", not(loom)))]
+                #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
                 Choice::Avx512 => x86::exact_avx512(view, mix, keys, found, lanes),
-                #[cfg(all(target_arch = "x86_64", not(loom)))]
+                #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
                 Choice::Avx2 => x86::exact_avx2(view, mix, keys, found, lanes),
-                #[cfg(all(target_arch = "x86_64", not(loom)))]
+                #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
                 Choice::Sse42 => x86::exact_sse42(view, mix, keys, found, lanes),
                 Choice::Portable => exact_pass::<Portable, N>(view, mix, keys, found, lanes),
             }
@@ -107,14 +107,14 @@ impl Kernel {
 
     /// SipHash-2-4 of each lane of `words`, and SipHash-1-3 if `SHORT`: as many as all three slices have.
     #[inline]
-    #[cfg_attr(loom, allow(unused_unsafe))]
+    #[allow(unused_unsafe, reason = "the portable set has no duty to discharge")]
     pub(crate) fn siphash<const SHORT: bool>(self, key: SipKey, words: [&[u64]; 2], out: &mut [u64]) {
         // SAFETY: a `Kernel` of a set is made by `available` only, after the machine was seen to have it.
         unsafe {
             match self.0 {
-                #[cfg(all(target_arch = "x86_64", not(loom)))]
+                #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
                 Choice::Avx512 => x86::siphash_avx512::<SHORT>(key, words, out),
-                #[cfg(all(target_arch = "x86_64", not(loom)))]
+                #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
                 Choice::Avx2 => x86::siphash_avx2::<SHORT>(key, words, out),
                 _ => siphash_lanes::<SHORT>(key, words, out),
             }
@@ -390,7 +390,7 @@ pub(super) fn prefetch(line: *const u8) {
     let _ = line;
 }
 
-#[cfg(all(target_arch = "x86_64", not(loom)))]
+#[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
 mod x86;
 
 #[cfg(all(test, not(loom)))]

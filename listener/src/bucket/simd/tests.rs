@@ -13,11 +13,11 @@ fn compare(kernel: Kernel, step: Step<'_>) -> Compared {
         (differ.map(|differ| if differ >> Probe::ANY_BITS == 0 { differ } else { u64::MAX }), misses, zeros)
     }
     match kernel.0 {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", not(hearken_portable)))]
         Choice::Avx512 => all::<x86::Avx512>(step),
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", not(hearken_portable)))]
         Choice::Avx2 => all::<x86::Avx2>(step),
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", not(hearken_portable)))]
         Choice::Sse42 => all::<x86::Sse42>(step),
         Choice::Portable => all::<Portable>(step),
     }
@@ -85,11 +85,11 @@ proptest::proptest! {
             // SAFETY: `available` named the set.
             let seen = unsafe {
                 match kernel.0 {
-                    #[cfg(target_arch = "x86_64")]
+                    #[cfg(all(target_arch = "x86_64", not(hearken_portable)))]
                     Choice::Avx512 => x86::Avx512::locate(&keys, &mix, bits, located),
-                    #[cfg(target_arch = "x86_64")]
+                    #[cfg(all(target_arch = "x86_64", not(hearken_portable)))]
                     Choice::Avx2 => x86::Avx2::locate(&keys, &mix, bits, located),
-                    #[cfg(target_arch = "x86_64")]
+                    #[cfg(all(target_arch = "x86_64", not(hearken_portable)))]
                     Choice::Sse42 => x86::Sse42::locate(&keys, &mix, bits, located),
                     Choice::Portable => Portable::locate(&keys, &mix, bits, located),
                 }
