@@ -14,6 +14,8 @@ use crate::control::client::{Client, ClientError};
 use crate::control::proto::{self, Accepted, Closed, Latency, Listen, Listening, Request, Ss, Stats, Which};
 use crate::report;
 
+mod reload;
+
 /// The listening half of TCP, on DPDK.
 #[derive(Debug, Parser)]
 #[command(name = "hearken", version, arg_required_else_help = true)]
@@ -24,7 +26,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a server until SIGINT or SIGTERM, then print what it counted
+    /// Run a server until SIGINT, or until SIGTERM and the end of its connections; then print what it counted
     Run(RunArgs),
     /// Check a configuration file, and whether this machine can run it
     Check(CheckArgs),
@@ -34,6 +36,8 @@ enum Command {
     Close(CloseArgs),
     /// Accept the connection that has waited longest, print its peer, close it
     Accept(AcceptArgs),
+    /// Read the configuration file again and take over what changed, as a whole or not at all; as SIGHUP does
+    Reload(reload::ReloadArgs),
     /// Show the listeners, as ss -ltn does
     Ss(SsArgs),
     /// Show the counters of each core and device
@@ -101,6 +105,7 @@ impl Cli {
             Command::Listen(args) => args.run(out),
             Command::Close(args) => args.run(out),
             Command::Accept(args) => args.run(out),
+            Command::Reload(args) => args.run(out),
             Command::Ss(args) => args.run(out),
             Command::Stats(args) => args.run(out),
             Command::Latency(args) => args.run(out),

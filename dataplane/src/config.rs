@@ -6,6 +6,7 @@
 
 mod check;
 mod device;
+mod diff;
 mod error;
 mod sysctl;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use serde::Deserialize;
 pub use toml::Spanned;
 
 pub use device::{Device, DpdkDevice};
+pub use diff::Difference;
 pub use error::{ConfigError, Place};
 pub use sysctl::Sysctl;
 pub use value::{Cores, Huge, Idle, ListenAddr, Mac, Offloads, Prefix, Queues, ThenName, then_name};
@@ -67,6 +69,20 @@ pub struct Control {
     /// Path of the Unix socket, created with mode 0600. Default `/run/hearken/NAME.sock`, where root's daemons keep
     /// theirs; `$XDG_RUNTIME_DIR/hearken/NAME.sock` for anybody else, who cannot write to `/run`.
     pub socket: Option<PathBuf>,
+    /// How long SIGTERM waits for handshakes and connections to end, in seconds. Default 10: longer than a handshake
+    /// takes with retransmissions, shorter than service managers wait. 0 for not at all.
+    pub drain_seconds: DrainSeconds,
+}
+
+/// `control.drain_seconds`
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(transparent)]
+pub struct DrainSeconds(pub u32);
+
+impl Default for DrainSeconds {
+    fn default() -> Self {
+        Self(10)
+    }
 }
 
 /// `[eal]`: not used when all devices are `pcap:` files. Hugepages are always taken without files (`--in-memory`), so
@@ -244,6 +260,11 @@ impl Config {
         config.source = source;
         check::check(&config)?;
         Ok(config)
+    }
+
+    /// The file it came from.
+    pub fn file(&self) -> &Path {
+        &self.source.file
     }
 
     /// The server's name.

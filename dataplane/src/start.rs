@@ -9,6 +9,7 @@ pub mod cores;
 pub mod dpdk;
 pub mod machine;
 mod run;
+mod signals;
 pub mod stack;
 pub mod team;
 
@@ -22,6 +23,7 @@ use listener::Core;
 
 use crate::config::{self, Config, ConfigError, Cores, Device, Port};
 use crate::control::proto::{Latency, Stats};
+use crate::control::reload::Loaded;
 use crate::control::server::{BindError, Server};
 use crate::control::service::{Desk, Devices, dev_index};
 use crate::histogram::Reporter;
@@ -166,7 +168,7 @@ where
     let secret = stack::random_secret()
         .map_err(|error| StartError::Run(format!("no random numbers: {error}; is /dev/urandom there?")))?;
     let (stack, protocols) = stack::build(config, &mtus, count, secret)?;
-    stack::open_listeners(&stack, config)?;
+    let listeners = stack::open_listeners(&stack, config)?;
 
     let workers = workers(config, &cpus, ports, protocols);
     let stats = workers.iter().map(|(_, worker)| worker.stats()).collect();
@@ -174,7 +176,9 @@ where
     let team = Team::start(workers, enter).map_err(StartError::Run)?;
     tracing::info!(workers = count, cores = cores::list(&cpus), listeners = config.listener.len(), "running");
     let ports = stack::port_names(config);
-    let desk = Desk { stack: Arc::new(stack), reporter, devices, ports, cpus, accepted: HashMap::new() };
+    let loaded = Loaded { config: config.clone(), listeners };
+    let accepted = HashMap::new();
+    let desk = Desk { stack: Arc::new(stack), reporter, devices, ports, cpus, accepted, loaded };
     Ok(Running {
         #[cfg(feature = "dpdk")]
         peers: Vec::new(),

@@ -117,7 +117,7 @@ fn check_inet_addr(net: &Net, addr: &SockAddr, freebind: bool) -> Result<(), Lis
     if addr.family != AddrFamily::Inet && !unspec_any {
         return Err(ListenError::AddrFamily);
     }
-    let anywhere = net.sysctl.ip_nonlocal_bind || freebind;
+    let anywhere = net.sysctl().ip_nonlocal_bind || freebind;
     let valid = anywhere || net.devices.inet_addr_valid(addr.v4);
     if valid { Ok(()) } else { Err(ListenError::AddrNotLocal) }
 }
@@ -131,8 +131,8 @@ fn check_inet6_addr(
     local: InetAddr,
 ) -> Result<(), ListenError> {
     let sock = control.socks.linked_mut(fd);
-    let anywhere_v4 = net.sysctl.ip_nonlocal_bind || sock.freebind();
-    let anywhere_v6 = net.sysctl.ipv6_ip_nonlocal_bind || sock.freebind();
+    let anywhere_v4 = net.sysctl().ip_nonlocal_bind || sock.freebind();
+    let anywhere_v6 = net.sysctl().ipv6_ip_nonlocal_bind || sock.freebind();
     if let Some(v4) = local.as_v4() {
         if sock.v6only() {
             return Err(ListenError::AddrMappedV6Only);
@@ -165,7 +165,7 @@ fn bound(dev: DevIndex) -> Option<DevIndex> {
 
 /// `inet_port_requires_bind_service`
 fn check_port(net: &Net, port: TcpPort, caller: Caller) -> Result<(), ListenError> {
-    let privileged = port.0 != 0 && port.0 < net.sysctl.ip_unprivileged_port_start;
+    let privileged = port.0 != 0 && port.0 < net.sysctl().ip_unprivileged_port_start;
     if privileged && !caller.cap_net_bind_service { Err(ListenError::PrivilegedPort) } else { Ok(()) }
 }
 

@@ -23,7 +23,7 @@ use crate::types::{Backlog, CoreId, InetAddr, ListenerId, SockFd, TcpPort, TcpSt
 /// take it.
 #[derive(Debug)]
 pub struct Stack {
-    net: Net,
+    pub(crate) net: Net,
     control: Mutex<Control>,
 }
 
@@ -43,7 +43,7 @@ impl Stack {
             listeners_max: limits.listeners_max,
             cores: (0..config.cores).map(shared).collect(),
             snmp: Snmp::default(),
-            sysctl: config.sysctl.clone(),
+            sysctl: Mutex::new(Arc::new(config.sysctl.clone())),
         };
         let core = |shared: &Arc<CoreShared>| {
             Core::new(&config, Arc::clone(&net.listeners), Arc::clone(&net.hash), Arc::clone(shared))
@@ -53,15 +53,15 @@ impl Stack {
         Ok((Self { net, control }, cores))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Control> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Control> {
         let mut control = lock(&self.control);
         control.flush(&self.net);
         control
     }
 
-    /// The knobs it was built with.
-    pub fn sysctl(&self) -> &Sysctl {
-        &self.net.sysctl
+    /// The knobs as they are now.
+    pub fn sysctl(&self) -> Arc<Sysctl> {
+        self.net.sysctl()
     }
 
     /// The listening hash, for lookups outside a core.
@@ -85,7 +85,7 @@ impl Stack {
     /// # Errors
     /// [`ListenError::TooManySockets`]
     pub fn socket(&self, family: Family, uid: u32) -> Result<SockFd, ListenError> {
-        let sock = Sock::new(family, uid, self.net.sysctl.bindv6only);
+        let sock = Sock::new(family, uid, self.net.sysctl().bindv6only);
         self.lock().socks.insert(Entry::Sock(sock))
     }
 
@@ -150,7 +150,7 @@ impl Stack {
         let mut control = self.lock();
         match control.socks.get(fd)? {
             Entry::Sock(_) => {
-                let backlog = Backlog((backlog as u32).min(self.net.sysctl.somaxconn));
+                let backlog = Backlog((backlog as u32).min(self.net.sysctl().somaxconn));
                 af_inet::inet_listen(&mut control, &self.net, fd.0, backlog)
             }
             _ => Err(ListenError::NotUnconnectedStream),

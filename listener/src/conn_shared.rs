@@ -11,6 +11,7 @@
 use crossbeam::queue::ArrayQueue;
 
 use crate::limits::CORES_MAX;
+use crate::live::Live;
 use crate::segment::FlowKey;
 use crate::snmp::Snmp;
 use crate::sync::{Arc, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
@@ -73,6 +74,10 @@ pub enum Command {
     Discard(ChildRef),
     /// The keys for SYN cookies from now on.
     CookieKeys(CookieKeys),
+    /// New settings wait in [`CoreShared`].
+    Settings,
+    /// No SYN is answered at a listener from now on.
+    Drain,
 }
 
 /// A child as it stands.
@@ -167,6 +172,7 @@ pub struct CoreShared {
     children: Box<[AtomicU32]>,
     snmp: Snmp,
     commands: ArrayQueue<Command>,
+    pub(crate) live: Live,
 }
 
 impl CoreShared {
@@ -187,6 +193,7 @@ impl CoreShared {
             children: (0..PORTS).map(|_| AtomicU32::new(0)).collect(),
             snmp: Snmp::default(),
             commands: ArrayQueue::new(COMMANDS),
+            live: Live::default(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The two halves of a [`crate::Stack`]: what does not change, and what its lock guards.
 
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex, lock};
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::bind_table::BindTable;
@@ -15,10 +15,11 @@ use crate::sock_reuseport::Select;
 use crate::sysctl::Sysctl;
 use crate::types::{CoreId, ListenerId, TcpPort};
 
-/// What does not change while a stack runs, and what it shares with its cores: the kernel's `struct net`.
+/// What does not change while a stack runs but for its knobs, and what it shares with its cores: the kernel's `struct net`.
 #[derive(Debug)]
 pub(crate) struct Net {
-    pub sysctl: Sysctl,
+    /// Read through [`Net::sysctl`]; the lock is held for a copy of the pointer only.
+    pub sysctl: Mutex<Arc<Sysctl>>,
     pub devices: Devices,
     pub hash: Arc<ListenHash>,
     pub listeners: Arc<ListenSocks>,
@@ -29,6 +30,11 @@ pub(crate) struct Net {
 }
 
 impl Net {
+    /// The knobs as they are now.
+    pub(crate) fn sysctl(&self) -> Arc<Sysctl> {
+        Arc::clone(&lock(&self.sysctl))
+    }
+
     /// The slot of a listener; ids come from the slab, so there always is one.
     pub(crate) fn slot(&self, id: ListenerId) -> &ListenSock {
         self.listeners.get(id).expect("the slab gave this id out")

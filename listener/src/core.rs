@@ -15,6 +15,7 @@ use crate::flow_hash::{Ahead, FlowHashes, Guess};
 use crate::inet_hashtables::{ListenHash, ListenKey};
 use crate::limits::BURST_MAX;
 use crate::listen_sock::{ListenSock, ListenSocks};
+use crate::live::count_if_draining;
 use crate::ratelimit::{PerSecond, TokenBucket};
 use crate::segment::{Originated, OutSegment, Outcome, Segment, Verdict, flag};
 use crate::siphash::SipKey;
@@ -83,6 +84,8 @@ pub(crate) struct Env {
     pub idle_ns: u64,
     /// TIME_WAIT entries at most.
     pub tw_max: u32,
+    /// No SYN is answered at a listener any more.
+    pub draining: bool,
 }
 
 impl Env {
@@ -198,6 +201,7 @@ impl Core {
             mtu,
             idle_ns: 60_000_000_000,
             tw_max: config.sysctl.tcp_max_tw_buckets.min(connections / 2),
+            draining: false,
         };
         let table =
             Ehash::new(SipKey::from_bytes(secret.established), config.limits.requests_per_core, connections);
@@ -382,6 +386,7 @@ impl Core {
     /// next tick.
     pub fn tick(&mut self, now: Nanos, budget: usize, mut send: impl FnMut(&Originated) -> bool) {
         self.minute = syncookies::count(now);
+        count_if_draining(&self.env, &self.flows);
         let mut send = |env: &Env, originated: &Originated| {
             let sent = send(originated);
             if sent {

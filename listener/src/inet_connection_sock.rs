@@ -108,9 +108,10 @@ impl Control {
     /// Linux v6.18 `inet_csk_find_open_port`, `inet_sk_get_local_port_range`.
     fn find_open_port(&mut self, net: &Net, fd: u32) -> Option<TcpPort> {
         let reuse = self.socks.linked(fd).reuse();
-        let (low, high) = port_range(&net.sysctl, self.socks.linked(fd));
+        let sysctl = net.sysctl();
+        let (low, high) = port_range(&sysctl, self.socks.linked(fd));
         let half = if reuse && high - low >= 4 { Some(low + ((high - low) >> 2 << 1)) } else { None };
-        let rounds: &[Exempt] = if net.sysctl.ip_autobind_reuse {
+        let rounds: &[Exempt] = if sysctl.ip_autobind_reuse {
             &[Exempt::AUTOBIND, Exempt::AUTOBIND_REUSE]
         } else {
             &[Exempt::AUTOBIND]
@@ -132,7 +133,7 @@ impl Control {
     /// Tries `low..high` in steps of two, twice.
     fn scan_range(&mut self, net: &Net, fd: u32, low: u32, high: u32, exempt: Exempt) -> Option<TcpPort> {
         let remaining = if high - low > 1 { (high - low) & !1 } else { high - low };
-        let random = splitmix64(&mut self.random) >> 32;
+        let (sysctl, random) = (net.sysctl(), splitmix64(&mut self.random) >> 32);
         let start = ((random * u64::from(remaining)) >> 32) as u32 | 1;
         for offset in [start, start - 1] {
             let mut port = low + offset;
@@ -141,7 +142,7 @@ impl Control {
                     port -= remaining;
                 }
                 let candidate = TcpPort(port as u16);
-                if !is_reserved(&net.sysctl, candidate) && !self.bind_conflict(net, fd, candidate, exempt) {
+                if !is_reserved(&sysctl, candidate) && !self.bind_conflict(net, fd, candidate, exempt) {
                     return Some(candidate);
                 }
                 port += 2;
@@ -282,7 +283,7 @@ impl Control {
     pub(crate) fn listen_stop(&mut self, net: &Net, fd: u32) {
         let Some(slot) = self.socks.linked(fd).listener else { return };
         let (id, key) = (slot.id(), key_of(self.socks.linked(fd)));
-        let migrate = net.sysctl.tcp_migrate_req;
+        let migrate = net.sysctl().tcp_migrate_req;
         // No room is needed to take something out.
         let left = net.hash.update(key, |list| {
             let _ = list.inet_unhash(id, migrate);

@@ -86,6 +86,7 @@ mod inet_connection_sock;
 pub mod inet_hashtables;
 pub mod limits;
 pub mod listen_sock;
+pub mod live;
 #[cfg(feature = "oracle")]
 pub mod oracle;
 mod ratelimit;

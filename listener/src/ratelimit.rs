@@ -18,6 +18,11 @@ impl TokenBucket {
         Self { period_ns, depth_ns: period_ns * u64::from(at_once.max(1)), used: 0 }
     }
 
+    /// Takes over the rate of `other`; what was used stays used.
+    pub fn set(&mut self, other: Self) {
+        (self.period_ns, self.depth_ns) = (other.period_ns, other.depth_ns);
+    }
+
     #[inline]
     pub fn take(&mut self, now: Nanos) -> bool {
         if self.period_ns == 0 {

@@ -4,6 +4,7 @@
 use crate::conn_shared::{ChildRef, Command};
 use crate::core::{Env, Flows, Send};
 use crate::ehash::EntryId;
+use crate::live::{drain, take_settings};
 use crate::segment::{Originated, OutSegment, Outcome, Segment, Verdict};
 use crate::snmp::Mib;
 use crate::tcp_input::rcv_state::{Cx, Fate, tcp_rcv_state_process};
@@ -178,6 +179,14 @@ pub(crate) fn command(
     match command {
         Command::CookieKeys(keys) => {
             env.cookies = keys;
+            true
+        }
+        Command::Settings => {
+            take_settings(env, flows);
+            true
+        }
+        Command::Drain => {
+            drain(env, flows);
             true
         }
         Command::Reset(child) => {

@@ -54,6 +54,10 @@ pub(crate) fn tcp_conn_request(
     verdict: &mut Verdict,
 ) {
     let Syn { slot, tw_isn, .. } = syn;
+    if env.draining {
+        *verdict = Verdict::Drop(DropReason::Draining);
+        return;
+    }
     let snmp = env.snmp();
     let table_full = flows.table.requests.is_full();
     let mut want_cookie = false;

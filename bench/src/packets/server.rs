@@ -138,7 +138,7 @@ impl Server {
     /// It did not end well; with what it said.
     pub fn stop(mut self) -> anyhow::Result<()> {
         let pid = i32::try_from(self.child.0.id()).ok().and_then(rustix::process::Pid::from_raw);
-        rustix::process::kill_process(pid.context("a process id")?, rustix::process::Signal::TERM)?;
+        rustix::process::kill_process(pid.context("a process id")?, rustix::process::Signal::INT)?;
         let status = self.child.0.wait()?;
         let said = self.said.join().unwrap_or_default();
         if !status.success() {

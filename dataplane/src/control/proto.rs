@@ -28,7 +28,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+mod steer;
+
 use serde::{Deserialize, Serialize};
+
+pub use steer::{Change, ChangeKind, Reloaded};
 
 use crate::config::{ListenAddr, ThenName};
 use crate::stats::{CORE_COUNTERS, Counters, core_counters};
@@ -67,6 +71,12 @@ pub enum Request {
         /// With a RST instead of a FIN.
         #[serde(default)]
         reset: bool,
+    },
+    /// The configuration file once more; → [`Reloaded`].
+    Reload {
+        /// Only say what would change.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        check: bool,
     },
     /// Counters; → [`Stats`].
     Stats {},
@@ -337,6 +347,7 @@ pub enum Reply {
     Closed(Closed),
     Ss(Ss),
     Accepted(Accepted),
+    Reloaded(Reloaded),
     Stats(Box<Stats>),
     Latency(Latency),
     Done {},

@@ -16,6 +16,7 @@ use super::proto::{
     self, Accepted, Closed, CoreLatency, CoreStats, DeviceStats, Latency, Listen, Listening, OutcomeLatency,
     Refusal, Reply, Request, Ss, Stats, Which,
 };
+use super::reload::Loaded;
 use super::server::{Peer, Service};
 use crate::config::then_name;
 use crate::histogram::{CoreReport, Latency as Histograms, Reporter};
@@ -45,6 +46,8 @@ pub struct Desk<D> {
     pub cpus: Vec<usize>,
     /// Connections by the client that accepted them.
     pub accepted: HashMap<u64, Vec<SockFd>>,
+    /// The configuration that runs.
+    pub loaded: Loaded,
 }
 
 /// Opens a listener: socket, options, bind, listen; what fails leaves nothing behind.
@@ -105,6 +108,7 @@ impl<D: Devices> Service for Desk<D> {
             Request::Ss { from } => Ok(Reply::Ss(self.ss(from))),
             Request::Accept(which) => self.accept(peer, &which),
             Request::CloseConnection { fd, reset } => self.close_connection(peer, SockFd(fd), reset),
+            Request::Reload { check } => self.reload(check).map(Reply::Reloaded),
             Request::Stats {} => Ok(Reply::Stats(Box::new(self.stats()))),
             Request::Latency { core } => self.latency(core).map(Reply::Latency),
         }
@@ -172,6 +176,7 @@ impl<D: Devices> Desk<D> {
         let mut closed = Vec::with_capacity(rows.len());
         for row in rows {
             self.stack.close(row.fd, false).map_err(|error| refuse(error, "cannot close"))?;
+            self.loaded.closed(row.fd);
             tracing::info!(addr = %local(&row), fd = row.fd.0, uid = peer.uid, "closed");
             closed.push(row.fd.0);
         }
@@ -331,7 +336,8 @@ pub fn dev_index(place: usize) -> DevIndex {
     DevIndex(u16::try_from(place + 1).unwrap_or(u16::MAX))
 }
 
-fn local(row: &listener::sockaddr::ListenerRow) -> SocketAddr {
+/// Where a listener listens.
+pub fn local(row: &listener::sockaddr::ListenerRow) -> SocketAddr {
     Endpoint { family: row.family, addr: row.addr, port: row.port }.into()
 }
 

@@ -1,16 +1,10 @@
 //! `hearken run` and `hearken check`.
 
 use std::io::Write;
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::{flag, low_level};
-
-use super::{FinalReport, Running, StartError, cores, machine, stack, start, team};
+use super::signals::{Draining, Signals};
+use super::{FinalReport, Running, StartError, cores, machine, stack, start};
 use crate::cli::CliError;
 use crate::config::{Config, Device};
 use crate::control::server::Server;
@@ -19,43 +13,14 @@ use crate::report;
 /// How long the control thread sleeps when nobody asks for anything: commands that found a worker's ring full are
 /// tried again that often.
 const ROUND: Duration = Duration::from_millis(100);
+/// The same while the server drains: how late it may see that all has ended.
+const ROUND_DRAINING: Duration = Duration::from_millis(10);
 
 impl From<StartError> for CliError {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Config(error) => error.into(),
             StartError::Bind(_) | StartError::Run(_) => Self::Run(error.to_string()),
-        }
-    }
-}
-
-/// SIGINT and SIGTERM: the first is noted and wakes the control thread, the second ends the process at once.
-struct Signals {
-    seen: Arc<AtomicBool>,
-    wake: UnixStream,
-    handlers: Vec<signal_hook::SigId>,
-}
-
-impl Signals {
-    fn install() -> std::io::Result<Self> {
-        let (wake, waker) = UnixStream::pair()?;
-        wake.set_nonblocking(true)?;
-        let seen = Arc::new(AtomicBool::new(false));
-        let mut handlers = Vec::new();
-        for signal in [SIGINT, SIGTERM] {
-            // In this order: a first signal finds the flag down and raises it after.
-            handlers.push(flag::register_conditional_shutdown(signal, 1, Arc::clone(&seen))?);
-            handlers.push(flag::register(signal, Arc::clone(&seen))?);
-            handlers.push(low_level::pipe::register(signal, waker.try_clone()?)?);
-        }
-        Ok(Self { seen, wake, handlers })
-    }
-}
-
-impl Drop for Signals {
-    fn drop(&mut self) {
-        for handler in self.handlers.drain(..) {
-            low_level::unregister(handler);
         }
     }
 }
@@ -89,26 +54,50 @@ fn serve(
     running: &mut Running,
     signals: &Signals,
     duration: Option<Duration>,
-) -> Result<&'static str, String> {
+) -> Result<String, String> {
     let end = duration.map(|duration| Instant::now() + duration);
     let replays = config.port.iter().any(|port| matches!(port.device.get_ref(), Device::Pcap { .. }));
+    let mut draining: Option<Draining> = None;
     loop {
-        let left = end.map_or(ROUND, |end| end.saturating_duration_since(Instant::now()).min(ROUND));
-        let turn = running.turn(server, &[signals.wake.as_fd()], left);
+        let round = if draining.is_some() { ROUND_DRAINING } else { ROUND };
+        let left = end.map_or(round, |end| end.saturating_duration_since(Instant::now()).min(round));
+        let turn = running.turn(server, &signals.fds(), left);
         turn.map_err(|error| format!("the control thread cannot wait: {error}"))?;
-        team::drain(&signals.wake);
         if let Some(why) = running.failure() {
             return Err(why.to_owned());
         }
-        if signals.seen.load(Ordering::Relaxed) {
-            return Ok("stopped by a signal");
+        if signals.reload() {
+            reload(running);
+        }
+        if signals.end() {
+            return Ok("stopped by a signal".into());
+        }
+        if signals.drain() {
+            // What was reloaded counts.
+            let seconds = running.desk.loaded.config.control.drain_seconds.0;
+            draining = Some(Draining::begin(running, Duration::from_secs(seconds.into())));
+        }
+        if let Some(why) = draining.as_ref().and_then(|draining| draining.over(running)) {
+            return Ok(why);
         }
         if end.is_some_and(|end| Instant::now() >= end) {
-            return Ok("the time is over");
+            return Ok("the time is over".into());
         }
         if replays && end.is_none() && running.exhausted() {
-            return Ok("all files are replayed");
+            return Ok("all files are replayed".into());
         }
+    }
+}
+
+/// SIGHUP: what `hearken reload` does, with the difference in the log.
+fn reload(running: &mut Running) {
+    match running.desk.reload(false) {
+        Ok(reloaded) => {
+            for change in reloaded.changes {
+                tracing::info!("{change}");
+            }
+        }
+        Err(refusal) => tracing::error!("not reloaded: {refusal}"),
     }
 }
 

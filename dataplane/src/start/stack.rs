@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use listener::config::{Device, Secret, StackConfig};
 use listener::limits::Limits;
 use listener::sockaddr::Caller;
-use listener::types::InetAddr;
+use listener::types::{InetAddr, SockFd};
 use listener::{Core, Stack};
 use rustix::thread::CapabilitySet;
 
@@ -65,21 +65,28 @@ fn with_limits(
 ///
 /// # Errors
 /// The first that the stack refuses, with its line.
-pub fn open_listeners(stack: &Stack, config: &Config) -> Result<(), ConfigError> {
-    let uid = rustix::process::geteuid().as_raw();
-    let cap_net_bind_service = super::machine::capabilities().contains(CapabilitySet::NET_BIND_SERVICE);
-    let caller = Caller { uid, cap_net_bind_service };
+pub fn open_listeners(stack: &Stack, config: &Config) -> Result<Vec<(Listen, SockFd)>, ConfigError> {
+    let (caller, mut opened) = (caller(), Vec::with_capacity(config.listener.len()));
     for listener in &config.listener {
-        let addr = listener.addr.get_ref().0;
-        open(stack, &listen_of(listener), caller).map_err(|error| {
+        let (listen, addr) = (listen_of(listener), listener.addr.get_ref().0);
+        let fd = open(stack, &listen, caller).map_err(|error| {
             let refusal = refuse_listen(error, addr, &port_names(config));
             config.error(&listener.addr, refusal.to_string())
         })?;
+        opened.push((listen, fd));
     }
-    Ok(())
+    Ok(opened)
 }
 
-fn listen_of(listener: &Listener) -> Listen {
+/// This process, as the one that opens what the configuration says.
+pub fn caller() -> Caller {
+    let uid = rustix::process::geteuid().as_raw();
+    let cap_net_bind_service = super::machine::capabilities().contains(CapabilitySet::NET_BIND_SERVICE);
+    Caller { uid, cap_net_bind_service }
+}
+
+/// What a listener of the configuration asks of the stack.
+pub fn listen_of(listener: &Listener) -> Listen {
     Listen {
         addr: *listener.addr.get_ref(),
         backlog: listener.backlog,
@@ -96,10 +103,22 @@ fn listen_of(listener: &Listener) -> Listen {
 /// # Errors
 /// As [`open_listeners`].
 pub fn rehearse(config: &Config) -> Result<(), ConfigError> {
+    rehearse_beside(config, &[])
+}
+
+/// As [`rehearse`], with `others` there already.
+///
+/// # Errors
+/// As [`open_listeners`].
+pub fn rehearse_beside(config: &Config, others: &[(Listen, Caller)]) -> Result<(), ConfigError> {
     let listeners_max = *config.limits.listeners_max.get_ref();
     let limits = Limits { listeners_max, requests_per_core: 1, connections_per_core: 1 };
     let (stack, _cores) = with_limits(config, &[], 1, limits, Secret::from_seed(0))?;
-    open_listeners(&stack, config)
+    for (listen, caller) in others {
+        // One that the new knobs would refuse stays open all the same.
+        let _ = open(&stack, listen, *caller);
+    }
+    open_listeners(&stack, config).map(drop)
 }
 
 /// Keys from the kernel's generator.

@@ -152,13 +152,17 @@ fn report(sender: &Sender<News>, waker: &UnixStream, ended: Result<(), String>) 
     let _ = (&*waker).write(&[1]);
 }
 
-/// Takes out whatever is there to be read.
-pub(super) fn drain(mut stream: &UnixStream) {
-    let mut bytes = [0; 64];
-    while match stream.read(&mut bytes) {
-        Ok(count) => count > 0,
-        Err(error) => error.kind() == ErrorKind::Interrupted,
-    } {}
+/// Takes out whatever is there to be read; true if there was something.
+pub(super) fn drain(mut stream: &UnixStream) -> bool {
+    let (mut bytes, mut any) = ([0; 64], false);
+    loop {
+        match stream.read(&mut bytes) {
+            Ok(0) => return any,
+            Ok(_) => any = true,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return any,
+        }
+    }
 }
 
 fn pin(cpu: usize) -> Result<(), String> {

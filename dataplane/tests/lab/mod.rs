@@ -210,7 +210,7 @@ impl Hearken {
     pub fn stop(&mut self) -> io::Result<(Option<ExitStatus>, String)> {
         let Some(mut child) = self.child.take() else { return Ok((None, String::new())) };
         // `ip netns exec` replaces itself by the program, so this is hearken's own pid.
-        let _ = run(Command::new("kill").args(["-TERM", &child.id().to_string()]));
+        let _ = run(Command::new("kill").args(["-INT", &child.id().to_string()]));
         let mut said = String::new();
         if let Some(mut stdout) = child.stdout.take() {
             stdout.read_to_string(&mut said)?;

@@ -3,6 +3,7 @@
 mod cookies;
 mod handshake;
 mod listeners;
+mod live;
 mod prop_window;
 mod random;
 mod receive;

@@ -34,6 +34,7 @@ fn desk() -> Desk<Vec<BTreeMap<String, u64>>> {
         ports: vec!["wan".into()],
         cpus: vec![3],
         accepted: HashMap::new(),
+        loaded: Loaded { config: crate::config::Config::default(), listeners: Vec::new() },
     }
 }
 

@@ -1,0 +1,90 @@
+//! Knobs that change and SYNs that are no longer taken, on one core and through a whole stack.
+
+use super::*;
+use crate::api::Stack;
+use crate::live::InUse;
+use crate::sockaddr::{Caller, Family, SockAddr};
+
+/// A stack with one core and a listener on [`local`], port 80.
+fn stack() -> (Stack, Core) {
+    let device = Device {
+        name: "wire0".into(),
+        index: DEV,
+        addresses: vec![(local(), 24)],
+        any_ip: Vec::new(),
+        mtu: 1500,
+    };
+    let config = StackConfig {
+        sysctl: Sysctl::default(),
+        devices: vec![device],
+        cores: 1,
+        limits: Limits::TINY,
+        secret: Secret::from_seed(7),
+    };
+    let (stack, mut cores) = Stack::new(config).expect("a good configuration");
+    let fd = stack.socket(Family::Inet, 0).expect("room");
+    let addr = SockAddr::from(std::net::SocketAddr::from(([198, 18, 0, 1], 80)));
+    stack.bind(fd, addr, Caller::ROOT).expect("a free port");
+    stack.listen(fd, 8).expect("a bound socket");
+    (stack, cores.remove(0))
+}
+
+fn rcv(core: &mut Core, seg: Segment) -> Verdict {
+    let mut found = [Found::default()];
+    core.lookup_burst(&[seg], &[0], &mut found);
+    core.rcv(&seg, found[0], Nanos::from_secs(1000))
+}
+
+fn reply(verdict: Verdict) -> OutSegment {
+    match verdict {
+        Verdict::Reply(_, segment) => segment,
+        other => panic!("an answer was due, not {other:?}"),
+    }
+}
+
+fn tick(core: &mut Core) {
+    core.tick(Nanos::from_secs(1000), 8, |_| true);
+}
+
+#[test]
+fn knobs_change_at_the_next_tick_and_keep_what_has_begun() {
+    let (stack, mut core) = stack();
+    let first = reply(rcv(&mut core, syn_full(1, 7)));
+    assert!(first.options.timestamps.is_some());
+    let before = stack.set_sysctl(Sysctl { tcp_timestamps: 0, somaxconn: 5, ..Sysctl::default() });
+    assert_eq!((before.somaxconn, stack.sysctl().somaxconn), (4096, 5));
+    assert!(reply(rcv(&mut core, syn_full(2, 7))).options.timestamps.is_some(), "the core was not told");
+    stack.tell_cores(1);
+    assert!(reply(rcv(&mut core, syn_full(3, 7))).options.timestamps.is_some(), "no tick has passed");
+    tick(&mut core);
+    assert_eq!(reply(rcv(&mut core, syn_full(4, 7))).options.timestamps, None);
+    assert_eq!(rcv(&mut core, ack_of(1, &first)), Verdict::Consume(Outcome::Accept));
+    // One RST a second.
+    let stray = |sport| Segment { flow: FlowKey { dport: TcpPort(81), ..flow(sport) }, ..syn(sport) };
+    reply(rcv(&mut core, stray(9)));
+    assert_eq!(rcv(&mut core, stray(10)), Verdict::Drop(DropReason::RstLimit));
+    // Twice without a tick: the last one counts.
+    stack.tell_cores(0);
+    stack.set_sysctl(Sysctl::default());
+    stack.tell_cores(0);
+    tick(&mut core);
+    reply(rcv(&mut core, stray(10)));
+    assert!(reply(rcv(&mut core, syn_full(5, 7))).options.timestamps.is_some());
+}
+
+#[test]
+fn a_stack_that_drains_takes_no_syn_and_ends_what_has_begun() {
+    let (stack, mut core) = stack();
+    let first = reply(rcv(&mut core, syn(1)));
+    reply(rcv(&mut core, syn(2)));
+    stack.drain();
+    assert_eq!(stack.in_use(), None, "the core does not know yet");
+    tick(&mut core);
+    assert_eq!(stack.in_use(), Some(InUse { requests: 2, connections: 0 }));
+    assert_eq!(rcv(&mut core, syn(3)), Verdict::Drop(DropReason::Draining));
+    assert_eq!(rcv(&mut core, ack_of(1, &first)), Verdict::Consume(Outcome::Accept));
+    assert_eq!(rcv(&mut core, flags(syn(2), RST)), Verdict::Drop(DropReason::ReqOutOfWindow));
+    rcv(&mut core, Segment { seq: IRS.plus(1), ..flags(syn(2), RST) });
+    tick(&mut core);
+    assert_eq!(stack.in_use(), Some(InUse { requests: 0, connections: 1 }));
+}
