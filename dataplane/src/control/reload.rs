@@ -251,3 +251,6 @@ fn retune(stack: &Stack, old: &Listen, wanted: &Listen, fd: SockFd, clamp: bool)
         let _ = stack.setsockopt(fd, SockOpt::DeferAccept(wanted.defer_accept));
     }
 }
+
+#[cfg(test)]
+mod tests;

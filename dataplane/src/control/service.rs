@@ -353,4 +353,4 @@ fn describe(which: &Which) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -18,6 +18,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// hearken's own address on the wire.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+/// Name of the configuration file in its directory.
+const CONFIG: &str = "hearken.toml";
 /// The kernel's address on the wire.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 
@@ -147,7 +149,7 @@ pub struct Hearken {
     socket: PathBuf,
     program: PathBuf,
     stderr: Option<std::thread::JoinHandle<String>>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Hearken {
@@ -160,7 +162,7 @@ impl Hearken {
     ) -> io::Result<Self> {
         let dir = tempfile::tempdir()?;
         let socket = dir.path().join("control.sock");
-        let file = dir.path().join("hearken.toml");
+        let file = dir.path().join(CONFIG);
         std::fs::write(&file, config(&socket))?;
         let mut child = namespace
             .command(program)
@@ -176,7 +178,7 @@ impl Hearken {
             lines.fold(String::new(), |all, line| all + &line + "\n")
         });
         let program = program.to_path_buf();
-        let mut hearken = Self { child: Some(child), socket, program, stderr: Some(stderr), _dir: dir };
+        let mut hearken = Self { child: Some(child), socket, program, stderr: Some(stderr), dir };
         hearken.wait_until_ready(Duration::from_secs(30))?;
         Ok(hearken)
     }
@@ -206,11 +208,32 @@ impl Hearken {
         Ok(serde_json::from_str(&self.ctl(&format!("{words} --json"))?)?)
     }
 
+    /// Its configuration file.
+    pub fn file(&self) -> PathBuf {
+        self.dir.path().join(CONFIG)
+    }
+
+    /// Its control socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Sends it the signal `name`, such as `HUP`.
+    pub fn signal(&self, name: &str) -> io::Result<String> {
+        let child = self.child.as_ref().ok_or_else(|| io::Error::other("it has ended"))?;
+        // `ip netns exec` replaces itself by the program, so this is hearken's own pid.
+        run(Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]))
+    }
+
     /// Asks it to end; returns its exit status and all it wrote, stdout first.
     pub fn stop(&mut self) -> io::Result<(Option<ExitStatus>, String)> {
+        let _ = self.signal("INT");
+        self.wait()
+    }
+
+    /// Waits until it has ended; returns its exit status and all it wrote, stdout first.
+    pub fn wait(&mut self) -> io::Result<(Option<ExitStatus>, String)> {
         let Some(mut child) = self.child.take() else { return Ok((None, String::new())) };
-        // `ip netns exec` replaces itself by the program, so this is hearken's own pid.
-        let _ = run(Command::new("kill").args(["-INT", &child.id().to_string()]));
         let mut said = String::new();
         if let Some(mut stdout) = child.stdout.take() {
             stdout.read_to_string(&mut said)?;

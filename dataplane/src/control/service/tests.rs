@@ -17,7 +17,14 @@ impl Devices for Vec<BTreeMap<String, u64>> {
     }
 }
 
-fn desk() -> Desk<Vec<BTreeMap<String, u64>>> {
+pub(crate) type TestDesk = Desk<Vec<BTreeMap<String, u64>>>;
+
+fn desk() -> TestDesk {
+    desk_on(Sysctl::default())
+}
+
+/// A desk with one port, one core that never answers, and no listener.
+pub(crate) fn desk_on(sysctl: Sysctl) -> TestDesk {
     let device = Device {
         name: "wan".into(),
         index: dev_index(0),
@@ -26,7 +33,7 @@ fn desk() -> Desk<Vec<BTreeMap<String, u64>>> {
         mtu: 1500,
     };
     let (limits, secret) = (Limits::TINY, Secret::from_seed(1));
-    let config = StackConfig { sysctl: Sysctl::default(), devices: vec![device], cores: 1, limits, secret };
+    let config = StackConfig { sysctl, devices: vec![device], cores: 1, limits, secret };
     Desk {
         stack: Arc::new(Stack::new(config).expect("a stack").0),
         reporter: Reporter::new([(CoreId(0), Arc::<Mailbox>::default())]),
