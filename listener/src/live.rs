@@ -1,7 +1,7 @@
 //! What changes while a stack runs: the knobs, the limit on RSTs, and the end of taking SYNs.
 //!
 //! # Protocol
-//! The control side leaves [`Settings`] in a core's [`Live`] and sends [`crate::conn_shared::Command::Settings`]; the core
+//! The control side leaves [`Settings`] beside a core and sends [`crate::conn_shared::Command::Settings`]; the core
 //! exchanges them for its own at its next tick and leaves the old ones, which the control side frees. So a worker
 //! allocates and frees nothing, and a segment meets the old knobs or the new ones, never some of each.
 
