@@ -5,6 +5,7 @@
 //! interfaces, hugepages, rights) is checked by [`crate::start`].
 
 mod check;
+mod control;
 mod device;
 mod diff;
 mod error;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 pub use toml::Spanned;
 
+pub use control::{Control, DrainSeconds, Readers};
 pub use device::{Device, DpdkDevice};
 pub use diff::Difference;
 pub use error::{ConfigError, Place};
@@ -60,29 +62,6 @@ pub struct Config {
 struct Source {
     file: PathBuf,
     text: String,
-}
-
-/// `[control]`
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Control {
-    /// Path of the Unix socket, created with mode 0600. Default `/run/hearken/NAME.sock`, where root's daemons keep
-    /// theirs; `$XDG_RUNTIME_DIR/hearken/NAME.sock` for anybody else, who cannot write to `/run`.
-    pub socket: Option<PathBuf>,
-    /// How long SIGTERM waits for handshakes and connections to end, in seconds. Default 10: longer than a handshake
-    /// takes with retransmissions, shorter than service managers wait. 0 for not at all.
-    pub drain_seconds: DrainSeconds,
-}
-
-/// `control.drain_seconds`
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(transparent)]
-pub struct DrainSeconds(pub u32);
-
-impl Default for DrainSeconds {
-    fn default() -> Self {
-        Self(10)
-    }
 }
 
 /// `[eal]`: not used when all devices are `pcap:` files. Hugepages are always taken without files (`--in-memory`), so

@@ -308,6 +308,69 @@ fn a_running_server_is_asked_and_steered() {
     assert!(!place.path("h.sock").exists());
 }
 
+/// The binary run by the user `nobody`.
+fn by_nobody(place: &Place, args: &[&str]) -> Output {
+    use std::os::unix::process::CommandExt;
+    let copy = place.path("hearken");
+    if !copy.exists() {
+        fs::copy(cargo_bin("hearken"), &copy).expect("room for the binary");
+    }
+    let socket = place.path("h.sock").display().to_string();
+    let mut command = Command::new(copy);
+    command.args(args).args(["--socket", &socket]).uid(65_534).gid(65_534);
+    command.output().expect("hearken starts")
+}
+
+#[test]
+fn others_read_if_they_are_allowed_to_and_change_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    if !rustix::process::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "only root can become another user, and CI skips nothing");
+        eprintln!("SKIPPED others on the control socket: only root can become another user");
+        return;
+    }
+    let place = Place::on_files(LISTENER);
+    fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o755)).expect("our directory");
+    let server = place.run(&["--for", "60s"]);
+    server.answer(&["ss"]);
+    let stderr = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let refused = by_nobody(&place, &["ss"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("it belongs to another user"), "{refused:?}");
+
+    let text = fs::read_to_string(place.path("h.toml")).expect("a file");
+    let reload = |readers: &str| {
+        let text = text.replace("[control]\n", &format!("[control]\nreaders = {readers}\n"));
+        fs::write(place.path("h.toml"), text).expect("a file");
+        server.answer(&["reload"])
+    };
+    assert!(reload("[65534]").starts_with("~ control.readers: (default) -> [65534]\n"));
+    let mode = || fs::metadata(place.path("h.sock")).expect("a socket").permissions().mode() & 0o777;
+    let begun = Instant::now();
+    while mode() != 0o666 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the socket stays closed");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for read in [&["ss"][..], &["stats"], &["latency"]] {
+        let output = by_nobody(&place, read);
+        assert!(output.status.success(), "{read:?}: {output:?}");
+    }
+    for change in [&["listen", "198.18.0.1:8080"][..], &["close", "198.18.0.1:80"], &["reload"]] {
+        let output = by_nobody(&place, change);
+        assert_eq!(output.status.code(), Some(1), "{change:?}");
+        assert!(stderr(&output).contains("EPERM: only root and the user that runs the server"), "{output:?}");
+    }
+    reload("[7]");
+    let begun = Instant::now();
+    while by_nobody(&place, &["ss"]).status.success() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "a reader that is none any more");
+    }
+    let refused = by_nobody(&place, &["ss"]);
+    assert!(stderr(&refused).contains("whom control.readers names"), "{refused:?}");
+    server.signal(rustix::process::Signal::INT);
+    assert_eq!(server.end().0, Some(0));
+}
+
 #[test]
 fn an_interrupt_ends_the_run_with_its_report() {
     let place = Place::on_files(LISTENER);

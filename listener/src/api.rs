@@ -296,6 +296,11 @@ impl Stack {
 
     /// All listeners, by descriptor.
     pub fn listeners(&self) -> Vec<ListenerRow> {
+        self.listeners_from(SockFd(0), usize::MAX)
+    }
+
+    /// The first `max` listeners from descriptor `from` on: a page that costs its own size, however many there are.
+    pub fn listeners_from(&self, from: SockFd, max: usize) -> Vec<ListenerRow> {
         let control = self.lock();
         let row = |(fd, entry): (SockFd, &Entry)| {
             let Entry::Sock(sock) = entry else { return None };
@@ -314,7 +319,7 @@ impl Stack {
                 uid: sock.uid,
             })
         };
-        control.socks.iter().filter_map(row).collect()
+        control.socks.iter_from(from).filter_map(row).take(max).collect()
     }
 
     /// The slot of a listener, as lookups in [`Self::listen_hash`] name it; `None` if `fd` does not listen.

@@ -210,7 +210,14 @@ impl SockTable {
 
     /// All descriptors in use, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (SockFd, &Entry)> {
-        let used = self.entries.iter().enumerate().filter(|(_, entry)| !matches!(entry, Entry::Free));
+        self.iter_from(SockFd(0))
+    }
+
+    /// The same from descriptor `from` on.
+    pub(crate) fn iter_from(&self, from: SockFd) -> impl Iterator<Item = (SockFd, &Entry)> {
+        let first = (from.0 as usize).min(self.entries.len());
+        let used = self.entries.iter().enumerate().skip(first);
+        let used = used.filter(|(_, entry)| !matches!(entry, Entry::Free));
         used.map(|(fd, entry)| (SockFd(fd as u32), entry))
     }
 }

@@ -103,7 +103,11 @@ impl Client {
     }
 
     fn exchange(&mut self, request: &[u8]) -> io::Result<Vec<u8>> {
-        self.stream.get_mut().write_all(request)?;
+        match self.stream.get_mut().write_all(request) {
+            // Turned away: why, is there to be read.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            written => written?,
+        }
         let mut line = Vec::new();
         self.stream.by_ref().take(REPLY_MAX).read_until(b'\n', &mut line)?;
         match line.last() {

@@ -20,8 +20,10 @@
 //! [`PATIENCE`] is cut off.
 //!
 //! # Rights
-//! The socket has mode 0600, and the peer's uid (`SO_PEERCRED`) must be root or the server's. It owns the listeners
-//! that it opens. Connections from `accept` are closed with their client, as descriptors are with their process;
+//! The peer's uid (`SO_PEERCRED`) decides. Root and the server's own user may ask for everything; others are turned away,
+//! unless `control.readers` names them: then they may ask for what changes nothing ([`Request::is_for_owner`]), and are
+//! [`READERS_MAX`] at a time at most, so that they cannot crowd the owner out. The socket has mode 0600, with readers
+//! 0666. The peer owns the listeners that it opens. Connections from `accept` are closed with their client, as descriptors are with their process;
 //! listeners stay.
 
 use std::collections::BTreeMap;
@@ -43,6 +45,8 @@ pub const VERSION: u64 = 1;
 pub const LINE_MAX: usize = 64 * 1024;
 /// Clients that are served at a time: people and exporters, not load.
 pub const CLIENTS_MAX: usize = 64;
+/// Clients among them that are neither root nor the server's user.
+pub const READERS_MAX: usize = CLIENTS_MAX / 2;
 /// How long half a request may stay half, and a reply unread.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Rows in one reply to `ss`: so that a million listeners neither fill a buffer nor keep the control thread.

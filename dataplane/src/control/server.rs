@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::proto::{self, CLIENTS_MAX, LINE_MAX, PATIENCE, Refusal, Reply, Request};
+use super::proto::{self, CLIENTS_MAX, LINE_MAX, PATIENCE, READERS_MAX, Refusal, Reply, Request};
+use crate::config::Readers;
 
 /// Connections that one round takes in, so that a storm of them leaves time for those that are served.
 const ACCEPTS_MAX: usize = 16;
@@ -80,6 +81,7 @@ pub struct Server {
     path: PathBuf,
     inode: u64,
     uid: u32,
+    readers: Readers,
     clients: Vec<Client>,
     next_client: u64,
     accept_again: Option<Instant>,
@@ -122,12 +124,26 @@ impl Server {
         let uid = rustix::process::geteuid().as_raw();
         let (path, clients) = (path.to_owned(), Vec::with_capacity(CLIENTS_MAX));
         let (next_client, accept_again, patience) = (1, None, PATIENCE);
-        Ok(Self { listener, path, inode, uid, clients, next_client, accept_again, patience })
+        let readers = Readers::Nobody;
+        Ok(Self { listener, path, inode, uid, readers, clients, next_client, accept_again, patience })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Who may read from now on, beside root and this process's user. Clients that are there keep what they may.
+    ///
+    /// # Errors
+    /// The socket's mode cannot be changed; then nobody else can connect.
+    pub fn set_readers(&mut self, readers: &Readers) -> io::Result<()> {
+        if self.readers == *readers {
+            return Ok(());
+        }
+        self.readers = readers.clone();
+        let mode = if self.readers == Readers::Nobody { 0o600 } else { 0o666 };
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))
     }
 
     /// One round: waits until a client or one of `others` has something, or `timeout` has passed; then serves each
@@ -214,10 +230,15 @@ impl Server {
             }
             let peer = Peer { client: self.next_client, uid };
             self.next_client += 1;
-            let mut client = Client::new(stream, peer);
-            if uid != 0 && uid != self.uid {
-                client.refuse("only root and the user that runs the server may ask");
+            let owner = uid == 0 || uid == self.uid;
+            let mut client = Client::new(stream, peer, owner);
+            if !owner && !self.readers.contains(uid) {
+                client.refuse(
+                    "only root and the user that runs the server may ask, and whom control.readers names",
+                );
                 tracing::warn!(uid, "refused a control client");
+            } else if !owner && self.clients.iter().filter(|client| !client.owner).count() >= READERS_MAX {
+                client.refuse(&format!("{READERS_MAX} readers are served already; try again later"));
             }
             self.clients.push(client);
         }
@@ -271,6 +292,8 @@ fn refuse_if_taken(path: &Path) -> Result<(), BindError> {
 struct Client {
     stream: UnixStream,
     peer: Peer,
+    /// May change things.
+    owner: bool,
     /// Bytes of lines that are not answered yet; at most [`LINE_MAX`] and one read.
     input: Vec<u8>,
     /// What is left to send of the reply.
@@ -285,9 +308,9 @@ struct Client {
 }
 
 impl Client {
-    fn new(stream: UnixStream, peer: Peer) -> Self {
-        let (input, output) = (Vec::new(), Vec::new());
-        Self { stream, peer, input, output, sent: 0, progress: Instant::now(), leaving: false, broken: false }
+    fn new(stream: UnixStream, peer: Peer, owner: bool) -> Self {
+        let (input, output, progress) = (Vec::new(), Vec::new(), Instant::now());
+        Self { stream, peer, owner, input, output, sent: 0, progress, leaving: false, broken: false }
     }
 
     /// What to wait for.
@@ -340,8 +363,14 @@ impl Client {
         if end > LINE_MAX {
             return self.refuse(&format!("the request is longer than {LINE_MAX} bytes"));
         }
-        let reply =
-            proto::parse_request(&self.input[..end]).and_then(|request| service.call(self.peer, request));
+        let reply = proto::parse_request(&self.input[..end]).and_then(|request| {
+            if request.is_for_owner() && !self.owner {
+                let message =
+                    "only root and the user that runs the server may do this; run it as one of them";
+                return Err(Refusal { errno: Some("EPERM".into()), message: message.into() });
+            }
+            service.call(self.peer, request)
+        });
         self.input.drain(..=end);
         self.progress = Instant::now();
         self.output = proto::reply_line(&reply);

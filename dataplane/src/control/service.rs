@@ -184,8 +184,7 @@ impl<D: Devices> Desk<D> {
     }
 
     fn ss(&self, from: u32) -> Ss {
-        let mut rows = self.stack.listeners();
-        rows.retain(|row| row.fd.0 >= from);
+        let mut rows = self.stack.listeners_from(SockFd(from), proto::SS_ROWS_MAX + 1);
         let next = rows.get(proto::SS_ROWS_MAX).map(|row| row.fd.0);
         rows.truncate(proto::SS_ROWS_MAX);
         let listeners = rows.iter().map(|row| self.ss_row(row)).collect();

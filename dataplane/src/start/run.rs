@@ -59,6 +59,8 @@ fn serve(
     let replays = config.port.iter().any(|port| matches!(port.device.get_ref(), Device::Pcap { .. }));
     let mut draining: Option<Draining> = None;
     loop {
+        let readers = &running.desk.loaded.config.control.readers;
+        server.set_readers(readers).map_err(|error| format!("cannot let others read: {error}"))?;
         let round = if draining.is_some() { ROUND_DRAINING } else { ROUND };
         let left = end.map_or(round, |end| end.saturating_duration_since(Instant::now()).min(round));
         let turn = running.turn(server, &signals.fds(), left);

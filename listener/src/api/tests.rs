@@ -174,3 +174,21 @@ fn closed_group_members_give_their_slots_back() {
     assert!((0..max).all(|number| open(number) == Ok(())), "a slot is lost");
     assert_eq!(open(max), Err(ListenError::ListenersFull));
 }
+
+#[test]
+fn listeners_are_listed_page_by_page() {
+    let stack = stack();
+    let open = |n| {
+        let fd = bound(&stack, &format!("127.0.0.1:{}", 8000 + n), &[]).expect("a free port");
+        stack.listen(fd, 5).expect("bound");
+        fd
+    };
+    let fds: Vec<SockFd> = (0..7).map(open).collect();
+    stack.close(fds[2], false).expect("it is open");
+    let page = |from, max| -> Vec<u32> {
+        stack.listeners_from(SockFd(from), max).iter().map(|row| row.fd.0).collect()
+    };
+    assert_eq!((page(0, 3), page(2, 3), page(5, 9)), (vec![0, 1, 3], vec![3, 4, 5], vec![5, 6]));
+    assert_eq!((page(7, 3), page(u32::MAX, 3), page(0, 0)), (vec![], vec![], vec![]));
+    assert_eq!(page(0, usize::MAX).len(), stack.listeners().len());
+}

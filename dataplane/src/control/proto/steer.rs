@@ -4,6 +4,22 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::Request;
+
+impl Request {
+    /// True for requests that change something, or show what passes by: for the owner and root alone.
+    pub const fn is_for_owner(&self) -> bool {
+        match self {
+            Self::Listen(_)
+            | Self::Close(_)
+            | Self::Accept(_)
+            | Self::CloseConnection { .. }
+            | Self::Reload { .. } => true,
+            Self::Ss { .. } | Self::Stats {} | Self::Latency { .. } => false,
+        }
+    }
+}
+
 /// Reply to `reload`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {
