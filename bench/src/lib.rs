@@ -3,6 +3,7 @@
 
 pub mod compare;
 pub mod frames;
+pub mod generator;
 pub mod load;
 pub mod lookup;
 pub mod machine;

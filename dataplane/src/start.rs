@@ -60,6 +60,9 @@ pub struct Running {
     /// [`Running::stop`], or taken out and dropped on the thread that started.
     #[cfg(feature = "dpdk")]
     pub peers: Vec<crate::io::dpdk::DpdkIo>,
+    /// DPDK, where it runs: for threads of the caller that use [`Running::peers`].
+    #[cfg(feature = "dpdk")]
+    pub eal: Option<::dpdk::Eal>,
     /// What control requests are answered from.
     pub desk: Desk<Box<dyn Devices>>,
     stats: Vec<Arc<CoreStats>>,
@@ -99,10 +102,10 @@ fn start_dpdk(config: &Config, cores: Vec<usize>) -> Result<Running, StartError>
         peers.extend(port.peers);
         ports.push(OpenPort { queues: port.queues, mac: port.mac, mtu: port.mtu });
     }
-    let eal = devices.eal.clone();
+    let (eal, handle) = (devices.eal.clone(), Some(devices.eal.clone()));
     let enter = move || eal.register_thread().map_err(|error| error.to_string());
     let running = start_workers(config, cores, ports, Box::new(devices), enter)?;
-    Ok(Running { peers, ..running })
+    Ok(Running { peers, eal: handle, ..running })
 }
 
 #[cfg(not(feature = "dpdk"))]
@@ -182,6 +185,8 @@ where
     Ok(Running {
         #[cfg(feature = "dpdk")]
         peers: Vec::new(),
+        #[cfg(feature = "dpdk")]
+        eal: None,
         desk,
         stats,
         team,

@@ -154,26 +154,11 @@ impl PacketIo for Mem {
     type Frame = MemFrame;
 
     fn rx_burst(&mut self, into: &mut [Option<MemFrame>]) -> usize {
-        let mut received = 0;
-        for slot in into {
-            let Some(frame) = self.rx.pop() else { break };
-            *slot = Some(frame);
-            received += 1;
-        }
-        received
+        receive(&self.rx, into)
     }
 
     fn tx_burst(&mut self, from: &mut [Option<MemFrame>]) -> usize {
-        let mut sent = 0;
-        for slot in from {
-            let Some(frame) = slot.take() else { break };
-            if let Err(frame) = self.tx.push(frame) {
-                *slot = Some(frame);
-                break;
-            }
-            sent += 1;
-        }
-        sent
+        send(&self.tx, from)
     }
 
     fn alloc(&mut self) -> Option<MemFrame> {
@@ -209,6 +194,54 @@ impl MemPeer {
     pub fn free_buffers(&self) -> usize {
         self.pool.len()
     }
+}
+
+/// The far end as a device of its own, for a client that is written for devices.
+impl PacketIo for MemPeer {
+    type Frame = MemFrame;
+
+    fn rx_burst(&mut self, into: &mut [Option<MemFrame>]) -> usize {
+        receive(&self.from_worker, into)
+    }
+
+    fn tx_burst(&mut self, from: &mut [Option<MemFrame>]) -> usize {
+        send(&self.to_worker, from)
+    }
+
+    fn alloc(&mut self) -> Option<MemFrame> {
+        MemFrame::alloc(&self.pool)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+}
+
+/// Fills a prefix of `into` from `ring`.
+#[inline]
+fn receive(ring: &ArrayQueue<MemFrame>, into: &mut [Option<MemFrame>]) -> usize {
+    let mut received = 0;
+    for slot in into {
+        let Some(frame) = ring.pop() else { break };
+        *slot = Some(frame);
+        received += 1;
+    }
+    received
+}
+
+/// Empties the prefix of `from` that `ring` has room for.
+#[inline]
+fn send(ring: &ArrayQueue<MemFrame>, from: &mut [Option<MemFrame>]) -> usize {
+    let mut sent = 0;
+    for slot in from {
+        let Some(frame) = slot.take() else { break };
+        if let Err(frame) = ring.push(frame) {
+            *slot = Some(frame);
+            break;
+        }
+        sent += 1;
+    }
+    sent
 }
 
 #[cfg(test)]
