@@ -10,6 +10,7 @@ pub mod machine;
 pub mod packets;
 pub mod pcap;
 pub mod peers;
+pub mod places;
 pub mod plot;
 pub mod stack;
 pub mod stages;

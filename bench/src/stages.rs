@@ -190,7 +190,7 @@ impl Args {
         let mut config = WorkerConfig::new(CoreId(0));
         config.burst = self.burst;
         let mut worker = Worker::new(config, core, vec![Port::new(io, DEV, Arc::new(local), false)]);
-        let mut clock = RealClock::new(Instant::now());
+        let mut clock = RealClock::begin();
         let mut ticks = ticks_of_bursts();
         let start = Instant::now();
         while start.elapsed() < length {
@@ -225,7 +225,7 @@ fn ticks_of_bursts() -> Histogram<u64> {
 
 impl<'a, I: PacketIo> Stages<'a, I> {
     fn new(io: &'a mut I, core: &'a mut Core, local: &'a LocalTable) -> Self {
-        let clock = RealClock::new(Instant::now());
+        let clock = RealClock::begin();
         let ticks = std::array::from_fn(|_| ticks_of_bursts());
         Self { io, core, local, columns: Box::default(), clock, ticks }
     }

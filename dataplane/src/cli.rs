@@ -1,5 +1,7 @@
 //! The command line: arguments are types, a subcommand's body is a call.
 
+mod cookie_keys;
+
 use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
@@ -44,6 +46,8 @@ enum Command {
     Stats(StatsArgs),
     /// Show how long answers took, per core and outcome
     Latency(LatencyArgs),
+    /// Show or change the keys of SYN cookies
+    CookieKeys(cookie_keys::CookieKeysArgs),
 }
 
 /// Why the program ends with another code than 0.
@@ -109,6 +113,7 @@ impl Cli {
             Command::Ss(args) => args.run(out),
             Command::Stats(args) => args.run(out),
             Command::Latency(args) => args.run(out),
+            Command::CookieKeys(args) => args.run(out),
         }
     }
 }

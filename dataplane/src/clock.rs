@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use listener::types::Nanos;
 
@@ -12,24 +12,30 @@ pub trait Clock {
     fn now(&mut self) -> Nanos;
 }
 
-/// The machine's clock. All workers take the same start, since they leave each other time stamps.
+/// The machine's clock: Unix time when it begins, and steady from there on, whatever becomes of the date. So the minutes of
+/// SYN cookies are the same on every machine, and after a restart; and timestamps do not fall back.
+///
+/// All workers take copies of one, since they leave each other time stamps.
 #[derive(Clone, Copy, Debug)]
 pub struct RealClock {
     start: Instant,
+    /// Unix time at `start`, in ns: 64 bits last until the year 2554.
+    unix_ns: u64,
 }
 
 impl RealClock {
-    /// Nanoseconds since `start`.
-    pub const fn new(start: Instant) -> Self {
-        Self { start }
+    /// One that begins now.
+    pub fn begin() -> Self {
+        // A date before 1970 is no date; such a machine counts from its start.
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { start: Instant::now(), unix_ns: unix.as_nanos() as u64 }
     }
 }
 
 impl Clock for RealClock {
     #[inline]
     fn now(&mut self) -> Nanos {
-        // 64 bits of nanoseconds last for 584 years.
-        Nanos(self.start.elapsed().as_nanos() as u64)
+        Nanos(self.unix_ns + self.start.elapsed().as_nanos() as u64)
     }
 }
 
@@ -49,5 +55,21 @@ impl VirtualClock {
 impl Clock for VirtualClock {
     fn now(&mut self) -> Nanos {
         Nanos(self.now.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machines_clock_goes_on_from_the_date() {
+        let unix = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
+        let before = unix();
+        let mut clock = RealClock::begin();
+        let mut copy = clock;
+        let (first, second) = (clock.now(), copy.now());
+        assert!(before <= first.0 && first <= second, "{before} {first:?} {second:?}");
+        assert!(second.0 <= unix() + 1_000_000, "the date does not run backwards by a millisecond here");
     }
 }

@@ -46,6 +46,8 @@ pub struct Config {
     pub port: Vec<Port>,
     /// Threads and bursts.
     pub workers: Workers,
+    /// SYN cookies.
+    pub cookies: Cookies,
     /// Listeners to open at start; more can be opened at run time.
     pub listener: Vec<Listener>,
     /// What the kernel tunes by sysctl, by the kernel's names and with its defaults.
@@ -154,6 +156,16 @@ impl Default for Workers {
     fn default() -> Self {
         Self { cores: default_value(Cores::Auto), burst: default_value(32), idle: Idle::Auto }
     }
+}
+
+/// `[cookies]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cookies {
+    /// A file with the secret of SYN cookies, for its owner's eyes only: one line of 96 hexadecimal digits (`openssl rand
+    /// -hex 48`), and below it, if there is one, the generation before or the next. Servers with the same file can check
+    /// each other's cookies, and after a restart their own. Default: random keys at each start, which nobody shares.
+    pub secret_file: Option<Spanned<PathBuf>>,
 }
 
 /// `[[listener]]`: socket, bind and listen at start.

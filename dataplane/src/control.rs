@@ -1,9 +1,10 @@
 //! The control plane: one thread that owns the stack and answers on a Unix socket.
 //!
 //! [`proto`] is what is said there, [`server`] the end that must survive anybody, [`client`] the other,
-//! and [`service`] what each request does; [`reload`] changes what runs.
+//! and [`service`] what each request does; [`reload`] changes what runs, [`cookie_keys`] the keys of SYN cookies.
 
 pub mod client;
+pub mod cookie_keys;
 pub mod proto;
 pub mod reload;
 pub mod server;

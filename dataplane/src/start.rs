@@ -4,6 +4,7 @@
 //! same; [`run`] is `hearken run`: it adds the control socket, the signals and the report at the end. The only match
 //! on what kind of I/O a port is stands here.
 
+pub mod cookie_secret;
 pub mod cores;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use listener::Core;
 
 use crate::config::{self, Config, ConfigError, Cores, Device, Port};
+use crate::control::cookie_keys::CookieDesk;
 use crate::control::proto::{Latency, Stats};
 use crate::control::reload::Loaded;
 use crate::control::server::{BindError, Server};
@@ -170,7 +172,10 @@ where
     let mtus: Vec<u16> = ports.iter().map(|port| port.mtu).collect();
     let secret = stack::random_secret()
         .map_err(|error| StartError::Run(format!("no random numbers: {error}; is /dev/urandom there?")))?;
-    let (stack, protocols) = stack::build(config, &mtus, count, secret)?;
+    let secret_file = config.cookies.secret_file.as_ref().map(|file| file.get_ref().clone());
+    let cookies = CookieDesk::open(secret_file).map_err(|error| StartError::Run(error.to_string()))?;
+    let (stack, mut protocols) = stack::build(config, &mtus, count, secret)?;
+    protocols.iter_mut().for_each(|core| core.set_cookie_keys(cookies.keys()));
     let listeners = stack::open_listeners(&stack, config)?;
 
     let workers = workers(config, &cpus, ports, protocols);
@@ -181,7 +186,7 @@ where
     let ports = stack::port_names(config);
     let loaded = Loaded { config: config.clone(), listeners };
     let accepted = HashMap::new();
-    let desk = Desk { stack: Arc::new(stack), reporter, devices, ports, cpus, accepted, loaded };
+    let desk = Desk { stack: Arc::new(stack), reporter, devices, ports, cpus, cookies, accepted, loaded };
     Ok(Running {
         #[cfg(feature = "dpdk")]
         peers: Vec::new(),

@@ -126,6 +126,8 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
 
     /// Turns until `stop`, then leaves the last report.
     pub fn run<C: Clock>(mut self, stop: &AtomicBool, clock: &mut C) {
+        // Before the first frame, so that timers count from the clock's present.
+        self.tick(clock.now());
         while !stop.load(Ordering::Relaxed) {
             if self.poll(clock) == 0 {
                 match self.config.idle {

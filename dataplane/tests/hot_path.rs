@@ -103,7 +103,7 @@ fn nothing_is_allocated_after_the_start() {
     let (io, wire) = Mem::new(MemConfig::default());
     let ports = vec![Port::new(io, common::DEV, common::local(), true)];
     let mut worker = Worker::new(WorkerConfig::new(CoreId(0)), core, ports);
-    let mut clock = RealClock::new(std::time::Instant::now());
+    let mut clock = RealClock::begin();
     let stats = worker.stats();
 
     // The first turns may set up what a thread needs once.

@@ -16,6 +16,7 @@ use crate::sock_reuseport::Select;
 use crate::sockaddr::{Accepted, Caller, Endpoint, Family, How, ListenerRow, SockAddr, TcpInfo};
 use crate::sockopt::{self, SockOpt, SockOptName};
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
+use crate::syncookies::CookieKeys;
 use crate::sysctl::Sysctl;
 use crate::types::{Backlog, CoreId, InetAddr, ListenerId, SockFd, TcpPort, TcpState, Then};
 
@@ -367,6 +368,22 @@ impl Stack {
         }
         sockopt::attach_selector(&mut control, &self.net, fd.0, selector);
         Ok(())
+    }
+
+    /// Gives all cores other keys for SYN cookies; each has them from its next tick on. In between some make cookies
+    /// that others cannot check: [`CookieKeys`] says how to change without losing any.
+    pub fn set_cookie_keys(&self, keys: CookieKeys) {
+        let mut control = self.lock();
+        control.keys_given = control.keys_given.wrapping_add(1);
+        for core in 0..self.net.cores.len() {
+            control.command(&self.net, CoreId(core as u16), Command::CookieKeys(keys));
+        }
+    }
+
+    /// True once every core has the keys that [`Self::set_cookie_keys`] gave last.
+    pub fn cookie_keys_taken(&self) -> bool {
+        let given = self.lock().keys_given;
+        self.net.cores.iter().all(|core| core.keys_taken() == given)
     }
 
     /// Counters by their kernel names, summed over the cores and the control side.

@@ -3,6 +3,7 @@
 use crate::conn_shared::CONNECTIONS_PER_CORE_MAX;
 use crate::inet_hashtables::LISTENER_IDS;
 use crate::limits::{CORES_MAX, Limits};
+use crate::syncookies::CookieKey;
 use crate::sysctl::Sysctl;
 use crate::types::{DevIndex, InetAddr};
 
@@ -23,7 +24,7 @@ pub struct Device {
 
 /// Keys of the keyed hashes. All 128 bytes should be random, and stay the same while connections are to survive.
 ///
-/// Two boxes with the same `cookies` can check each other's SYN cookies.
+/// `cookies` and `timestamps` are only what a core starts with: see [`crate::Stack::set_cookie_keys`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
     /// Buckets of the listening hash.
@@ -55,6 +56,12 @@ impl Secret {
             timestamps: key(6),
             ports: key(7),
         }
+    }
+
+    /// The part that SYN-ACKs with cookies are made with.
+    pub(crate) fn cookie_key(&self) -> CookieKey {
+        let parts = [self.cookies[0], self.cookies[1], self.timestamps];
+        CookieKey::from_bytes(&std::array::from_fn(|byte| parts[byte / 16][byte % 16]))
     }
 
     /// The same keys for the same seed: for tests and recorded runs, never for a wire.

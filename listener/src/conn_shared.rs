@@ -173,6 +173,8 @@ pub struct CoreShared {
     snmp: Snmp,
     commands: ArrayQueue<Command>,
     pub(crate) live: Live,
+    /// How often the core took other cookie keys.
+    keys_taken: AtomicU32,
 }
 
 impl CoreShared {
@@ -194,6 +196,7 @@ impl CoreShared {
             snmp: Snmp::default(),
             commands: ArrayQueue::new(COMMANDS),
             live: Live::default(),
+            keys_taken: AtomicU32::new(0),
         }
     }
 
@@ -218,6 +221,11 @@ impl CoreShared {
     /// Asks something of the core. Nothing is lost: if the ring is full the command comes back, for another try.
     pub fn push(&self, command: Command) -> Result<(), Command> {
         self.commands.push(command)
+    }
+
+    /// How often the core has carried out [`Command::CookieKeys`].
+    pub fn keys_taken(&self) -> u32 {
+        self.keys_taken.load(Ordering::Acquire)
     }
 
     /// The child as it stands, if its slot was not used again.
@@ -281,6 +289,11 @@ impl CoreShared {
     #[inline]
     pub fn pop(&self) -> Option<Command> {
         self.commands.pop()
+    }
+
+    /// Counts one [`Command::CookieKeys`] as carried out.
+    pub fn cookie_keys_taken(&self) {
+        self.keys_taken.fetch_add(1, Ordering::Release);
     }
 
     /// Writes down a new child; returns its generation.

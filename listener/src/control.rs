@@ -65,6 +65,8 @@ pub(crate) struct Control {
     /// Rules for groups, by the descriptor of the member that brought them.
     pub selectors: HashMap<u32, std::sync::Arc<dyn Select>>,
     pub random: u64,
+    /// How often all cores were given other cookie keys.
+    pub keys_given: u32,
 }
 
 impl Control {
@@ -80,6 +82,7 @@ impl Control {
             slots_used: 0,
             selectors: HashMap::new(),
             random: u64::from_le_bytes(std::array::from_fn(|byte| secret[8 + byte])),
+            keys_given: 0,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::ehash::{Ehash, EntryId, Kind};
 use crate::flow_hash::{Ahead, FlowHashes, Guess};
 use crate::inet_hashtables::{ListenHash, ListenKey};
 use crate::limits::BURST_MAX;
-use crate::listen_sock::{ListenSock, ListenSocks};
+use crate::listen_sock::{Credits, ListenSock, ListenSocks};
 use crate::live::count_if_draining;
 use crate::ratelimit::{PerSecond, TokenBucket};
 use crate::segment::{Originated, OutSegment, Outcome, Segment, Verdict, flag};
@@ -73,7 +73,7 @@ pub(crate) struct Env {
     pub core: CoreId,
     pub sysctl: Sysctl,
     pub isn_key: SipKey,
-    pub ts_key: SipKey,
+    /// For cookies, and for the timestamp offsets of all connections.
     pub cookies: CookieKeys,
     pub socks: Arc<ListenSocks>,
     pub hash: Arc<ListenHash>,
@@ -122,6 +122,8 @@ pub(crate) struct Flows {
     pub table: Ehash,
     pub wheel: TimerWheel,
     pub tw_count: u32,
+    /// Places in listeners' SYN queues.
+    pub credits: Credits,
     pub rst_limit: TokenBucket,
     pub challenges: PerSecond,
     /// Whether the last SYN was answered by a cookie.
@@ -193,8 +195,7 @@ impl Core {
             core: shared.core(),
             sysctl: config.sysctl.clone(),
             isn_key: SipKey::from_bytes(secret.isn),
-            ts_key: SipKey::from_bytes(secret.timestamps),
-            cookies: CookieKeys { current: secret.cookies.map(SipKey::from_bytes), other: None },
+            cookies: CookieKeys { current: secret.cookie_key(), other: None, shared: false },
             socks,
             hash,
             shared,
@@ -209,6 +210,7 @@ impl Core {
             table,
             wheel: TimerWheel::default(),
             tw_count: 0,
+            credits: Credits::new(config.cores),
             rst_limit: TokenBucket::default(),
             challenges: PerSecond::default(),
             cookies: config.sysctl.tcp_syncookies == 2,
@@ -229,6 +231,12 @@ impl Core {
     /// how a core starts.
     pub fn set_rst_limit(&mut self, per_second: u32, at_once: u32) {
         self.flows.rst_limit = TokenBucket::new(per_second, at_once);
+    }
+
+    /// Makes and checks SYN cookies with these keys, before the first segment; later ones come by
+    /// [`crate::Stack::set_cookie_keys`].
+    pub fn set_cookie_keys(&mut self, keys: CookieKeys) {
+        self.env.cookies = keys;
     }
 
     /// Resets connections of `discard` listeners that were silent for `idle`; 60 s to start with.
@@ -311,7 +319,7 @@ impl Core {
             return;
         }
         let guess = if self.flows.cookies {
-            Guess::Cookie { keys: self.env.cookies.current, count: self.minute }
+            Guess::Cookie { keys: self.env.cookies.current.hash, count: self.minute }
         } else {
             Guess::Isn(self.env.isn_key)
         };
@@ -387,6 +395,7 @@ impl Core {
     pub fn tick(&mut self, now: Nanos, budget: usize, mut send: impl FnMut(&Originated) -> bool) {
         self.minute = syncookies::count(now);
         count_if_draining(&self.env, &self.flows);
+        self.flows.credits.sweep(&self.env.socks, now);
         let mut send = |env: &Env, originated: &Originated| {
             let sent = send(originated);
             if sent {
@@ -427,7 +436,7 @@ impl Core {
 
     /// When [`Self::tick`] next has something to do for a timer; `None` if none runs. Commands may come any time.
     pub fn next_timer(&self) -> Option<Nanos> {
-        self.flows.wheel.next_event()
+        [self.flows.wheel.next_event(), self.flows.credits.next_sweep()].into_iter().flatten().min()
     }
 }
 

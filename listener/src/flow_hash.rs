@@ -8,7 +8,6 @@ use crate::bucket::Kernel;
 use crate::limits::BURST_MAX;
 use crate::segment::{FlowKey, Segment};
 use crate::siphash::SipKey;
-use crate::syncookies::CookieKey;
 
 /// A hash that was made before it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -26,7 +25,7 @@ pub(crate) enum Ahead {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Guess {
     Isn(SipKey),
-    Cookie { keys: CookieKey, count: u32 },
+    Cookie { keys: [SipKey; 2], count: u32 },
 }
 
 /// Words and hashes of a burst: memory that is used again for each.

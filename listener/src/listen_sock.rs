@@ -11,27 +11,26 @@
 //! the control side takes the whole stack with one swap and turns it round. So order of arrival is kept, nothing is
 //! allocated, and a node cannot come back while it is being pushed (no ABA).
 //!
+//! Places in the SYN queue are counted one by one while it is small; of a large one each core takes some at a time
+//! ([`Credits`]), so that cores do not take the line from each other with every SYN.
+//!
 //! # Limits
 //! [`QLEN_MAX`] half-open requests per listener; beyond that its SYN queue counts as full.
 //!
 //! # Checked by
-//! `tests/loom_accept_queue.rs`, and the tests below.
+//! `tests/loom_accept_queue.rs`, `tests/loom_credits.rs`, and the tests below.
 
+mod credits;
+mod reqsk_queue;
 mod slab;
 
+pub use credits::{CREDIT_IDLE, Credits};
+pub use reqsk_queue::QLEN_MAX;
 pub use slab::ListenSocks;
 
 use crate::conn_shared::{ChildNode, ChildRef, CoreShared};
 use crate::sync::{Arc, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use crate::types::{Backlog, DevIndex, ListenerId, ListenerRef, Nanos, Then};
-
-/// Half-open requests that one listener can count.
-pub const QLEN_MAX: u32 = (1 << QLEN_BITS) - 1;
-
-const QLEN_BITS: u32 = 20;
-const QLEN_MASK: u64 = QLEN_MAX as u64;
-const GENERATION_SHIFT: u32 = 2 * QLEN_BITS;
-const GENERATION_MASK: u64 = (1 << (64 - GENERATION_SHIFT)) - 1;
 
 /// What a listener starts with; the setters of [`ListenSock`] change single values later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -106,13 +105,9 @@ const fn tagged(generation: u32, low: u32) -> u64 {
     ((generation as u64) << 32) | low as u64
 }
 
-const fn requests_word(generation: u32) -> u64 {
-    (generation as u64 & GENERATION_MASK) << GENERATION_SHIFT
-}
-
 /// Changes a word as `next` says, or leaves it and says why.
 #[inline]
-fn change(word: &AtomicU64, next: impl Fn(u64) -> Result<u64, Refused>) -> Result<(), Refused> {
+fn change(word: &AtomicU64, mut next: impl FnMut(u64) -> Result<u64, Refused>) -> Result<(), Refused> {
     let mut now = word.load(Ordering::Relaxed);
     loop {
         match word.compare_exchange_weak(now, next(now)?, Ordering::Relaxed, Ordering::Relaxed) {
@@ -184,7 +179,7 @@ impl ListenSock {
     /// Gives the three words of the workers a new generation; returns the old top. Exchanges, not stores: each takes its
     /// place among the workers' own, so that what a late worker compares with is never an old value.
     fn start_words(&self, generation: u32) -> u64 {
-        self.requests.swap(requests_word(generation), Ordering::Relaxed);
+        self.requests.swap(reqsk_queue::word(generation), Ordering::Relaxed);
         self.sk_ack_backlog.swap(tagged(generation, 0), Ordering::Relaxed);
         self.accept_top.swap(tagged(generation, ChildNode::NIL.0), Ordering::AcqRel)
     }
@@ -282,56 +277,6 @@ impl ListenSock {
         let empty = top & !0xffff_ffff | u64::from(ChildNode::NIL.0);
         let top = self.accept_top.swap(empty, Ordering::Acquire);
         unwind(top as u32, cores, child);
-    }
-
-    /// Half-open requests.
-    #[inline]
-    pub fn qlen(&self) -> u32 {
-        (self.requests.load(Ordering::Relaxed) & QLEN_MASK) as u32
-    }
-
-    /// Half-open requests that have not yet seen a timeout.
-    #[inline]
-    pub fn young(&self) -> u32 {
-        (self.requests.load(Ordering::Relaxed) >> QLEN_BITS & QLEN_MASK) as u32
-    }
-
-    /// `inet_csk_reqsk_queue_is_full`: strict, so backlog N allows N + 1 half-open requests.
-    #[inline]
-    pub fn request_queue_is_full(&self) -> bool {
-        let qlen = self.qlen();
-        qlen > self.max_ack_backlog().min(QLEN_MAX - 1)
-    }
-
-    /// Counts one young request more, never beyond the limit whatever other workers do, unless `force`.
-    #[inline]
-    pub fn reqsk_queue_added(&self, generation: u32, force: bool) -> Result<(), Refused> {
-        let max = if force { QLEN_MAX - 1 } else { self.max_ack_backlog().min(QLEN_MAX - 1) };
-        change(&self.requests, |word| match word >> GENERATION_SHIFT {
-            current if current != u64::from(generation) & GENERATION_MASK => Err(Refused::Gone),
-            _ if (word & QLEN_MASK) as u32 > max => Err(Refused::Full),
-            _ => Ok(word + 1 + (1 << QLEN_BITS)),
-        })
-    }
-
-    /// Counts one request less, and one young one less if it still was.
-    #[inline]
-    pub fn reqsk_queue_removed(&self, generation: u32, young: bool) {
-        self.requests_subtract(generation, 1 + (u64::from(young) << QLEN_BITS));
-    }
-
-    /// A request saw its first timeout.
-    pub fn reqsk_queue_aged(&self, generation: u32) {
-        self.requests_subtract(generation, 1 << QLEN_BITS);
-    }
-
-    #[inline]
-    fn requests_subtract(&self, generation: u32, amount: u64) {
-        // Gone: the count died with its listener.
-        let _ = change(&self.requests, |word| match word >> GENERATION_SHIFT {
-            current if current != u64::from(generation) & GENERATION_MASK => Err(Refused::Gone),
-            _ => Ok(word - amount),
-        });
     }
 
     /// What becomes of its connections.

@@ -5,8 +5,9 @@
 //! for 60 to 120 s. With timestamps, the low six bits of TSval carry window scale, SACK and ECN.
 //!
 //! # Departures from the kernel
-//! The two hashes read the same fields in another packing. A second pair of keys may be checked beside the first, so
-//! that the keys can change while handshakes are in flight: see [`CookieKeys`].
+//! The two hashes read the same fields in another packing. A second generation of keys may be checked beside the first,
+//! so that the keys can change while handshakes are in flight; and the keys may be shared: see [`CookieKeys`]. The minutes
+//! are those of the clock that is handed in, which all that share keys must have in common.
 
 use crate::segment::FlowKey;
 use crate::siphash::{SipKey, siphash_2_4};
@@ -28,12 +29,42 @@ const TS_WSCALE_MASK: u32 = 0xf;
 const TS_SACK: u32 = 1 << 4;
 const TS_ECN: u32 = 1 << 5;
 
-/// One generation of cookie keys: for H0 and for H1.
-pub type CookieKey = [SipKey; 2];
+/// One generation of keys: all that is secret in a SYN-ACK with a cookie.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct CookieKey {
+    /// For H0 and for H1.
+    pub(crate) hash: [SipKey; 2],
+    /// For the timestamp offset of a pair of hosts, without which the options in the timestamp cannot be read.
+    pub(crate) timestamps: SipKey,
+}
+
+/// Octets that a [`CookieKey`] is made from.
+pub const COOKIE_KEY_LEN: usize = 48;
+
+impl CookieKey {
+    /// From random octets: the keys of H0, H1 and the timestamp offsets.
+    pub fn from_bytes(bytes: &[u8; COOKIE_KEY_LEN]) -> Self {
+        let key = |index: usize| SipKey::from_bytes(std::array::from_fn(|byte| bytes[index * 16 + byte]));
+        Self { hash: [key(0), key(1)], timestamps: key(2) }
+    }
+
+    /// What tells generations apart and gives nothing away: 32 bits of a hash.
+    pub fn fingerprint(&self) -> u32 {
+        let [SipKey([a, b]), SipKey([c, d])] = self.hash;
+        let SipKey([e, f]) = self.timestamps;
+        siphash_2_4(SipKey([0, 0]), [a, b, c, d, e, f]) as u32
+    }
+}
+
+impl std::fmt::Debug for CookieKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "CookieKey({:08x})", self.fingerprint())
+    }
+}
 
 /// The keys that cookies are made and checked with.
 ///
-/// To change keys on several cores without losing a handshake: give all of them the new pair as `other`; when all have
+/// To change keys on several cores without losing a handshake: give all of them the new one as `other`; when all have
 /// it, make it `current` and the old one `other`; drop that after 120 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct CookieKeys {
@@ -41,6 +72,10 @@ pub struct CookieKeys {
     pub current: CookieKey,
     /// Only checks them: the generation before, or the next one.
     pub other: Option<CookieKey>,
+    /// Others make cookies with these keys too: machines behind the same address, or this one before it was started
+    /// again. So a listener looks for cookies though it sent none itself, and a cookie may be from a clock that is
+    /// already in the next minute.
+    pub shared: bool,
 }
 
 /// What a cookie's timestamp remembers of the SYN's options.
@@ -82,7 +117,7 @@ pub fn cookie_init_sequence(
     now: Nanos,
 ) -> SegSeq {
     let count = count(now);
-    let hashes = [cookie_hash(keys.current[0], flow, 0), cookie_hash(keys.current[1], flow, count)];
+    let hashes = [cookie_hash(keys.current.hash[0], flow, 0), cookie_hash(keys.current.hash[1], flow, count)];
     cookie_of(hashes, flow.is_v4(), client_seq, mss, count)
 }
 
@@ -100,24 +135,33 @@ pub(crate) fn cookie_of(hashes: [u32; 2], v4: bool, client_seq: SegSeq, mss: u16
     )
 }
 
-/// MSS of the client if `ack` acknowledges a cookie for this flow that is not too old.
+/// MSS of the client if `ack` acknowledges a cookie for this flow that is not too old, and the generation of keys
+/// that made it.
 ///
 /// `seq` and `ack` are those of the segment that came: the cookie is `ack - 1`, the client's ISN `seq - 1`.
 ///
 /// # Source
 /// Linux v6.18 `check_tcp_syn_cookie`, `__cookie_v4_check`, `__cookie_v6_check`.
-pub fn cookie_check(keys: &CookieKeys, flow: &FlowKey, seq: SegSeq, ack: SegSeq, now: Nanos) -> Option<u16> {
-    let one = |key: &CookieKey| {
+pub fn cookie_check<'k>(
+    keys: &'k CookieKeys,
+    flow: &FlowKey,
+    seq: SegSeq,
+    ack: SegSeq,
+    now: Nanos,
+) -> Option<(u16, &'k CookieKey)> {
+    // The newest minute that a cookie may be from, and how many count.
+    let ahead = u32::from(keys.shared);
+    let (newest, ages) = (count(now).wrapping_add(ahead), MAX_SYNCOOKIE_AGE + ahead);
+    let one = |key: &'k CookieKey| {
         let cookie = ack.0.wrapping_sub(1);
-        let rest = cookie.wrapping_sub(cookie_hash(key[0], flow, 0)).wrapping_sub(seq.0.wrapping_sub(1));
-        let age = count(now).wrapping_sub(rest >> COOKIE_BITS) & 0xff;
-        if age >= MAX_SYNCOOKIE_AGE {
+        let rest = cookie.wrapping_sub(cookie_hash(key.hash[0], flow, 0)).wrapping_sub(seq.0.wrapping_sub(1));
+        let age = newest.wrapping_sub(rest >> COOKIE_BITS) & 0xff;
+        if age >= ages {
             return None;
         }
-        let made = count(now).wrapping_sub(age);
-        let index = rest.wrapping_sub(cookie_hash(key[1], flow, made)) & COOKIE_MASK;
+        let index = rest.wrapping_sub(cookie_hash(key.hash[1], flow, newest.wrapping_sub(age))) & COOKIE_MASK;
         let table = if flow.is_v4() { &MSS_V4 } else { &MSS_V6 };
-        table.get(index as usize).copied()
+        Some((*table.get(index as usize)?, key))
     };
     one(&keys.current).or_else(|| keys.other.as_ref().and_then(one))
 }

@@ -179,6 +179,7 @@ pub(crate) fn command(
     match command {
         Command::CookieKeys(keys) => {
             env.cookies = keys;
+            env.shared.cookie_keys_taken();
             true
         }
         Command::Settings => {

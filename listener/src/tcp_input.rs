@@ -53,7 +53,7 @@ pub(crate) fn tcp_conn_request(
     now: Nanos,
     verdict: &mut Verdict,
 ) {
-    let Syn { slot, tw_isn, .. } = syn;
+    let Syn { slot, listener, tw_isn, .. } = syn;
     if env.draining {
         *verdict = Verdict::Drop(DropReason::Draining);
         return;
@@ -61,7 +61,8 @@ pub(crate) fn tcp_conn_request(
     let snmp = env.snmp();
     let table_full = flows.table.requests.is_full();
     let mut want_cookie = false;
-    if (env.sysctl.tcp_syncookies == 2 || slot.request_queue_is_full() || table_full) && tw_isn.is_none() {
+    let crowded = table_full || flows.credits.request_queue_is_full(slot, listener);
+    if (env.sysctl.tcp_syncookies == 2 || crowded) && tw_isn.is_none() {
         if env.sysctl.tcp_syncookies == 0 {
             *verdict = request_queue_full(env, table_full);
             return;
@@ -87,7 +88,7 @@ pub(crate) fn tcp_conn_request(
     if tw_isn.is_none() && env.sysctl.tcp_syncookies == 0 {
         // The last quarter is for peers that proved themselves before; we remember none.
         let backlog = i64::from(env.sysctl.tcp_max_syn_backlog);
-        if backlog - i64::from(slot.qlen()) < backlog >> 2 {
+        if backlog - i64::from(flows.credits.qlen(slot, listener)) < backlog >> 2 {
             snmp.inc(Mib::ListenDrops);
             *verdict = Verdict::Drop(DropReason::SynBacklogReserve);
             return;
@@ -106,7 +107,11 @@ fn request_queue_full(env: &Env, table_full: bool) -> Verdict {
 #[inline]
 fn send_synack(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos, verdict: &mut Verdict) {
     let Syn { seg, hash, listener, slot, tw_isn, ahead } = syn;
-    match slot.reqsk_queue_added(listener.generation, tw_isn.is_some()) {
+    let counted = match tw_isn {
+        Some(_) => slot.reqsk_queue_forced(listener.generation),
+        None => flows.credits.take(&env.socks, slot, listener, now),
+    };
+    match counted {
         Ok(()) => {}
         // Another worker took the last place since the test above.
         Err(Refused::Full) if env.sysctl.tcp_syncookies != 0 => {
@@ -131,7 +136,7 @@ fn send_synack(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos, verdict: 
     req.snt_tsval_first = clock_ms(now);
     req.snt_tsval_last = req.snt_tsval_first;
     let Some(index) = flows.table.requests.alloc(&seg.flow, req) else {
-        slot.reqsk_queue_removed(listener.generation, true);
+        flows.credits.give(&env.socks, slot, listener, now);
         env.snmp().inc(Mib::ListenDrops);
         *verdict = Verdict::Drop(DropReason::RequestTableFull);
         return;
@@ -187,7 +192,7 @@ fn tcp_openreq_init(env: &Env, syn: &Syn<'_>, cookie: bool) -> Request {
         irs: seg.seq,
         iss: SegSeq(0),
         ts_recent: timestamps.map_or(0, |(tsval, _)| tsval),
-        ts_off: if tstamp_ok { secure_tcp_ts_off(env, &seg.flow) } else { 0 },
+        ts_off: if tstamp_ok { secure_tcp_ts_off(sysctl, &env.cookies.current, &seg.flow) } else { 0 },
         mss: peer_mss(seg, slot.mss_clamp()),
         advmss,
         rcv_wnd,

@@ -24,13 +24,17 @@ use crate::types::{InetAddr, ListenerRef, Nanos, SegSeq, TcpState, Then};
 pub(crate) const TIMEWAIT_LEN: Nanos = Nanos::from_secs(60);
 
 /// Removes a request: from the table, the wheel, and its listener's count.
-pub(crate) fn reqsk_queue_drop(env: &Env, flows: &mut Flows, index: u32) {
+pub(crate) fn reqsk_queue_drop(env: &Env, flows: &mut Flows, index: u32, now: Nanos) {
     let id = EntryId::request(index);
     flows.cancel(id);
     flows.table.remove(id);
     let req = flows.table.requests.entry(index).body;
     if let Some(slot) = env.socks.get(req.listener.id) {
-        slot.reqsk_queue_removed(req.listener.generation, req.num_timeout == 0);
+        if req.num_timeout == 0 {
+            flows.credits.give(&env.socks, slot, req.listener, now);
+        } else {
+            slot.reqsk_queue_removed_old(req.listener.generation);
+        }
     }
     flows.table.requests.free(index);
 }
@@ -58,7 +62,7 @@ fn reqsk_migrate<'e>(env: &'e Env, flows: &mut Flows, index: u32) -> Option<&'e 
     let moved = heir.and_then(|id| {
         let slot = env.socks.get(id)?;
         let generation = slot.generation();
-        slot.reqsk_queue_added(generation, true).ok()?;
+        slot.reqsk_queue_forced(generation).ok()?;
         if entry.body.num_timeout != 0 {
             slot.reqsk_queue_aged(generation);
         }
@@ -76,7 +80,7 @@ fn reqsk_migrate<'e>(env: &'e Env, flows: &mut Flows, index: u32) -> Option<&'e 
 /// Linux v6.18 `tcp_check_req` (net/ipv4/tcp_minisocks.c); the tests stand in its order.
 pub(crate) fn tcp_check_req(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, now: Nanos) -> Next {
     let Some(slot) = req_listener(env, flows, index) else {
-        reqsk_queue_drop(env, flows, index);
+        reqsk_queue_drop(env, flows, index, now);
         return Next::Lookup;
     };
     let listener = flows.table.requests.entry(index).body.listener;
@@ -137,7 +141,7 @@ fn final_ack(env: &Env, flows: &mut Flows, slot: &ListenSock, index: u32, seg: &
     match syn_recv_sock(env, flows, &Final { slot, req: &req, seg, hash }, Some(index), now) {
         Ok(verdict) => Next::Done(verdict),
         Err(DropReason::ListenerGone) => {
-            reqsk_queue_drop(env, flows, index);
+            reqsk_queue_drop(env, flows, index, now);
             Next::Lookup
         }
         Err(_) if env.sysctl.tcp_abort_on_overflow => {
@@ -189,7 +193,7 @@ fn reset_at_request(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, now
 
 fn embryonic_reset(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, now: Nanos) -> Verdict {
     env.snmp().inc(Mib::EmbryonicRsts);
-    reqsk_queue_drop(env, flows, index);
+    reqsk_queue_drop(env, flows, index, now);
     if seg.has(flag::RST) { Verdict::Drop(DropReason::ReqRst) } else { send_reset(flows, seg, now) }
 }
 
@@ -258,7 +262,7 @@ pub(crate) fn syn_recv_sock(
         return Err(DropReason::ConnTableFull);
     }
     if let Some(request) = request {
-        reqsk_queue_drop(env, flows, request);
+        reqsk_queue_drop(env, flows, request, now);
     }
     let Some(index) = flows.table.conns.alloc(&seg.flow, create_openreq_child(env, last, then, now)) else {
         return Err(DropReason::ConnTableFull);
@@ -337,10 +341,10 @@ pub(crate) fn tcp_v4_cookie_check(
         return None;
     }
     let stamp = env.socks.get(slot.synq_slot())?;
-    if stamp.synq_no_recent_overflow(now, COOKIE_VALID_NS) {
+    if !env.cookies.shared && stamp.synq_no_recent_overflow(now, COOKIE_VALID_NS) {
         return None;
     }
-    let Some(mss) = cookie_check(&env.cookies, &seg.flow, seg.seq, seg.ack, now) else {
+    let Some((mss, key)) = cookie_check(&env.cookies, &seg.flow, seg.seq, seg.ack, now) else {
         env.snmp().inc(Mib::SyncookiesFailed);
         return None;
     };
@@ -358,7 +362,7 @@ pub(crate) fn tcp_v4_cookie_check(
         if env.sysctl.tcp_timestamps == 0 {
             return None;
         }
-        req.ts_off = secure_tcp_ts_off(env, &seg.flow);
+        req.ts_off = secure_tcp_ts_off(&env.sysctl, key, &seg.flow);
         let options = cookie_timestamp_decode(tsecr.wrapping_sub(req.ts_off));
         // An option that a sysctl forbids was never agreed, so the cookie is not ours.
         if (options.sack && !env.sysctl.tcp_sack)

@@ -5,6 +5,7 @@ use crate::listen_sock::ListenSock;
 use crate::request_sock::{Conn, Request};
 use crate::segment::{FlowKey, OutSegment, Segment, TcpOptions, flag};
 use crate::siphash::siphash_2_4;
+use crate::syncookies::CookieKey;
 use crate::sysctl::Sysctl;
 use crate::types::{Nanos, SegSeq};
 
@@ -85,13 +86,17 @@ pub(crate) fn seq_scale(hash: u32, now: Nanos) -> SegSeq {
 /// # Source
 /// Linux v6.18 `secure_tcp_ts_off`; 0 with `tcp_timestamps` = 2.
 #[inline]
-pub(crate) fn secure_tcp_ts_off(env: &Env, flow: &FlowKey) -> u32 {
-    if env.sysctl.tcp_timestamps != 1 {
+pub(crate) fn secure_tcp_ts_off(sysctl: &Sysctl, key: &CookieKey, flow: &FlowKey) -> u32 {
+    if sysctl.tcp_timestamps != 1 {
         return 0;
     }
     let hash = match (flow.saddr.as_v4(), flow.daddr.as_v4()) {
-        (Some(saddr), Some(daddr)) => siphash_2_4(env.ts_key, [u64::from(saddr) << 32 | u64::from(daddr)]),
-        _ => siphash_2_4(env.ts_key, [flow.saddr.hi(), flow.saddr.lo(), flow.daddr.hi(), flow.daddr.lo()]),
+        (Some(saddr), Some(daddr)) => {
+            siphash_2_4(key.timestamps, [u64::from(saddr) << 32 | u64::from(daddr)])
+        }
+        _ => {
+            siphash_2_4(key.timestamps, [flow.saddr.hi(), flow.saddr.lo(), flow.daddr.hi(), flow.daddr.lo()])
+        }
     };
     hash as u32
 }

@@ -15,18 +15,18 @@ use crate::types::{Nanos, TcpState, Then};
 const ORPHAN_RETRIES_DEFAULT: u8 = 8;
 
 /// SYN-ACK timeouts that a request may see: fewer while old requests fill the queue, so that about half of it is for
-/// young ones.
+/// young ones. `in_hand` are places that this core has in hand and no request uses.
 ///
 /// # Source
 /// Linux v6.18 `reqsk_timer_handler` (net/ipv4/inet_connection_sock.c).
-fn max_syn_ack_retries(env: &Env, slot: &ListenSock) -> u8 {
+fn max_syn_ack_retries(env: &Env, slot: &ListenSock, in_hand: u32) -> u8 {
     let mut retries = match slot.syn_retries() {
         0 => env.sysctl.tcp_synack_retries,
         retries => retries,
     };
-    let qlen = u64::from(slot.qlen());
+    let qlen = u64::from(slot.qlen().saturating_sub(in_hand));
     if qlen << 1 > u64::from(slot.max_ack_backlog().max(8)) {
-        let mut young = u64::from(slot.young()) << 1;
+        let mut young = u64::from(slot.young().saturating_sub(in_hand)) << 1;
         while retries > 2 && qlen >= young {
             retries -= 1;
             young <<= 1;
@@ -62,11 +62,12 @@ pub(crate) fn reqsk_timer_handler(
     send: &mut impl Send,
 ) -> bool {
     let Some(slot) = req_listener(env, flows, index) else {
-        reqsk_queue_drop(env, flows, index);
+        reqsk_queue_drop(env, flows, index, now);
         return true;
     };
     let entry = flows.table.requests.entry_mut(index);
-    let (expire, resend) = syn_ack_recalc(&entry.body, max_syn_ack_retries(env, slot), slot.defer());
+    let retries = max_syn_ack_retries(env, slot, flows.credits.in_hand(entry.body.listener));
+    let (expire, resend) = syn_ack_recalc(&entry.body, retries, slot.defer());
     if !expire && resend {
         let tsval = clock_ms(now);
         let segment = tcp_make_synack(&entry.body, tsval);
@@ -80,7 +81,7 @@ pub(crate) fn reqsk_timer_handler(
     }
     env.snmp().inc(Mib::TCPTimeouts);
     if expire {
-        reqsk_queue_drop(env, flows, index);
+        reqsk_queue_drop(env, flows, index, now);
         return true;
     }
     if entry.body.num_timeout == 0 {

@@ -177,7 +177,8 @@ pub struct CoreId(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Route(pub u64);
 
-/// Nanoseconds of a monotonic clock; only differences have a meaning.
+/// Nanoseconds of a monotonic clock. Only differences have a meaning, but in SYN cookies, whose minutes are counted
+/// from 0: machines that are to check each other's must count alike, as from the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Nanos(pub u64);
 

@@ -15,6 +15,7 @@ enum Bench {
     Lookup(bench::lookup::LookupArgs),
     Packets(bench::packets::Args),
     Pcap(bench::pcap::Args),
+    Places(bench::places::Args),
     Stages(bench::stages::Args),
 }
 
@@ -23,6 +24,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Lookup(args) => args.run(&mut std::io::stdout().lock()),
         Bench::Packets(args) => args.run(),
         Bench::Pcap(args) => args.run(),
+        Bench::Places(args) => args.run(),
         Bench::Stages(args) => args.run(),
     }
 }

@@ -23,6 +23,7 @@ pub(super) fn check(config: &Config) -> Check {
     }
     burst(config)?;
     config.sysctl.check(config)?;
+    cookies(config)?;
     for (index, listener) in config.listener.iter().enumerate() {
         listener_alone(config, listener)?;
         for earlier in &config.listener[..index] {
@@ -199,6 +200,16 @@ fn listener_alone(config: &Config, listener: &Listener) -> Check {
         return Err(config.error(device, format!("no port is named \"{found}\"; there are: {known}")));
     }
     Ok(())
+}
+
+fn cookies(config: &Config) -> Check {
+    let never = config.sysctl.tcp_syncookies.as_ref().is_some_and(|mode| *mode.get_ref() == 0);
+    match &config.cookies.secret_file {
+        Some(file) if never => {
+            Err(config.error(file, "secret_file with tcp_syncookies = 0, which makes no cookies; remove one"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The rest of the kernel's conflict rules is the stack's business; two equal entries are a slip of the pen.

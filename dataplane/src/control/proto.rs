@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 
 pub use steer::{Change, ChangeKind, Reloaded};
 
+use super::cookie_keys::CookieKeysReply;
 use crate::config::{ListenAddr, ThenName};
 use crate::stats::{CORE_COUNTERS, Counters, core_counters};
 
@@ -89,6 +90,12 @@ pub enum Request {
         /// Only this core.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         core: Option<u16>,
+    },
+    /// The keys of SYN cookies; → [`CookieKeysReply`].
+    CookieKeys {
+        /// Changes them first.
+        #[serde(default)]
+        rotate: bool,
     },
 }
 
@@ -354,6 +361,7 @@ pub enum Reply {
     Reloaded(Reloaded),
     Stats(Box<Stats>),
     Latency(Latency),
+    CookieKeys(CookieKeysReply),
     Done {},
 }
 

@@ -12,6 +12,7 @@ use listener::sockaddr::{Caller, Endpoint, Family, SockAddr};
 use listener::sockopt::SockOpt;
 use listener::types::{DevIndex, SockFd, Then};
 
+use super::cookie_keys::CookieDesk;
 use super::proto::{
     self, Accepted, Closed, CoreLatency, CoreStats, DeviceStats, Latency, Listen, Listening, OutcomeLatency,
     Refusal, Reply, Request, Ss, Stats, Which,
@@ -44,6 +45,8 @@ pub struct Desk<D> {
     pub ports: Vec<String>,
     /// The CPU of each worker.
     pub cpus: Vec<usize>,
+    /// The keys of SYN cookies.
+    pub cookies: CookieDesk,
     /// Connections by the client that accepted them.
     pub accepted: HashMap<u64, Vec<SockFd>>,
     /// The configuration that runs.
@@ -111,6 +114,12 @@ impl<D: Devices> Service for Desk<D> {
             Request::Reload { check } => self.reload(check).map(Reply::Reloaded),
             Request::Stats {} => Ok(Reply::Stats(Box::new(self.stats()))),
             Request::Latency { core } => self.latency(core).map(Reply::Latency),
+            Request::CookieKeys { rotate: false } => Ok(Reply::CookieKeys(self.cookies.show())),
+            Request::CookieKeys { rotate: true } => {
+                let reply = self.cookies.rotate(&self.stack)?;
+                tracing::info!(current = reply.current, uid = peer.uid, "cookie keys changed");
+                Ok(Reply::CookieKeys(reply))
+            }
         }
     }
 

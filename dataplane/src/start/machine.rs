@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rustix::thread::CapabilitySet;
 
+use super::cookie_secret;
 use crate::config::{Config, Device, DpdkDevice, Port};
 
 /// Drivers that leave a PCI device to programs, and those that share it with them.
@@ -30,7 +31,10 @@ pub fn problems(config: &Config) -> Vec<String> {
 }
 
 fn problems_in(config: &Config, sys: &Path, has: CapabilitySet) -> Vec<String> {
-    config.port.iter().filter_map(|port| problem(port, sys, has)).collect()
+    let secret = config.cookies.secret_file.as_ref();
+    let secret = secret.and_then(|file| cookie_secret::read(file.get_ref()).err());
+    let ports = config.port.iter().filter_map(|port| problem(port, sys, has));
+    ports.chain(secret.map(|error| error.to_string())).collect()
 }
 
 fn problem(port: &Port, sys: &Path, has: CapabilitySet) -> Option<String> {

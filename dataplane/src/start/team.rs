@@ -56,7 +56,7 @@ impl Team {
         let stop = Arc::new(AtomicBool::new(false));
         let count = workers.len();
         let mut team = Self { stop, threads: Vec::with_capacity(count), news, wake, failure: None };
-        let epoch = Instant::now();
+        let clock = RealClock::begin();
         for (number, (cpu, worker)) in workers.into_iter().enumerate() {
             let (enter, stop) = (enter.clone(), Arc::clone(&team.stop));
             let (sender, waker) = (sender.clone(), Arc::clone(&waker));
@@ -65,7 +65,7 @@ impl Team {
                     pin(cpu)?;
                     let _entered = enter()?;
                     let _ = sender.send(News::Begun);
-                    worker.run(&stop, &mut RealClock::new(epoch));
+                    worker.run(&stop, &mut clock.clone());
                     Ok(())
                 };
                 let ended =

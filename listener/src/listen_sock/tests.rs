@@ -62,17 +62,17 @@ fn both_queue_tests_are_strict() {
     let listener = slot.open(ListenerId(0), &params(2));
     let generation = listener.generation;
     for _ in 0..3 {
-        assert!(!slot.acceptq_is_full() && !slot.request_queue_is_full());
+        assert!(!slot.acceptq_is_full());
         assert_eq!(slot.acceptq_reserve(generation), Ok(()));
-        assert_eq!(slot.reqsk_queue_added(generation, false), Ok(()));
+        assert_eq!(slot.reqsk_queue_added(generation, 1), Ok(1));
     }
-    assert!(slot.acceptq_is_full() && slot.request_queue_is_full());
+    assert!(slot.acceptq_is_full());
     assert_eq!(slot.acceptq_reserve(generation), Err(Refused::Full));
-    assert_eq!(slot.reqsk_queue_added(generation, false), Err(Refused::Full));
+    assert_eq!(slot.reqsk_queue_added(generation, 1), Err(Refused::Full));
     assert_eq!((slot.qlen(), slot.young(), slot.ack_backlog()), (3, 3, 3));
     slot.reqsk_queue_aged(generation);
-    slot.reqsk_queue_removed(generation, false);
-    slot.reqsk_queue_removed(generation, true);
+    slot.reqsk_queue_removed_old(generation);
+    slot.reqsk_queue_removed(generation, 1);
     assert_eq!((slot.qlen(), slot.young()), (1, 1));
     slot.acceptq_release(generation);
     assert_eq!(slot.ack_backlog(), 2);
@@ -82,13 +82,13 @@ fn both_queue_tests_are_strict() {
 fn late_workers_do_not_touch_the_next_listener() {
     let slot = ListenSock::new(0);
     let old = slot.open(ListenerId(0), &params(8)).generation;
-    slot.reqsk_queue_added(old, false).expect("room");
+    slot.reqsk_queue_added(old, 1).expect("room");
     slot.acceptq_reserve(old).expect("room");
     slot.close(&[], |_| panic!("nothing was queued"));
     let new = slot.open(ListenerId(0), &params(8)).generation;
-    slot.reqsk_queue_removed(old, true);
+    slot.reqsk_queue_removed(old, 1);
     slot.acceptq_release(old);
-    assert_eq!(slot.reqsk_queue_added(old, false), Err(Refused::Gone));
+    assert_eq!(slot.reqsk_queue_added(old, 1), Err(Refused::Gone));
     assert_eq!(slot.acceptq_reserve(old), Err(Refused::Gone));
     assert_eq!(slot.acceptq_add(old, ChildNode(1), &AtomicU32::new(0)), Err(Refused::Gone));
     assert_eq!((slot.qlen(), slot.young(), slot.ack_backlog()), (0, 0, 0));

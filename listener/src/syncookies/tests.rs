@@ -2,8 +2,12 @@ use super::*;
 use crate::types::{InetAddr, TcpPort};
 use proptest::prelude::*;
 
-const KEYS: CookieKeys = CookieKeys { current: [SipKey([1, 2]), SipKey([3, 4])], other: None };
-const NEXT: CookieKeys = CookieKeys { current: [SipKey([5, 6]), SipKey([7, 8])], other: None };
+const KEYS: CookieKeys = CookieKeys { current: key(1), other: None, shared: false };
+const NEXT: CookieKeys = CookieKeys { current: key(7), other: None, shared: false };
+
+const fn key(n: u64) -> CookieKey {
+    CookieKey { hash: [SipKey([n, n + 1]), SipKey([n + 2, n + 3])], timestamps: SipKey([n + 4, n + 5]) }
+}
 
 fn flow(v4: bool) -> FlowKey {
     let addr = |last: u32| {
@@ -12,11 +16,15 @@ fn flow(v4: bool) -> FlowKey {
     FlowKey { saddr: addr(2), daddr: addr(1), sport: TcpPort(40_000), dport: TcpPort(80) }
 }
 
+fn mss_of(keys: &CookieKeys, flow: &FlowKey, seq: SegSeq, ack: SegSeq, now: Nanos) -> Option<u16> {
+    cookie_check(keys, flow, seq, ack, now).map(|(mss, _)| mss)
+}
+
 /// Cookie for `mss` made at `made`, checked at `checked`, as the ACK that a client sends.
 fn round(v4: bool, mss: u16, made: Nanos, checked: Nanos) -> Option<u16> {
     let seq = SegSeq(0xffff_fff0);
     let cookie = cookie_init_sequence(&KEYS, &flow(v4), seq, mss, made);
-    cookie_check(&KEYS, &flow(v4), seq.plus(1), cookie.plus(1), checked)
+    mss_of(&KEYS, &flow(v4), seq.plus(1), cookie.plus(1), checked)
 }
 
 #[test]
@@ -62,15 +70,44 @@ fn keys_change_without_losing_a_handshake() {
     let now = Nanos::from_secs(100);
     let seq = SegSeq(77);
     let check =
-        |keys: &CookieKeys, cookie: SegSeq| cookie_check(keys, &flow(true), seq.plus(1), cookie.plus(1), now);
+        |keys: &CookieKeys, cookie: SegSeq| mss_of(keys, &flow(true), seq.plus(1), cookie.plus(1), now);
     let both = CookieKeys { other: Some(NEXT.current), ..KEYS };
-    let turned = CookieKeys { current: NEXT.current, other: Some(KEYS.current) };
+    let turned = CookieKeys { other: Some(KEYS.current), ..NEXT };
     let old = cookie_init_sequence(&both, &flow(true), seq, 1460, now);
     let new = cookie_init_sequence(&turned, &flow(true), seq, 1460, now);
     for keys in [&both, &turned] {
         assert_eq!([check(keys, old), check(keys, new)], [Some(1460), Some(1460)]);
     }
     assert_eq!([check(&KEYS, new), check(&NEXT, old)], [None, None]);
+}
+
+/// Only the generation that made it reads what is in the timestamp.
+#[test]
+fn the_generation_that_made_a_cookie_is_told() {
+    let (now, seq) = (Nanos::from_secs(100), SegSeq(77));
+    let turned = CookieKeys { other: Some(KEYS.current), ..NEXT };
+    for (keys, made_by) in [(&KEYS, KEYS.current), (&NEXT, NEXT.current)] {
+        let cookie = cookie_init_sequence(keys, &flow(true), seq, 1460, now);
+        let found = cookie_check(&turned, &flow(true), seq.plus(1), cookie.plus(1), now);
+        assert_eq!(found, Some((1460, &made_by)));
+    }
+    assert_ne!(KEYS.current.fingerprint(), NEXT.current.fingerprint());
+    assert_eq!(format!("{:?}", KEYS.current), format!("CookieKey({:08x})", KEYS.current.fingerprint()));
+}
+
+/// Two clocks are never quite the same: with shared keys the one ahead may be in the next minute already.
+#[test]
+fn a_shared_cookie_may_come_from_a_clock_ahead() {
+    let shared = CookieKeys { shared: true, ..KEYS };
+    let seq = SegSeq(77);
+    let check = |keys, made: u64, checked: u64| {
+        let (made, checked) = (Nanos::from_secs(made), Nanos::from_secs(checked));
+        let cookie = cookie_init_sequence(&KEYS, &flow(true), seq, 1460, made);
+        mss_of(keys, &flow(true), seq.plus(1), cookie.plus(1), checked).is_some()
+    };
+    assert!(check(&shared, 60 * 256, 60 * 256 - 1) && !check(&KEYS, 60 * 256, 60 * 256 - 1));
+    assert!(!check(&shared, 60 * 257, 60 * 256 - 1), "no more than one minute");
+    assert!(check(&shared, 6000, 6119) && !check(&shared, 6000, 6120), "and it gets no older");
 }
 
 #[test]

@@ -40,6 +40,7 @@ pub(crate) fn desk_on(sysctl: Sysctl) -> TestDesk {
         devices: vec![BTreeMap::from([("imissed".to_owned(), 7)])],
         ports: vec!["wan".into()],
         cpus: vec![3],
+        cookies: CookieDesk::open(None).expect("random keys"),
         accepted: HashMap::new(),
         loaded: Loaded { config: crate::config::Config::default(), listeners: Vec::new() },
     }

@@ -1,7 +1,7 @@
 //! SYN cookies, and the SYN queue's limits.
 
 use super::*;
-use crate::syncookies::{CookieKey, CookieOptions, cookie_init_timestamp};
+use crate::syncookies::{CookieOptions, cookie_init_timestamp};
 use crate::types::TcpState;
 
 /// A world whose listener answers every SYN with a cookie.
@@ -192,16 +192,47 @@ fn any_core_checks_any_cookie() {
 #[test]
 fn keys_turn_over_by_command() {
     let (mut world, _) = always();
-    let old = world.reply(syn(4000));
-    let current = Secret::from_seed(7).cookies.map(SipKey::from_bytes);
-    let next: CookieKey = [SipKey([1, 1]), SipKey([2, 2])];
-    let keys = |current, other| Command::CookieKeys(CookieKeys { current, other: Some(other) });
-    world.shared.push(keys(current, next)).expect("room");
-    world.shared.push(keys(next, current)).expect("room");
-    world.tick();
-    let new = world.reply(syn(4001));
-    assert_eq!(world.rcv(ack_of(4000, &old)), Verdict::Consume(Outcome::Accept));
-    assert_eq!(world.rcv(ack_of(4001, &new)), Verdict::Consume(Outcome::Accept));
+    let generation = |seed| Secret::from_seed(seed).cookie_key();
+    let turn = |world: &mut World, current, other| {
+        let keys = CookieKeys { current: generation(current), other: Some(generation(other)), shared: false };
+        world.shared.push(Command::CookieKeys(keys)).expect("room");
+        world.tick();
+    };
+    // With timestamps: their offsets change with the keys, and each cookie is read by its own.
+    let first = world.reply(syn_full(4000, 5));
+    let unused = world.reply(syn_full(5000, 5));
+    turn(&mut world, 7, 8);
+    turn(&mut world, 8, 7);
+    assert_eq!(world.shared.keys_taken(), 2);
+    let second = world.reply(syn_full(4001, 5));
+    assert_ne!(first.options.timestamps, second.options.timestamps);
+    let scaled = |world: &mut World, port, synack: &OutSegment| {
+        assert_eq!(world.rcv(ack_of(port, synack)), Verdict::Consume(Outcome::Accept), "port {port}");
+        let child = world.core.flows.table.conns.in_use() - 1;
+        world.core.flows.table.conns.entry(child).body.rcv_wscale
+    };
+    assert_eq!(scaled(&mut world, 4000, &first), 10, "the generation before");
+    assert_eq!(scaled(&mut world, 4001, &second), 10, "the present one");
+    turn(&mut world, 9, 8);
+    assert_eq!(world.reply(ack_of(5000, &unused)).flags, RST, "the one before that");
+    assert_eq!(world.count(Mib::SyncookiesFailed), 1);
+}
+
+/// Another machine, or this one before a restart, made the cookie: no listener here sent any.
+#[test]
+fn shared_keys_are_looked_for_without_a_cookie_of_ones_own() {
+    let (mut world, _) = always();
+    let synack = world.reply(syn_full(4000, 5));
+    for shared in [false, true] {
+        let (mut other, listener) = always();
+        let keys = CookieKeys { current: Secret::from_seed(7).cookie_key(), other: None, shared };
+        other.core.set_cookie_keys(keys);
+        // Its clock is a little behind.
+        other.now = Nanos(world.now.0 - 5_000_000);
+        let verdict = other.rcv(ack_of(4000, &synack));
+        assert_eq!(verdict == Verdict::Consume(Outcome::Accept), shared, "{verdict:?}");
+        assert_eq!(other.slot(listener.id).ack_backlog(), u32::from(shared));
+    }
 }
 
 /// A client that lost its request's SYN-ACK may still hold a cookie; the cookie wins.
