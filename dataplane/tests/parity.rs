@@ -20,6 +20,7 @@ use parity::cases;
 use parity::compare::{Case, Known, Trace, compare, run, text};
 use parity::known;
 use parity::server::{Server, Setup};
+use parity::times;
 
 /// Polling workers want a core each.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -55,11 +56,17 @@ fn said(server: &Server, cases: &[Case]) -> Vec<Trace> {
 }
 
 /// Every conversation of `what` with Linux and with hearken: no difference but those in `known`.
-fn parity((setup, cases): (Setup, Vec<Case>), known: &[Known]) {
+fn parity(what: (Setup, Vec<Case>), known: &[Known]) {
+    parity_in(None, what, known);
+}
+
+/// The same; hearken's frames all carry the tag `tci`, Linux's none.
+fn parity_in(tci: Option<u16>, (setup, cases): (Setup, Vec<Case>), known: &[Known]) {
     let _turn = my_turn();
     let Some(kernel) = on_kernel("Linux", &setup, &cases) else { return };
     let program = Path::new(env!("CARGO_BIN_EXE_hearken"));
     let Some(mut server) = or_skip(Server::hearken(program, &setup)) else { return };
+    server.wire.tci = tci;
     let hearken = said(&server, &cases);
     let (status, said) = server.hearken.take().expect("it runs").stop().expect("it ends");
     assert!(status.is_some_and(|status| status.success()), "{status:?}\n{said}");
@@ -97,6 +104,30 @@ fn linux_is_linux() {
 #[test]
 fn with_defaults() {
     parity(cases::with_defaults(), known::WITH_DEFAULTS);
+}
+
+/// In a VLAN: hearken answers with the tag that it was asked with, and otherwise as if there were none. A kernel with VLAN
+/// devices would be the better peer, but not every one has them; so the tag is put on and taken off here, and Linux speaks
+/// without. The matrices are left out: a tag does not know them apart.
+#[test]
+fn in_a_vlan() {
+    let (setup, mut cases) = cases::with_defaults();
+    cases.retain(|case| !case.group.contains("matrix"));
+    let known: Vec<_> =
+        known::WITH_DEFAULTS.iter().filter(|known| !known.cases.contains("matrix")).copied().collect();
+    parity_in(Some(0x6005), (setup, cases), &known);
+}
+
+/// When SYN-ACKs go out again, and when a request is given up: `parity/times.rs`.
+#[test]
+fn synacks_go_out_again_when_linuxs_do() {
+    let _turn = my_turn();
+    let long = std::env::var_os("HEARKEN_LONG").is_some();
+    let setup = times::setup(long);
+    let Some(linux) = or_skip(Server::kernel("Linux", &setup)) else { return };
+    let program = Path::new(env!("CARGO_BIN_EXE_hearken"));
+    let Some(hearken) = or_skip(Server::hearken(program, &setup)) else { return };
+    times::compare(&linux, &hearken, long);
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl Trace {
 }
 
 /// A difference that is meant to be: `*` in a pattern stands for anything.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Known {
     pub cases: &'static str,
     pub label: &'static str,

@@ -14,3 +14,4 @@ pub mod raw;
 pub mod reply;
 pub mod server;
 pub mod talk;
+pub mod times;

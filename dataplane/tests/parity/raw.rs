@@ -1,13 +1,14 @@
-//! A raw packet socket on one device: frames out and in, exactly as they stand.
+//! A raw packet socket on one device: frames out and in, exactly as they stand; on request all of them in one VLAN.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use nix::ifaddrs::getifaddrs;
+use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
-    socket, sockopt,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, send, setsockopt, socket,
+    sockopt,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -22,6 +23,20 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 pub struct RawSocket {
     fd: OwnedFd,
     mac: [u8; 6],
+    /// The tag that is put into what goes out, and taken out of what comes with it.
+    pub tci: Option<u16>,
+}
+
+/// Where a VLAN tag stands in a frame, and how many octets it has.
+const TAG_AT: usize = 12;
+const TAG_LEN: usize = 4;
+
+/// Stands for a tag that is missing.
+const NO_TAG: u16 = 0x0fff;
+
+fn tag(tci: u16) -> [u8; TAG_LEN] {
+    let [hi, lo] = tci.to_be_bytes();
+    [0x81, 0x00, hi, lo]
 }
 
 impl RawSocket {
@@ -36,8 +51,9 @@ impl RawSocket {
             let fd =
                 socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
             setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
+            set_auxdata(&fd)?;
             bind(fd.as_raw_fd(), &link)?;
-            Ok(Self { fd, mac })
+            Ok(Self { fd, mac, tci: None })
         })?
     }
 
@@ -51,7 +67,15 @@ impl RawSocket {
     /// # Errors
     /// The device is down, or its queue is full.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
-        send(self.fd.as_raw_fd(), frame, MsgFlags::empty())?;
+        match self.tci {
+            Some(tci) if frame.len() >= TAG_AT => {
+                let tagged = [&frame[..TAG_AT], &tag(tci), &frame[TAG_AT..]].concat();
+                send(self.fd.as_raw_fd(), &tagged, MsgFlags::empty())?;
+            }
+            _ => {
+                send(self.fd.as_raw_fd(), frame, MsgFlags::empty())?;
+            }
+        }
         Ok(())
     }
 
@@ -60,15 +84,16 @@ impl RawSocket {
     /// # Errors
     /// The device went away.
     pub fn recv(&self, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
-        let mut frame = vec![0; FRAME_MAX];
         loop {
-            match recv(self.fd.as_raw_fd(), &mut frame, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC) {
-                Ok(len) => {
-                    frame.truncate(len);
+            match recv_tagged(&self.fd) {
+                Ok((frame, tci)) if tci == self.tci => return Ok(Some(frame)),
+                // Another tag shows, and so does none where there should be one.
+                Ok((mut frame, tci)) => {
+                    frame.splice(TAG_AT..TAG_AT, tag(tci.unwrap_or(NO_TAG)));
                     return Ok(Some(frame));
                 }
-                Err(nix::errno::Errno::EAGAIN) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -80,6 +105,58 @@ impl RawSocket {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+}
+
+/// Asks for the tag of each frame, which the kernel takes out before anybody sees it; no crate in use can.
+fn set_auxdata(fd: &OwnedFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY:
+    // - Bounds: the kernel reads as many octets from `on` as it has.
+    // - Lifetime: `fd` is open and `on` alive until the call returns; neither is kept.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_AUXDATA,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The next frame that is there, and the tag that it came with.
+fn recv_tagged(fd: &OwnedFd) -> io::Result<(Vec<u8>, Option<u16>)> {
+    let mut frame = vec![0u8; FRAME_MAX];
+    let mut control = [0u64; 8];
+    let mut part = libc::iovec { iov_base: frame.as_mut_ptr().cast(), iov_len: frame.len() };
+    // SAFETY:
+    // - A `msghdr` of zeros is one without address, parts and control data.
+    // - Bounds: the kernel writes at most `frame.len()` octets to `frame` and the size of `control` to it, which is
+    //   aligned for a `cmsghdr`.
+    // - The pointer that CMSG_FIRSTHDR gives is null or a `cmsghdr` in `control`, whose data the kernel wrote: a
+    //   `tpacket_auxdata` if level and type say so. It is read unaligned.
+    // - Lifetime: all of it lives until this function returns.
+    unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control);
+        let len = libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT);
+        let Ok(len) = usize::try_from(len) else { return Err(io::Error::last_os_error()) };
+        frame.truncate(len);
+        let head = libc::CMSG_FIRSTHDR(&raw const message);
+        if head.is_null()
+            || (*head).cmsg_level != libc::SOL_PACKET
+            || (*head).cmsg_type != libc::PACKET_AUXDATA
+        {
+            return Ok((frame, None));
+        }
+        let aux = libc::CMSG_DATA(head).cast::<libc::tpacket_auxdata>().read_unaligned();
+        let tagged = aux.tp_status & libc::TP_STATUS_VLAN_VALID != 0;
+        Ok((frame, tagged.then_some(aux.tp_vlan_tci)))
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -64,6 +64,8 @@ pub struct Setup {
     pub listeners: Vec<Listener>,
     /// What hearken's device string has at its end.
     pub device_options: &'static str,
+    /// hearken's `cookies.secret_file`.
+    pub secret_file: Option<PathBuf>,
     /// Names below `net.ipv4.` and their values.
     pub sysctls: Vec<(&'static str, &'static str)>,
 }
@@ -177,6 +179,18 @@ impl Server {
 }
 
 impl Server {
+    /// Ends hearken and starts another in its place.
+    ///
+    /// # Panics
+    /// When the first one does not end, or the second does not start.
+    pub fn restart(&mut self, program: &Path, setup: &Setup) {
+        let mut old = self.hearken.take().expect("a hearken");
+        let (status, said) = old.stop().expect("it ends");
+        assert!(status.is_some_and(|status| status.success()), "{status:?}\n{said}");
+        let new = Hearken::start(program, &self.namespace, |socket| config(socket, setup));
+        self.hearken = Some(new.expect("hearken starts again"));
+    }
+
     /// Gives the client's kernel the client's addresses, so that ordinary programs can run there.
     ///
     /// # Errors
@@ -257,9 +271,13 @@ fn config(socket: &Path, setup: &Setup) -> String {
     let mut text = format!(
         "[control]\nsocket = {socket:?}\n\n[workers]\ncores = [{core}]\n\n\
          [[port]]\nname = \"wire0\"\ndevice = \"net_af_packet0,iface=hk0{}\"\n\
-         addresses = [\"{SERVER_V4}/{PREFIX_V4}\", \"{SERVER_V6}/{PREFIX_V6}\"]\n\n[sysctl]\n",
+         addresses = [\"{SERVER_V4}/{PREFIX_V4}\", \"{SERVER_V6}/{PREFIX_V6}\"]\n",
         setup.device_options
     );
+    if let Some(file) = &setup.secret_file {
+        text += &format!("\n[cookies]\nsecret_file = {file:?}\n");
+    }
+    text += "\n[sysctl]\n";
     for (name, value) in &setup.sysctls {
         text += &format!("{name} = {value}\n");
     }
