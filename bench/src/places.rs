@@ -34,7 +34,7 @@ impl Args {
         let most = cores.len().max(1);
         println!("{}", Machine::here());
         let mut table = Table::new();
-        table.load_preset(comfy_table::presets::NOTHING);
+        table.load_style(comfy_table::presets::NOTHING);
         table.set_header(["cores", "one by one, ns", "in batches, ns", "ratio"]);
         for count in [1, 2, 4, 8, 16].into_iter().filter(|count| *count <= most) {
             let mut times = BACKLOGS.map(|_| Vec::new());

@@ -141,6 +141,32 @@ fn cookies_are_looked_for_only_after_one_was_sent() {
     assert_eq!(world.count(Mib::SyncookiesFailed), 1, "and the time in which they are looked for is over");
 }
 
+/// From the first second of a minute, when it lives for two, and from the last, when it lives for little more than one.
+#[test]
+fn cookies_of_both_families_grow_old() {
+    for v6 in [false, true] {
+        for (made, good, old) in [(1020, 119, 120), (1079, 60, 61)] {
+            let mut world = World::with_sysctl(|sysctl| sysctl.tcp_syncookies = 2);
+            world.listen(ListenParams { backlog: Backlog(64), v6_family: v6, ..ListenParams::default() });
+            let to = |segment: Segment| {
+                let sport = segment.flow.sport.0;
+                Segment { flow: if v6 { flow6(sport) } else { flow(sport) }, ..segment }
+            };
+            world.now = Nanos::from_secs(made);
+            let synacks = [4000, 4001].map(|port| world.reply(to(syn_full(port, 5))));
+            // Another client's cookie keeps the listener looking.
+            world.now = Nanos::from_secs(made + 30);
+            world.reply(to(syn(4999)));
+            world.now = Nanos::from_secs(made + good);
+            assert_eq!(world.rcv(to(ack_of(4000, &synacks[0]))), Verdict::Consume(Outcome::Accept));
+            world.now = Nanos::from_secs(made + old);
+            let rst = OutSegment { flags: RST, seq: synacks[1].seq.plus(1), ..OutSegment::default() };
+            assert_eq!(world.reply(to(ack_of(4001, &synacks[1]))), rst, "v6 {v6}, made at {made}");
+            assert_eq!((world.count(Mib::SyncookiesRecv), world.count(Mib::SyncookiesFailed)), (1, 1));
+        }
+    }
+}
+
 #[test]
 fn the_accept_queues_limit_holds_for_cookies() {
     let mut world = World::with_sysctl(|sysctl| {

@@ -227,6 +227,46 @@ fn a_bound_listeners_children_are_bound() {
     assert!(matches!(world.rcv(elsewhere), Verdict::Reply(Outcome::Rst, _)), "another device's segment");
 }
 
+/// A link-local address means another peer on every link.
+#[test]
+fn a_link_local_peers_request_belongs_to_its_device() {
+    let mut world = World::new();
+    world.listen(ListenParams { backlog: Backlog(4), v6_family: true, ..ListenParams::default() });
+    let from = |segment: Segment, dev| {
+        let saddr = InetAddr::v6(0xfe80 << 48, 2);
+        Segment { flow: FlowKey { saddr, ..flow6(4000) }, dev: DevIndex(dev), ..segment }
+    };
+    let synack = world.reply(from(syn(4000), 1));
+    let elsewhere = world.reply(from(ack_of(4000, &synack), 2));
+    assert_eq!((elsewhere.flags, elsewhere.seq), (RST, synack.seq.plus(1)), "it knows of no request there");
+    let other = world.reply(from(syn(4000), 2));
+    assert_eq!(world.core.in_use(), (2, 0));
+    for (synack, dev) in [(synack, 1), (other, 2)] {
+        assert_eq!(world.rcv(from(ack_of(4000, &synack), dev)), Verdict::Consume(Outcome::Accept));
+    }
+    assert_eq!(world.core.in_use(), (0, 2));
+}
+
+/// 6.18.44: children in the queue stay there; nobody gets in until there are no more than the new backlog allows.
+#[test]
+fn a_lowered_backlog_keeps_what_is_queued() {
+    let mut world = World::new();
+    let listener = world.listen_backlog(4, Then::Queue);
+    (4000..4003).for_each(|port| drop(world.connect(port)));
+    let waiting = world.reply(syn(4003));
+    world.slot(listener.id).set_max_ack_backlog(Backlog(1));
+    assert_eq!(world.dropped(syn(4004)), DropReason::ListenOverflow);
+    assert_eq!(world.dropped(ack_of(4003, &waiting)), DropReason::AcceptOverflow);
+    assert_eq!((world.slot(listener.id).ack_backlog(), world.core.in_use()), (3, (1, 3)));
+    assert_eq!(
+        world.counts(),
+        [("PassiveOpens", 3), ("CurrEstab", 3), ("ListenOverflows", 2), ("ListenDrops", 2)]
+    );
+    assert_eq!(world.accept_all(listener).len(), 3);
+    assert_eq!(world.rcv(ack_of(4003, &waiting)), Verdict::Consume(Outcome::Accept));
+    world.reply(syn(4004));
+}
+
 #[test]
 fn shutdown_keeps_the_child_and_release_lets_go() {
     let mut world = World::new();
