@@ -24,7 +24,12 @@ pub struct RealClock {
 }
 
 impl RealClock {
-    /// One that begins now.
+    /// Nanoseconds since `start`: for what needs no date.
+    pub const fn new(start: Instant) -> Self {
+        Self { start, unix_ns: 0 }
+    }
+
+    /// One that begins now, at the date.
     pub fn begin() -> Self {
         // A date before 1970 is no date; such a machine counts from its start.
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -93,7 +93,7 @@ fn unknown_and_missing_keys_are_refused_with_their_line() {
     assert_eq!(
         refused("[worker]\n"),
         "h.toml:4: unknown field `worker`, expected one of `name`, `control`, `eal`, `port`, `workers`, \
-         `listener`, `sysctl`, `limits`; correct or remove it"
+         `cookies`, `listener`, `sysctl`, `limits`; correct or remove it"
     );
     assert_eq!(
         refused("[eal]\nhuge = \"maybe\"\n"),

@@ -15,6 +15,7 @@ impl Request {
             | Self::Accept(_)
             | Self::CloseConnection { .. }
             | Self::Reload { .. } => true,
+            Self::CookieKeys { rotate } => *rotate,
             Self::Ss { .. } | Self::Stats {} | Self::Latency { .. } => false,
         }
     }

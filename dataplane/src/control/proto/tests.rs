@@ -27,6 +27,7 @@ fn every_request_comes_back_as_it_was_sent() {
         Request::CloseConnection { fd: 9, reset: true },
         Request::Stats {},
         Request::Latency { core: Some(1) },
+        Request::CookieKeys { rotate: true },
     ];
     for request in requests {
         let line = request_line(&request);

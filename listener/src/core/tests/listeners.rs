@@ -252,7 +252,9 @@ fn a_link_local_peers_request_belongs_to_its_device() {
 fn a_lowered_backlog_keeps_what_is_queued() {
     let mut world = World::new();
     let listener = world.listen_backlog(4, Then::Queue);
-    (4000..4003).for_each(|port| drop(world.connect(port)));
+    for port in 4000..4003 {
+        world.connect(port);
+    }
     let waiting = world.reply(syn(4003));
     world.slot(listener.id).set_max_ack_backlog(Backlog(1));
     assert_eq!(world.dropped(syn(4004)), DropReason::ListenOverflow);
