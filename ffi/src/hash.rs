@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, c_void};
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -102,18 +103,19 @@ impl<const N: usize> RteHash<N> {
     #[inline]
     pub fn lookup_bulk(&self, keys: &[[u8; N]], values: &mut [usize]) -> u64 {
         assert!(!keys.is_empty() && keys.len() <= HASH_BULK_MAX && values.len() >= keys.len());
-        let mut pointers = [std::ptr::null::<c_void>(); HASH_BULK_MAX];
+        // Not zeroed first: that would cost every call, and DPDK reads `keys.len()` of them only.
+        let mut pointers = [const { MaybeUninit::<*const c_void>::uninit() }; HASH_BULK_MAX];
         for (pointer, key) in pointers.iter_mut().zip(keys) {
-            *pointer = key.as_ptr().cast();
+            pointer.write(key.as_ptr().cast());
         }
         let mut hits = 0;
         // SAFETY:
-        // - `keys.len()` pointers to N bytes each, borrowed until the call is over.
+        // - `keys.len()` pointers to N bytes each, written above, borrowed until the call is over.
         // - DPDK writes a word per hit to `values`, which has that many; a usize has a pointer's size.
         unsafe {
             sys::rte_hash_lookup_bulk_data(
                 self.raw.as_ptr(),
-                pointers.as_mut_ptr(),
+                pointers.as_mut_ptr().cast(),
                 keys.len() as u32,
                 &mut hits,
                 values.as_mut_ptr().cast(),

@@ -61,7 +61,7 @@ use crate::sync::epoch::{self, Guard};
 use crate::sync::{Arc, AtomicPtr, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::types::{InetAddr, ListenerId, TcpPort};
 
-pub(crate) use direct::{Direct, Wild};
+pub(crate) use direct::{Direct, Wild, Wilds};
 pub(crate) use simd::Kernel;
 
 use crate::inet_hashtables::ListenKey;
@@ -208,6 +208,17 @@ struct Column([u64; LANES]);
 
 impl Column {
     const ZERO: Self = Self([0; LANES]);
+
+    /// The words of step `at`.
+    #[inline(always)]
+    fn step(&self, at: usize) -> &[u64; simd::STEP] {
+        &self.0.as_chunks().0[at]
+    }
+
+    #[inline(always)]
+    fn step_mut(&mut self, at: usize) -> &mut [u64; simd::STEP] {
+        &mut self.0.as_chunks_mut().0[at]
+    }
 }
 
 /// Some lanes of a burst: bit `i` is lane `i`.
@@ -239,10 +250,10 @@ impl LaneSet {
     }
 }
 
-/// What the first pass over a burst leaves to the others.
+/// What the passes over a burst leave to be looked up lane by lane.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Lanes {
-    hash: Column,
-    /// Lanes whose key is certainly not in the table.
+    /// Lanes to ask [`Direct::find`] about.
     pub(crate) missed: LaneSet,
     /// Lanes to ask [`View::find`] about.
     pub(crate) slow: LaneSet,
@@ -251,22 +262,6 @@ pub(crate) struct Lanes {
 }
 
 impl Lanes {
-    /// No lane at all.
-    const NONE: Self = Self { hash: Column::ZERO, missed: LaneSet(0), slow: LaneSet(0), other_family: false };
-
-    /// Every lane of `keys` missed, nothing hashed: what a table without keys answers.
-    #[inline]
-    pub(crate) fn all_missed(keys: &[ListenKey]) -> Self {
-        let other_family = keys.iter().any(|key| !key.flow.is_v4());
-        Self { missed: LaneSet::first(keys.len()), other_family, ..Self::NONE }
-    }
-
-    /// The hash of a lane.
-    #[inline]
-    pub(crate) fn hash(&self, lane: usize) -> u64 {
-        self.hash.0[lane]
-    }
-
     /// True if some lane has no final answer yet.
     #[inline]
     pub(crate) fn unanswered(&self) -> bool {
@@ -425,18 +420,17 @@ impl<'g, N> View<'g, N> {
         }
     }
 
-    /// Looks the keys of a burst up as far as one word of their first bucket answers; see [`simd`]'s pass.
+    /// Looks the keys of a burst up as far as single words answer; see [`simd`]'s pass.
     #[inline]
     pub(crate) fn exact_pass(
         &self,
         kernel: Kernel,
+        wild: Option<Wilds<'_>>,
         mix: &Mix,
         keys: &[ListenKey],
         found: &mut [Option<ListenerId>],
     ) -> Lanes {
-        let mut lanes = Lanes::NONE;
-        kernel.exact_pass(*self, mix, keys, found, &mut lanes);
-        lanes
+        kernel.exact_pass(*self, wild, mix, keys, found)
     }
 
     /// The word that holds the key with this hash, in its first bucket or its second. A list is asked by `same` whether

@@ -193,21 +193,21 @@ impl ListenHash {
     ) {
         assert_eq!(keys.len(), found.len(), "one answer per key");
         for (keys, found) in keys.chunks(LANES).zip(found.chunks_mut(LANES)) {
+            let wild = self.any.wilds(guard);
             let lanes = if self.v4.keys() > 0 {
-                self.v4.view(guard).exact_pass(self.kernel, &self.mix, keys, found)
+                self.v4.view(guard).exact_pass(self.kernel, wild, &self.mix, keys, found)
             } else {
-                found.fill(None);
-                Lanes::all_missed(keys)
+                self.kernel.wild_pass(wild, keys, found)
             };
             if lanes.unanswered() {
-                self.burst_rest(guard, keys, found, &lanes);
+                self.burst_rest(guard, keys, found, lanes);
             }
         }
     }
 
     /// The lanes of a burst that need more than one word: lists, second buckets, IPv6, the wildcard.
     #[inline(never)]
-    fn burst_rest(&self, guard: &Guard, keys: &[ListenKey], found: &mut [Option<ListenerId>], lanes: &Lanes) {
+    fn burst_rest(&self, guard: &Guard, keys: &[ListenKey], found: &mut [Option<ListenerId>], lanes: Lanes) {
         let mut wild = lanes.missed;
         if !lanes.slow.is_empty() {
             wild.0 |= self.rest_slow(guard, keys, found, lanes).0;
@@ -236,16 +236,18 @@ impl ListenHash {
         guard: &Guard,
         keys: &[ListenKey],
         found: &mut [Option<ListenerId>],
-        lanes: &Lanes,
+        lanes: Lanes,
     ) -> LaneSet {
         let view = self.v4.view(guard);
+        let mut hashes = [0; LANES];
         for lane in lanes.slow.iter() {
-            view.prefetch_node(lanes.hash(lane));
-            view.prefetch_second(lanes.hash(lane));
+            hashes[lane] = self.mix.hash(keys[lane].flow.daddr, keys[lane].flow.dport);
+            view.prefetch_node(hashes[lane]);
+            view.prefetch_second(hashes[lane]);
         }
         let mut entries = [const { None }; LANES];
         for lane in lanes.slow.iter() {
-            entries[lane] = view.find(lanes.hash(lane), |_| true);
+            entries[lane] = view.find(hashes[lane], |_| true);
             if let Some(entry) = &entries[lane] {
                 entry.prefetch();
             }

@@ -13,10 +13,10 @@ use crate::sync::epoch::{self, Guard};
 use crate::sync::{Arc, AtomicU32, AtomicUsize, Mutex, Ordering, lock};
 use crate::types::{ListenerId, TcpPort};
 
-const NUMBER: u32 = (1 << 22) - 1;
-const IPV4: u32 = 1 << 22;
-const IPV6: u32 = 1 << 23;
-const OCCUPIED: u32 = 1 << 24;
+const NUMBER: u32 = Wilds::NUMBER;
+const IPV4: u32 = Wilds::IPV4;
+const IPV6: u32 = Wilds::IPV6;
+const OCCUPIED: u32 = Wilds::OCCUPIED;
 
 const PORTS: usize = if cfg!(loom) { 4 } else { 1 << 16 };
 const STRIPES: usize = if cfg!(loom) { 1 } else { 64 };
@@ -30,9 +30,44 @@ pub(crate) enum Wild<N> {
     List(N),
 }
 
+/// The words as they are, for passes over many lanes, under a guard.
+#[derive(Clone, Copy)]
+pub(crate) struct Wilds<'g>(&'g [AtomicU32; PORTS]);
+
+impl Wilds<'_> {
+    pub(super) const NUMBER: u32 = (1 << 22) - 1;
+    pub(super) const IPV4: u32 = 1 << 22;
+    pub(super) const IPV6: u32 = 1 << 23;
+    pub(super) const OCCUPIED: u32 = 1 << 24;
+
+    /// The word of `port`. Acquire.
+    #[inline(always)]
+    pub(super) fn word(self, port: TcpPort) -> u32 {
+        self.0[usize::from(port.0) % PORTS].load(Ordering::Acquire)
+    }
+
+    /// True if the word is one listener that takes IPv4.
+    #[inline(always)]
+    pub(super) const fn is_one_v4(word: u32) -> bool {
+        word & Self::IPV4 != 0
+    }
+
+    /// The listener of such a word.
+    #[inline(always)]
+    pub(super) const fn id(word: u32) -> ListenerId {
+        ListenerId(word & Self::NUMBER)
+    }
+
+    /// True if the word names a node.
+    #[inline(always)]
+    pub(super) const fn is_list(word: u32) -> bool {
+        word & (Self::OCCUPIED | Self::IPV4 | Self::IPV6) == Self::OCCUPIED
+    }
+}
+
 /// The wildcard's listeners; see the module's head.
 pub(crate) struct Direct<N> {
-    words: Box<[AtomicU32]>,
+    words: Box<[AtomicU32; PORTS]>,
     ports: AtomicUsize,
     stripes: Box<[Mutex<()>]>,
     nodes: Arc<Slab<N>>,
@@ -42,7 +77,7 @@ impl<N: Send + Sync + 'static> Direct<N> {
     /// No listeners. 256 KiB, of which only the ports in use are touched.
     pub(crate) fn new(lists_max: u32) -> Self {
         Self {
-            words: (0..PORTS).map(|_| AtomicU32::new(0)).collect(),
+            words: Box::new([const { AtomicU32::new(0) }; PORTS]),
             ports: AtomicUsize::new(0),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             nodes: Arc::new(Slab::new(lists_max)),
@@ -53,6 +88,12 @@ impl<N: Send + Sync + 'static> Direct<N> {
     #[inline]
     pub(crate) fn ports(&self) -> usize {
         self.ports.load(Ordering::Relaxed)
+    }
+
+    /// The words, unless no port has listeners.
+    #[inline]
+    pub(crate) fn wilds<'g>(&'g self, _guard: &'g Guard) -> Option<Wilds<'g>> {
+        (self.ports() > 0).then_some(Wilds(&self.words))
     }
 
     #[inline]

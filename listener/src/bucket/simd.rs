@@ -15,11 +15,12 @@
 //! later load pass an earlier one. No conclusion is drawn from two words of one vector load: a hit is one word, and
 //! whether a zero word is there is asked in another load, later.
 
-use super::{Bucket, Column, LANES, LaneSet, Lanes, Mix, Probe, View};
+use super::{Bucket, Column, LANES, LaneSet, Lanes, Mix, Probe, View, Wilds};
 use crate::inet_hashtables::ListenKey;
 use crate::siphash::{SipKey, siphash_1_3, siphash_2_4};
 use crate::sync::Ordering;
 use crate::types::ListenerId;
+use pass::{exact_pass, wild_pass};
 
 /// An instruction set that this machine has been seen to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,21 +87,40 @@ impl Kernel {
     pub(super) fn exact_pass<N>(
         self,
         view: View<'_, N>,
+        wild: Option<Wilds<'_>>,
         mix: &Mix,
         keys: &[ListenKey],
         found: &mut [Option<ListenerId>],
-        lanes: &mut Lanes,
-    ) {
+    ) -> Lanes {
         // SAFETY: a `Kernel` of a set is made by `available` only, after the machine was seen to have it.
         unsafe {
             match self.0 {
                 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
-                Choice::Avx512 => x86::exact_avx512(view, mix, keys, found, lanes),
+                Choice::Avx512 => x86::exact_avx512(view, wild, mix, keys, found),
                 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
-                Choice::Avx2 => x86::exact_avx2(view, mix, keys, found, lanes),
+                Choice::Avx2 => x86::exact_avx2(view, wild, mix, keys, found),
                 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
-                Choice::Sse42 => x86::exact_sse42(view, mix, keys, found, lanes),
-                Choice::Portable => exact_pass::<Portable, N>(view, mix, keys, found, lanes),
+                Choice::Sse42 => x86::exact_sse42(view, wild, mix, keys, found),
+                Choice::Portable => exact_pass::<Portable, N>(view, wild, mix, keys, found),
+            }
+        }
+    }
+
+    /// [`wild_pass`] in this set.
+    #[inline]
+    #[allow(unused_unsafe, reason = "the portable set has no duty to discharge")]
+    pub(crate) fn wild_pass(
+        self,
+        wild: Option<Wilds<'_>>,
+        keys: &[ListenKey],
+        found: &mut [Option<ListenerId>],
+    ) -> Lanes {
+        // SAFETY: a `Kernel` of a set is made by `available` only, after the machine was seen to have it.
+        unsafe {
+            match self.0 {
+                #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
+                Choice::Avx512 => x86::wild_avx512(wild, keys, found),
+                _ => wild_pass::<Portable>(wild, keys, found),
             }
         }
     }
@@ -134,6 +154,8 @@ fn siphash_lanes<const SHORT: bool>(key: SipKey, [first, second]: [&[u64]; 2], o
 /// Keys that one step takes: a vector of 64-bit words.
 pub(super) const STEP: usize = if cfg!(loom) { 1 } else { 8 };
 const _: () = assert!(LANES.is_multiple_of(STEP));
+/// Steps of a burst.
+const STEPS: usize = LANES / STEP;
 /// Tables of more than 2^this buckets, 512 KiB, are prefetched.
 const PREFETCH_ABOVE: u32 = 13;
 
@@ -155,7 +177,7 @@ impl<'g> Step<'g> {
 
 /// What instruction sets do each in their way. All have one safety rule: the machine has the set.
 pub(super) trait Isa {
-    /// Hashes `keys`, which are IPv4: see [`View::place`] and [`Probe::one`] for the other two. Returns a word that is not 0
+    /// Hashes `keys`, which are IPv4: see [`super::place`] and [`Probe::one`]. Returns a word that is not 0
     /// if some key is not IPv4.
     ///
     /// # Safety
@@ -167,7 +189,6 @@ pub(super) trait Isa {
             let daddr = key.flow.daddr;
             not_v4 |= daddr.hi() | (daddr.lo() >> 32 ^ 0xffff);
             let hash = mix.v4(Mix::raw_v4(daddr.lo() as u32, key.flow.dport));
-            lanes.hashes[lane] = hash;
             lanes.places[lane] = super::place(bits, hash);
             lanes.probes[lane] = Probe::one(bits, hash);
             keep_scalar();
@@ -192,6 +213,31 @@ pub(super) trait Isa {
         answer_scalar(misses, differs, found);
     }
 
+    /// Bit `i` is set if lane `i` differs by a list at most.
+    ///
+    /// # Safety
+    /// The machine has the instruction set.
+    #[inline(always)]
+    unsafe fn lists(differs: &[u64; STEP]) -> u32 {
+        let list = |(lane, differ): (usize, &u64)| u32::from(differ >> Probe::ANY_BITS == 0) << lane;
+        differs.iter().enumerate().map(list).sum()
+    }
+
+    /// Answers those of the lanes `asks` whose port's wildcard is one listener that takes IPv4; the others are left as they
+    /// are. Returns the lanes, of `asks`, whose wildcard is a list.
+    ///
+    /// # Safety
+    /// The machine has the instruction set.
+    #[inline(always)]
+    unsafe fn wild(
+        wild: Wilds<'_>,
+        keys: &[ListenKey; STEP],
+        asks: u32,
+        found: &mut [Option<ListenerId>; STEP],
+    ) -> u32 {
+        wild_scalar(wild, keys, asks, found)
+    }
+
     /// Bit `i` is set if some word of lane `i`'s bucket is zero. Loads the buckets anew, after whatever was loaded before.
     ///
     /// # Safety
@@ -201,7 +247,6 @@ pub(super) trait Isa {
 
 /// What [`Isa::locate`] fills.
 pub(super) struct Located<'a> {
-    hashes: &'a mut [u64; STEP],
     places: &'a mut [u64; STEP],
     probes: &'a mut [u64; STEP],
 }
@@ -229,126 +274,6 @@ impl Isa for Portable {
     }
 }
 
-/// Looks up to [`LANES`] keys up by exact IPv4 address and port. What is answered in the first bucket by its one word
-/// is written to `found`, the rest is in `lanes`.
-///
-/// # Safety
-/// The machine has the instruction set of `I`.
-#[inline(always)]
-unsafe fn exact_pass<I: Isa, N>(
-    view: View<'_, N>,
-    mix: &Mix,
-    keys: &[ListenKey],
-    found: &mut [Option<ListenerId>],
-    lanes: &mut Lanes,
-) {
-    assert!(keys.len() <= LANES && keys.len() == found.len(), "one answer per key, one burst at a time");
-    let (mut places, mut probes) = (Column::ZERO, Column::ZERO);
-    let mut not_v4 = 0;
-    for (step, keys) in (0..LANES / STEP).zip(keys.chunks(STEP)) {
-        let located = Located {
-            hashes: &mut lanes.hash.0.as_chunks_mut().0[step],
-            places: &mut places.0.as_chunks_mut().0[step],
-            probes: &mut probes.0.as_chunks_mut().0[step],
-        };
-        let (bits, padded);
-        bits = view.bits;
-        let keys = match keys.first_chunk() {
-            Some(keys) => keys,
-            // Lanes beyond the keys look for one of these once more, and their answers are dropped.
-            None => {
-                padded = std::array::from_fn(|lane| keys[lane % keys.len()]);
-                &padded
-            }
-        };
-        // SAFETY: the caller's word on the instruction set.
-        not_v4 |= unsafe { I::locate(keys, mix, bits, located) };
-    }
-    lanes.other_family = not_v4 != 0;
-    // What lies in the second-level cache anyway is not asked for: it comes soon enough.
-    if view.bits > PREFETCH_ABOVE {
-        for &place in &places.0[..keys.len()] {
-            prefetch(std::ptr::from_ref(super::bucket_at(view.memory, place)).cast());
-        }
-    }
-
-    let (mut missed, mut lists, mut displaced) = (0, 0, 0);
-    for (at, found) in (0..LANES / STEP).zip(found.chunks_mut(STEP)) {
-        let (places, probes) = (&places.0.as_chunks().0[at], &probes.0.as_chunks().0[at]);
-        let step = Step { memory: view.memory, places, probes };
-        let mut differs = [0; STEP];
-        // SAFETY: the caller's word on the instruction set.
-        let mut misses = unsafe { I::nearest(step, &mut differs) };
-        match found.first_chunk_mut() {
-            // SAFETY: as above.
-            Some(found) => unsafe { I::answer(misses, &differs, found) },
-            None => {
-                answer_scalar(misses, &differs, found);
-                misses &= (1 << found.len()) - 1;
-            }
-        }
-        if misses == 0 {
-            continue;
-        }
-        // A list differs in less than another key; only a key that is neither can be elsewhere or nowhere.
-        let is_list = |(lane, differ): (usize, &u64)| u32::from(differ >> Probe::ANY_BITS == 0) << lane;
-        let named = misses & differs.iter().enumerate().map(is_list).sum::<u32>();
-        // SAFETY: as above.
-        let gone = misses & !named & unsafe { I::zeros(step) };
-        missed |= gone << (at * STEP);
-        lists |= named << (at * STEP);
-        displaced |= (misses & !named & !gone) << (at * STEP);
-    }
-    if displaced != 0 {
-        // SAFETY: as above.
-        let (open, gone) = unsafe { second_pass::<I, N>(view, &lanes.hash, displaced, found) };
-        (displaced, missed) = (open, missed | gone);
-    }
-    (lanes.missed, lanes.slow) = (LaneSet(missed), LaneSet(lists | displaced));
-}
-
-/// Looks lanes up in their second bucket, a step's worth at most. Returns those that it did not answer, and those that are
-/// certainly not in the table.
-///
-/// # Safety
-/// The machine has the instruction set of `I`.
-#[inline(always)]
-unsafe fn second_pass<I: Isa, N>(
-    view: View<'_, N>,
-    hashes: &Column,
-    lanes: u32,
-    found: &mut [Option<ListenerId>],
-) -> (u32, u32) {
-    let (mut places, mut probes, mut of) = ([0; STEP], [0; STEP], [0; STEP]);
-    let mut rest = lanes;
-    for slot in 0..STEP {
-        // With fewer lanes than slots the last stands in the others too.
-        let lane = rest.trailing_zeros() as usize % LANES;
-        let hash = hashes.0[lane];
-        let probe = Probe::one(view.bits, hash);
-        let second = Probe::second(view.bits, view.first(hash), probe & super::REMAINDER);
-        of[slot] = lane;
-        places[slot] = (second as u64) << super::BUCKET_SHIFT;
-        probes[slot] = probe | super::DISPLACED;
-        prefetch(std::ptr::from_ref(super::bucket_at(view.memory, places[slot])).cast());
-        let next = rest & rest.wrapping_sub(1);
-        rest = if next == 0 { rest } else { next };
-    }
-    let step = Step { memory: view.memory, places: &places, probes: &probes };
-    let mut differs = [0; STEP];
-    // SAFETY: the caller's word on the instruction set.
-    let misses = unsafe { I::nearest(step, &mut differs) };
-    let (mut answered, mut gone) = (0, 0);
-    for slot in 0..STEP {
-        if misses >> slot & 1 == 0 {
-            found[of[slot]] = Some(ListenerId(differs[slot] as u32));
-            answered |= 1 << of[slot];
-        }
-        gone |= u32::from(differs[slot] >> Probe::ANY_BITS != 0) << of[slot];
-    }
-    (lanes & !answered & !gone, gone)
-}
-
 /// [`Isa::nearest`]'s bit for one lane.
 #[inline(always)]
 fn miss(differ: u64, lane: usize) -> u32 {
@@ -362,6 +287,19 @@ fn answer_scalar(misses: u32, differs: &[u64; STEP], found: &mut [Option<Listene
         let hit = misses >> lane & 1 == 0;
         *found = if hit { Some(ListenerId(differ as u32)) } else { None };
     }
+}
+
+/// [`Isa::wild`] lane by lane, for as many lanes as there are keys.
+#[inline(always)]
+fn wild_scalar(wild: Wilds<'_>, keys: &[ListenKey], asks: u32, found: &mut [Option<ListenerId>]) -> u32 {
+    let mut lists = 0;
+    for (lane, (key, found)) in keys.iter().zip(found).enumerate() {
+        let word = wild.word(key.flow.dport);
+        let asks = asks >> lane & 1 != 0;
+        *found = if asks & Wilds::is_one_v4(word) { Some(Wilds::id(word)) } else { *found };
+        lists |= u32::from(asks & Wilds::is_list(word)) << lane;
+    }
+    lists
 }
 
 /// Keeps the compiler from making gathers of a loop's loads: they are slower than the loads (Zen 4 and 5).
@@ -390,6 +328,7 @@ pub(super) fn prefetch(line: *const u8) {
     let _ = line;
 }
 
+mod pass;
 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
 mod x86;
 

@@ -5,8 +5,8 @@ use std::arch::x86_64::*;
 use std::mem::{offset_of, transmute};
 
 use super::{
-    Bucket, Isa, Lanes, ListenKey, ListenerId, Located, Mix, STEP, SipKey, Step, View, exact_pass, miss,
-    siphash_lanes,
+    Bucket, Isa, LANES, Lanes, ListenKey, ListenerId, Located, Mix, STEP, SipKey, Step, View, Wilds,
+    exact_pass, miss, siphash_lanes, wild_pass,
 };
 use crate::types::InetAddr;
 
@@ -20,19 +20,36 @@ macro_rules! pass {
         #[target_feature(enable = $features)]
         pub(super) fn $name<N>(
             view: View<'_, N>,
+            wild: Option<Wilds<'_>>,
             mix: &Mix,
             keys: &[ListenKey],
             found: &mut [Option<ListenerId>],
-            lanes: &mut Lanes,
-        ) {
+        ) -> Lanes {
             // SAFETY: this function's own features are those of the set.
-            unsafe { exact_pass::<$isa, N>(view, mix, keys, found, lanes) }
+            unsafe {
+                // Whole bursts are the rule: with their length known the loops are unrolled.
+                match (<&[_; LANES]>::try_from(keys), <&mut [_; LANES]>::try_from(&mut *found)) {
+                    (Ok(keys), Ok(found)) => exact_pass::<$isa, N>(view, wild, mix, keys, found),
+                    _ => exact_pass::<$isa, N>(view, wild, mix, keys, found),
+                }
+            }
         }
     };
 }
 pass!(exact_avx512, Avx512, "avx512f,avx512dq,bmi1,bmi2,popcnt");
 pass!(exact_avx2, Avx2, "avx2,bmi1,bmi2,popcnt");
 pass!(exact_sse42, Sse42, "sse4.2,popcnt");
+
+/// [`wild_pass`] with AVX-512.
+#[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
+pub(super) fn wild_avx512(
+    wild: Option<Wilds<'_>>,
+    keys: &[ListenKey],
+    found: &mut [Option<ListenerId>],
+) -> Lanes {
+    // SAFETY: this function's own features are those of the set.
+    unsafe { wild_pass::<Avx512>(wild, keys, found) }
+}
 
 macro_rules! siphash {
     ($name:ident, $features:literal) => {
@@ -189,7 +206,6 @@ impl Isa for Avx512 {
         let probe = _mm512_or_si512(probe, word(super::super::OCCUPIED));
         // SAFETY: bounds: each array is 64 bytes.
         unsafe {
-            _mm512_storeu_si512(lanes.hashes.as_mut_ptr().cast(), hash);
             _mm512_storeu_si512(lanes.places.as_mut_ptr().cast(), place);
             _mm512_storeu_si512(lanes.probes.as_mut_ptr().cast(), probe);
         }
@@ -225,6 +241,34 @@ impl Isa for Avx512 {
         unsafe {
             _mm512_storeu_si512(found.as_mut_ptr().cast(), _mm512_maskz_mov_epi64(!misses as __mmask8, some));
         }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
+    unsafe fn lists(differs: &[u64; STEP]) -> u32 {
+        // SAFETY: bounds: `differs` is 64 bytes.
+        let differs = unsafe { _mm512_loadu_si512(differs.as_ptr().cast()) };
+        u32::from(_mm512_cmplt_epu64_mask(differs, _mm512_set1_epi64(1 << super::Probe::ANY_BITS)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
+    unsafe fn wild(
+        wild: Wilds<'_>,
+        keys: &[ListenKey; STEP],
+        asks: u32,
+        found: &mut [Option<ListenerId>; STEP],
+    ) -> u32 {
+        let word = |lane: usize| wild.word(keys[lane].flow.dport).cast_signed();
+        let words = _mm256_setr_epi32(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7));
+        let words = _mm512_cvtepu32_epi64(words);
+        let has = |bits: u32| _mm512_test_epi64_mask(words, _mm512_set1_epi64(i64::from(bits)));
+        let asks = asks as __mmask8;
+        let id = _mm512_and_si512(words, _mm512_set1_epi64(i64::from(Wilds::NUMBER)));
+        let some = _mm512_or_si512(_mm512_slli_epi64::<32>(id), _mm512_set1_epi64(SOME));
+        // SAFETY: bounds and layout: `found` is 64 bytes, and each word that is written is a `Some`: see `SOME`.
+        unsafe { _mm512_mask_storeu_epi64(found.as_mut_ptr().cast(), asks & has(Wilds::IPV4), some) };
+        u32::from(asks & has(Wilds::OCCUPIED) & !has(Wilds::IPV4 | Wilds::IPV6))
     }
 
     #[inline]
@@ -293,9 +337,7 @@ impl Isa for Avx2 {
             let place = _mm256_slli_epi64::<{ super::super::BUCKET_SHIFT.cast_signed() }>(place);
             let probe = _mm256_sll_epi64(hash, _mm_cvtsi32_si128(bits.cast_signed()));
             let probe = _mm256_or_si256(probe, word(super::super::OCCUPIED));
-            for (column, words) in
-                [(&mut *lanes.hashes, hash), (&mut *lanes.places, place), (&mut *lanes.probes, probe)]
-            {
+            for (column, words) in [(&mut *lanes.places, place), (&mut *lanes.probes, probe)] {
                 // SAFETY: bounds: a column is 64 bytes, of which this is the first or second half.
                 unsafe { _mm256_storeu_si256(column.as_mut_ptr().add(4 * half).cast(), words) };
             }
