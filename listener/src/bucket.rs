@@ -25,13 +25,14 @@
 //!
 //! # Where a key may stand, and why nobody overlooks one that stays
 //! In a free slot of its first bucket; if there is none, DISPLACED in its second ([`Probe::second`]), which lies in the
-//! same stripe. A reader scans the first bucket; if it finds neither the key nor, in loads made afterwards, a zero
-//! word, it scans the second. Two cache lines at most: no key, however chosen, makes a lookup longer.
-//! A bucket from which something is displaced has no zero word: it was full when that happened, and until the last
-//! displaced key is gone, removals leave the word MORE instead of zero. To make room, a writer may displace a
-//! key that readers are looking for: it stores the copy in the second bucket first and overwrites the first after.
-//! A reader that misses the first copy has loaded the overwriting word or a later one (Acquire), so its search
-//! for a zero word finds none, and its scan of the second bucket finds the copy. Keys never move back, except by growth.
+//! same stripe. A reader scans the first bucket; if it does not find the key, it loads, afterwards, the bucket's byte of
+//! [`Spilled`]; if that has the bit of the key's class, it scans the second. Three cache lines at most: no key, however
+//! chosen, makes a lookup longer. Keys fall into eight classes, so that a miss seldom looks further.
+//! A bit is set before the first key of its class is displaced from the bucket, and all are cleared after the last
+//! displaced key is gone. To make room, a writer may displace a key that readers are looking for: it stores the copy in
+//! the second bucket first, then the bit, and overwrites the first copy after (Release). A reader that misses the first
+//! copy has loaded the overwriting word or a later one (Acquire), so it meets the bit, and its scan of the second bucket
+//! finds the copy. Keys never move back, except by growth.
 //!
 //! # Growth
 //! A writer that finds more than [`keys_before_growth`], or no room, takes all stripe locks, copies every word
@@ -58,7 +59,7 @@ mod write;
 use std::marker::PhantomData;
 
 use crate::sync::epoch::{self, Guard};
-use crate::sync::{Arc, AtomicPtr, AtomicU64, AtomicUsize, Mutex, Ordering};
+use crate::sync::{Arc, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::types::{InetAddr, ListenerId, TcpPort};
 
 pub(crate) use direct::{Direct, Wild, Wilds};
@@ -93,8 +94,6 @@ const LIST: u64 = 1 << 22;
 const DISPLACED: u64 = 1 << 23;
 const OCCUPIED: u64 = 1 << 24;
 const REMAINDER: u64 = !((1 << 25) - 1);
-/// A free slot in a bucket from which keys are displaced.
-const MORE: u64 = DISPLACED;
 
 /// The table has no room for a key, or its slab none for a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,10 +188,20 @@ impl Probe {
     /// From this bit up a word equals [`Probe::one`] if it holds the key, in whatever form.
     const ANY_BITS: u32 = DISPLACED.trailing_zeros();
 
+    /// Three bits from here up are a key's class.
+    const CLASS_BIT: u32 = 40;
+
     /// The key in its first bucket.
     #[inline(always)]
     const fn one(bits: u32, hash: u64) -> u64 {
         hash << bits | OCCUPIED
+    }
+
+    /// The bit of the key's class in [`Spilled`]: of bits that remainders have in the largest table too, and that do not
+    /// choose the second bucket.
+    #[inline(always)]
+    const fn class(probe: u64) -> u32 {
+        (probe >> Self::CLASS_BIT) as u32 & 7
     }
 
     /// The number of the other bucket of the key with this remainder, seen from either: in the same stripe.
@@ -283,10 +292,28 @@ fn bucket_at(memory: &[Bucket], place: u64) -> &Bucket {
     unsafe { &*memory.as_ptr().byte_add(place as usize) }
 }
 
+/// A byte per bucket: bit `c` is set if a key of class `c` may be displaced from it.
+type Spilled = [AtomicU8];
+
+/// Bucket number `first`'s byte. Acquire; to be asked for after the bucket was looked at.
+#[inline(always)]
+fn spilled_at(spilled: &Spilled, first: usize) -> u8 {
+    debug_assert!(first < spilled.len());
+    // SAFETY: bounds: there is a byte per bucket, and `first` is the number of one.
+    unsafe { spilled.get_unchecked(first) }.load(Ordering::Acquire)
+}
+
+/// True if the key may be displaced from bucket number `first`, which was looked at.
+#[inline(always)]
+fn may_be_displaced(spilled: &Spilled, first: usize, probe: u64) -> bool {
+    spilled_at(spilled, first) >> Probe::class(probe) & 1 != 0
+}
+
 /// A table of one size. Its buckets are read by everybody and written under the stripes' locks.
 struct Buckets {
     bits: u32,
     memory: Memory,
+    spilled: Box<Spilled>,
 }
 
 /// What a key holds.
@@ -333,13 +360,14 @@ impl<N> Table<N> {
         // - Lifetime: a table is dropped through `epoch::defer` after its successor was published, hence after the
         //   guard that the caller has held since before the load; the last one goes with `self`.
         let buckets = unsafe { &*buckets };
-        View { memory: &buckets.memory, bits: buckets.bits, nodes: &self.nodes }
+        View { memory: &buckets.memory, spilled: &buckets.spilled, bits: buckets.bits, nodes: &self.nodes }
     }
 }
 
 /// A table of one size, with its nodes, under a guard.
 pub(crate) struct View<'g, N> {
     memory: &'g [Bucket],
+    spilled: &'g Spilled,
     bits: u32,
     nodes: &'g Slab<N>,
 }
@@ -444,7 +472,7 @@ impl<'g, N> View<'g, N> {
             return Some(entry);
         }
         // Only now, see the module's head.
-        if bucket.0.iter().any(|word| word.load(Ordering::Acquire) == 0) {
+        if !may_be_displaced(self.spilled, first, probe) {
             return None;
         }
         let second = Probe::second(self.bits, first, probe & REMAINDER);

@@ -77,7 +77,7 @@ impl<N: Send + Sync + 'static> Direct<N> {
     /// No listeners. 256 KiB, of which only the ports in use are touched.
     pub(crate) fn new(lists_max: u32) -> Self {
         Self {
-            words: Box::new([const { AtomicU32::new(0) }; PORTS]),
+            words: Box::new(std::array::from_fn(|_| AtomicU32::new(0))),
             ports: AtomicUsize::new(0),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             nodes: Arc::new(Slab::new(lists_max)),

@@ -13,9 +13,9 @@
 //! so the loads are inline assembly: to the model, eight atomic loads of unsaid order. The hardware keeps its side:
 //! x86-64 never tears an aligned 64-bit element of a vector load that stays within one cache line, and does not let a
 //! later load pass an earlier one. No conclusion is drawn from two words of one vector load: a hit is one word, and
-//! whether a zero word is there is asked in another load, later.
+//! whether a key is displaced is asked in another load, later.
 
-use super::{Bucket, Column, LANES, LaneSet, Lanes, Mix, Probe, View, Wilds};
+use super::{Bucket, Column, LANES, LaneSet, Lanes, Mix, Probe, Spilled, View, Wilds};
 use crate::inet_hashtables::ListenKey;
 use crate::siphash::{SipKey, siphash_1_3, siphash_2_4};
 use crate::sync::Ordering;
@@ -238,11 +238,18 @@ pub(super) trait Isa {
         wild_scalar(wild, keys, asks, found)
     }
 
-    /// Bit `i` is set if some word of lane `i`'s bucket is zero. Loads the buckets anew, after whatever was loaded before.
+    /// Bit `i` is set if lane `i`'s key may be displaced. Acquire; to be asked after its bucket was looked at.
     ///
     /// # Safety
     /// The machine has the instruction set.
-    unsafe fn zeros(step: Step<'_>) -> u32;
+    #[inline(always)]
+    unsafe fn may_be_displaced(spilled: &Spilled, step: Step<'_>) -> u32 {
+        let may = |lane: usize| {
+            let first = (step.places[lane] >> super::BUCKET_SHIFT) as usize;
+            super::may_be_displaced(spilled, first, step.probes[lane])
+        };
+        (0..STEP).fold(0, |lanes, lane| lanes | u32::from(may(lane)) << lane)
+    }
 }
 
 /// What [`Isa::locate`] fills.
@@ -265,12 +272,6 @@ impl Isa for Portable {
             misses |= miss(*differ, lane);
         }
         misses
-    }
-
-    #[inline(always)]
-    unsafe fn zeros(step: Step<'_>) -> u32 {
-        let zero = |lane| step.bucket(lane).0.iter().any(|word| word.load(Ordering::Acquire) == 0);
-        (0..STEP).fold(0, |zeros, lane| zeros | u32::from(zero(lane)) << lane)
     }
 }
 

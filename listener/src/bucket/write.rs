@@ -30,7 +30,8 @@ struct Locked<'t, N> {
 
 impl Buckets {
     fn new(bits: u32) -> Self {
-        Self { bits, memory: Memory::zeroed(1 << bits) }
+        let spilled = (0..1usize << bits).map(|_| AtomicU8::new(0)).collect();
+        Self { bits, memory: Memory::zeroed(1 << bits), spilled }
     }
 }
 
@@ -97,17 +98,24 @@ impl<N> Locked<'_, N> {
             }
             if let Some(room) = self.free_slot(Probe::second(bits, first, word & REMAINDER), true) {
                 self.store(room, word | DISPLACED);
-                *self.stripe.spilled(first) += 1;
+                self.spill(first, word);
                 return Some(place);
             }
         }
         None
     }
 
+    /// Tells readers and the stripe that a key is displaced from `first`, before its word there goes.
+    fn spill(&mut self, first: usize, probe: u64) {
+        *self.stripe.spilled(first) += 1;
+        let byte = &self.view.spilled[first];
+        byte.store(byte.load(Ordering::Relaxed) | 1 << Probe::class(probe), Ordering::Release);
+    }
+
     /// Gives back what `make_room` returned and nobody filled.
     fn leave_room(&mut self, place: Place) {
         if self.word(place) & OCCUPIED != 0 {
-            self.store(place, MORE);
+            self.store(place, 0);
         }
     }
 
@@ -115,8 +123,7 @@ impl<N> Locked<'_, N> {
     fn fill(&mut self, place: Place, hash: u64, payload: u64) {
         let probe = Probe::one(self.view.bits, hash);
         if place.displaced {
-            // Counted first or last makes no difference to readers: the first bucket is full of keys.
-            *self.stripe.spilled(self.view.first(hash)) += 1;
+            self.spill(self.view.first(hash), probe);
             self.store(place, probe | DISPLACED | payload);
         } else {
             self.store(place, probe | payload);
@@ -124,19 +131,14 @@ impl<N> Locked<'_, N> {
     }
 
     fn remove(&mut self, place: Place, hash: u64) {
-        let empty = if *self.stripe.spilled(place.bucket) > 0 { MORE } else { 0 };
-        self.store(place, empty);
+        self.store(place, 0);
         if !place.displaced {
             return;
         }
         let first = self.view.first(hash);
         *self.stripe.spilled(first) -= 1;
         if *self.stripe.spilled(first) == 0 {
-            for word in &self.view.bucket(first).0 {
-                if word.load(Ordering::Relaxed) == MORE {
-                    word.store(0, Ordering::Release);
-                }
-            }
+            self.view.spilled[first].store(0, Ordering::Release);
         }
     }
 }
@@ -273,7 +275,7 @@ impl<N: Send + Sync + 'static> Table<N> {
     /// All keys of `old` in a new table of `2^bits` buckets; `None` if one finds no room there.
     fn copy(&self, old: View<'_, N>, bits: u32) -> Option<(Buckets, Vec<Stripe>)> {
         let buckets = Buckets::new(bits);
-        let view = View { memory: &buckets.memory, bits, nodes: &self.nodes };
+        let view = View { memory: &buckets.memory, spilled: &buckets.spilled, bits, nodes: &self.nodes };
         let fresh: Vec<_> = self.stripes.iter().map(|_| Mutex::new(Stripe::new(bits))).collect();
         for (at, bucket) in old.memory.iter().enumerate() {
             for word in &bucket.0 {

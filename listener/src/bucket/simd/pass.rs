@@ -61,18 +61,18 @@ pub(super) unsafe fn exact_pass<I: Isa, N>(
 
     // From here on no branch depends on a single lane: which ones miss cannot be foreseen, and a branch that was foreseen
     // wrongly would end the overlap of this burst's cache misses with the next one's.
-    let (mut lists, mut gone) = (0, 0);
+    let (mut lists, mut displaced) = (0, 0);
     for at in 0..STEPS {
         let step = Step { memory: view.memory, places: places.step(at), probes: probes.step(at) };
         // SAFETY: as above. Lanes beyond the keys have place 0 or that of another lane, and are masked out below.
-        let (list, zero) = unsafe { (I::lists(differs.step(at)), I::zeros(step)) };
+        let (list, away) = unsafe { (I::lists(differs.step(at)), I::may_be_displaced(view.spilled, step)) };
         // A list differs in less than another key; only a key that is neither can be elsewhere or nowhere.
         lists |= list << (at * STEP);
-        gone |= zero << (at * STEP);
+        displaced |= away << (at * STEP);
     }
     lists &= misses;
-    gone &= misses & !lists;
-    let displaced = misses & !lists & !gone;
+    displaced &= misses & !lists;
+    let mut gone = misses & !lists & !displaced;
     if displaced != 0 {
         // SAFETY: as above.
         let (open, nowhere) = unsafe { second_pass::<I, N>(view, &places, &probes, displaced, found) };

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use std::mem::{offset_of, transmute};
 
 use super::{
-    Bucket, Isa, LANES, Lanes, ListenKey, ListenerId, Located, Mix, STEP, SipKey, Step, View, Wilds,
+    Bucket, Isa, LANES, Lanes, ListenKey, ListenerId, Located, Mix, STEP, SipKey, Spilled, Step, View, Wilds,
     exact_pass, miss, siphash_lanes, wild_pass,
 };
 use crate::types::InetAddr;
@@ -87,21 +87,9 @@ const _: () = {
     }
 };
 
-// SAFETY (the three loads below):
+// SAFETY (the two loads below):
 // - Bounds: a `&Bucket` is 64 bytes at a 64-byte border, and offsets stay within.
 // - Race: see the head of the module above, "Vector loads and races".
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_512(bucket: &Bucket) -> __m512i {
-    let words;
-    // SAFETY: see above.
-    unsafe {
-        asm!("vmovdqa64 {words}, [{at}]", words = out(zmm_reg) words, at = in(reg) bucket,
-            options(nostack, preserves_flags, readonly));
-    }
-    words
-}
 
 #[inline]
 #[target_feature(enable = "avx")]
@@ -253,6 +241,21 @@ impl Isa for Avx512 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
+    unsafe fn may_be_displaced(spilled: &Spilled, step: Step<'_>) -> u32 {
+        let byte = |lane: usize| {
+            let first = (step.places[lane] >> super::super::BUCKET_SHIFT) as usize;
+            i64::from(super::super::spilled_at(spilled, first))
+        };
+        let bytes = _mm512_setr_epi64(byte(0), byte(1), byte(2), byte(3), byte(4), byte(5), byte(6), byte(7));
+        // SAFETY: bounds: there are 64 bytes of probes.
+        let probes = unsafe { _mm512_loadu_si512(step.probes.as_ptr().cast()) };
+        let class =
+            _mm512_and_si512(_mm512_srli_epi64::<{ super::Probe::CLASS_BIT }>(probes), _mm512_set1_epi64(7));
+        u32::from(_mm512_test_epi64_mask(_mm512_srlv_epi64(bytes, class), _mm512_set1_epi64(1)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
     unsafe fn wild(
         wild: Wilds<'_>,
         keys: &[ListenKey; STEP],
@@ -269,15 +272,6 @@ impl Isa for Avx512 {
         // SAFETY: bounds and layout: `found` is 64 bytes, and each word that is written is a `Some`: see `SOME`.
         unsafe { _mm512_mask_storeu_epi64(found.as_mut_ptr().cast(), asks & has(Wilds::IPV4), some) };
         u32::from(asks & has(Wilds::OCCUPIED) & !has(Wilds::IPV4 | Wilds::IPV6))
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
-    unsafe fn zeros(step: Step<'_>) -> u32 {
-        // The least word of a bucket is zero if any is.
-        let load = |lane| load_512(step.bucket(lane));
-        let least = least_of_each([load(0), load(1), load(2), load(3), load(4), load(5), load(6), load(7)]);
-        u32::from(_mm512_testn_epi64_mask(least, least))
     }
 }
 
@@ -372,19 +366,6 @@ impl Isa for Avx2 {
         }
         misses
     }
-
-    #[inline]
-    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-    unsafe fn zeros(step: Step<'_>) -> u32 {
-        let mut zeros = 0;
-        for lane in 0..STEP {
-            let [low, high] = load_256(step.bucket(lane));
-            let zero = |words| _mm256_cmpeq_epi64(words, _mm256_setzero_si256());
-            let any = _mm256_or_si256(zero(low), zero(high));
-            zeros |= u32::from(_mm256_testz_si256(any, any) == 0) << lane;
-        }
-        zeros
-    }
 }
 
 impl Isa for Sse42 {
@@ -405,18 +386,5 @@ impl Isa for Sse42 {
             misses |= miss(*differ, lane);
         }
         misses
-    }
-
-    #[inline]
-    #[target_feature(enable = "sse4.2,popcnt")]
-    unsafe fn zeros(step: Step<'_>) -> u32 {
-        let mut zeros = 0;
-        for lane in 0..STEP {
-            let [a, b, c, d] = load_128(step.bucket(lane));
-            let zero = |words| _mm_cmpeq_epi64(words, _mm_setzero_si128());
-            let any = _mm_or_si128(_mm_or_si128(zero(a), zero(b)), _mm_or_si128(zero(c), zero(d)));
-            zeros |= u32::from(_mm_testz_si128(any, any) == 0) << lane;
-        }
-        zeros
     }
 }
