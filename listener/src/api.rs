@@ -25,6 +25,8 @@ use crate::types::{Backlog, CoreId, InetAddr, ListenerId, SockFd, TcpPort, TcpSt
 #[derive(Debug)]
 pub struct Stack {
     pub(crate) net: Net,
+    /// What it was built from; the knobs may have changed since.
+    pub(crate) config: StackConfig,
     control: Mutex<Control>,
 }
 
@@ -51,7 +53,7 @@ impl Stack {
         };
         let cores = net.cores.iter().map(core).collect();
         let control = Mutex::new(Control::new(usize::from(config.cores), config.secret.ports));
-        Ok((Self { net, control }, cores))
+        Ok((Self { net, config, control }, cores))
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Control> {
@@ -305,22 +307,40 @@ impl Stack {
         let control = self.lock();
         let row = |(fd, entry): (SockFd, &Entry)| {
             let Entry::Sock(sock) = entry else { return None };
-            let slot = self.net.slot(sock.listener?.id());
-            Some(ListenerRow {
-                fd,
-                family: sock.family(),
-                addr: sock.addr,
-                port: sock.num,
-                dev: sock.dev,
-                backlog: slot.max_ack_backlog(),
-                recv_q: slot.ack_backlog(),
-                then: sock.then,
-                reuseport: sock.reuseport(),
-                v6only: sock.v6only(),
-                uid: sock.uid,
-            })
+            Some(self.row(fd, sock, sock.listener?.id()))
         };
         control.socks.iter_from(from).filter_map(row).take(max).collect()
+    }
+
+    /// The listeners in these slots, in the same order. Costs a walk over all sockets.
+    pub fn rows_of(&self, ids: &[ListenerId]) -> Vec<Option<ListenerRow>> {
+        let mut rows = vec![None; ids.len()];
+        let control = self.lock();
+        for (fd, entry) in control.socks.iter() {
+            let Entry::Sock(sock) = entry else { continue };
+            let Some(listener) = sock.listener else { continue };
+            for (row, _) in rows.iter_mut().zip(ids).filter(|(_, id)| **id == listener.id()) {
+                *row = Some(self.row(fd, sock, listener.id()));
+            }
+        }
+        rows
+    }
+
+    fn row(&self, fd: SockFd, sock: &Sock, id: ListenerId) -> ListenerRow {
+        let slot = self.net.slot(id);
+        ListenerRow {
+            fd,
+            family: sock.family(),
+            addr: sock.addr,
+            port: sock.num,
+            dev: sock.dev,
+            backlog: slot.max_ack_backlog(),
+            recv_q: slot.ack_backlog(),
+            then: sock.then,
+            reuseport: sock.reuseport(),
+            v6only: sock.v6only(),
+            uid: sock.uid,
+        }
     }
 
     /// The slot of a listener, as lookups in [`Self::listen_hash`] name it; `None` if `fd` does not listen.

@@ -10,6 +10,7 @@
 
 use crossbeam::queue::ArrayQueue;
 
+use crate::core::dry_run::Peek;
 use crate::limits::CORES_MAX;
 use crate::live::Live;
 use crate::segment::FlowKey;
@@ -78,6 +79,8 @@ pub enum Command {
     Settings,
     /// No SYN is answered at a listener from now on.
     Drain,
+    /// Say what is known of a flow, see [`crate::core::dry_run`].
+    Peek(Peek),
 }
 
 /// A child as it stands.

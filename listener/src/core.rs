@@ -28,6 +28,8 @@ use crate::timer::{Popped, TimerWheel};
 use crate::types::{CoreId, DevIndex, InetAddr, ListenerRef, Nanos};
 use crate::{tcp, tcp_ipv4};
 
+pub mod dry_run;
+
 /// What [`Core::lookup_burst`] found for one segment: a hint for [`Core::rcv`].
 ///
 /// [`Core::rcv`] checks it: an entry may have left the table since, and one may have come that the lookup could not

@@ -22,6 +22,7 @@
 //! `tests/prop_table.rs` against a map and a linear walk; `tests/loom_table.rs` for the order of the stores;
 //! `tests/stress_table.rs` on real threads.
 
+mod explain;
 mod key_list;
 mod node;
 #[cfg(all(test, not(loom)))]
@@ -30,6 +31,7 @@ mod tests;
 use std::fmt;
 
 pub use crate::sync::epoch::Guard;
+pub use explain::{BucketOf, Tried};
 pub use key_list::{HashKey, KeyList, ListEntry, NO_GROUP, compute_score};
 
 use crate::bucket::{Direct, Full, Held, Kernel, LANES, LaneSet, Lanes, Mix, Table, View, Wild};

@@ -138,6 +138,26 @@ impl ListenSock {
         }
     }
 
+    /// Becomes a copy of `other` with an empty accept queue: its counts, and none of its children.
+    fn copy_from(&self, other: &Self) {
+        let generation = other.generation();
+        self.generation.store(generation, Ordering::Relaxed);
+        self.set_max_ack_backlog(Backlog(other.max_ack_backlog()));
+        self.requests.store(other.requests.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.sk_ack_backlog.store(other.sk_ack_backlog.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.accept_top.store(tagged(generation, ChildNode::NIL.0), Ordering::Relaxed);
+        self.synq_overflow_ts.store(other.synq_overflow_ts.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.synq_slot.store(other.synq_slot.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.uid.store(other.uid(), Ordering::Relaxed);
+        self.set_dev(other.dev());
+        self.set_mss_clamp(other.mss_clamp());
+        self.set_then(other.then());
+        self.flags.store(other.flags.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.set_defer(other.defer());
+        self.set_syn_retries(other.syn_retries());
+        self.set_tos(other.tos());
+    }
+
     /// Makes a slot listen and returns its generation. Control side only; not visible before it is hashed.
     ///
     /// # Source

@@ -6,9 +6,11 @@
 //! allocates and frees nothing, and a segment meets the old knobs or the new ones, never some of each.
 
 use crossbeam::atomic::AtomicCell;
+use crossbeam::queue::ArrayQueue;
 
 use crate::api::Stack;
 use crate::conn_shared::Command;
+use crate::core::dry_run::{PEEKED, Peeked};
 use crate::core::{Env, Flows};
 use crate::ratelimit::TokenBucket;
 use crate::sync::{Arc, AtomicU32, Ordering, lock};
@@ -25,12 +27,25 @@ pub struct Settings {
 }
 
 /// Where a core and the control side exchange settings, and what a core that drains still has.
-#[derive(Default)]
 pub(crate) struct Live {
+    /// Answers to [`Command::Peek`].
+    pub(crate) peeked: ArrayQueue<Peeked>,
     next: AtomicCell<Option<Box<Settings>>>,
     done: AtomicCell<Option<Box<Settings>>>,
     requests: AtomicU32,
     connections: AtomicU32,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self {
+            peeked: ArrayQueue::new(PEEKED),
+            next: AtomicCell::default(),
+            done: AtomicCell::default(),
+            requests: AtomicU32::new(0),
+            connections: AtomicU32::new(0),
+        }
+    }
 }
 
 impl std::fmt::Debug for Live {

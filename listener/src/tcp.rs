@@ -2,6 +2,7 @@
 //! record for the control side, and the counters that follow its state.
 
 use crate::conn_shared::{ChildRef, Command};
+use crate::core::dry_run::peek;
 use crate::core::{Env, Flows, Send};
 use crate::ehash::EntryId;
 use crate::live::{drain, take_settings};
@@ -184,6 +185,10 @@ pub(crate) fn command(
         }
         Command::Settings => {
             take_settings(env, flows);
+            true
+        }
+        Command::Peek(asked) => {
+            peek(env, flows, &asked, now);
             true
         }
         Command::Drain => {

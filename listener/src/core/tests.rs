@@ -1,6 +1,7 @@
 //! Golden traces: literal segments in, literal segments out, under a clock that the test moves.
 
 mod cookies;
+mod dry_run;
 mod handshake;
 mod listeners;
 mod live;

@@ -79,6 +79,27 @@ impl ListenSocks {
         debug_assert!(stored.is_ok(), "a slot was freed twice");
     }
 
+    /// A slab with copies of these slots alone, to try things on: it gives none out.
+    pub(crate) fn copy_of(&self, ids: &[ListenerId]) -> Self {
+        let copy = Self {
+            chunks: self.chunks.iter().map(|_| OnceLock::new()).collect(),
+            free: ArrayQueue::new(1),
+            fresh: AtomicU32::new(0),
+            capacity: 0,
+            listeners_max: 0,
+            live: AtomicU32::new(0),
+        };
+        for id in ids {
+            let first = id.0 as usize / CHUNK * CHUNK;
+            let make = || (first..first + CHUNK).map(|slot| ListenSock::new(slot as u32)).collect();
+            copy.chunks[id.0 as usize / CHUNK].get_or_init(make);
+            if let (Some(from), Some(to)) = (self.get(*id), copy.get(*id)) {
+                to.copy_from(from);
+            }
+        }
+        copy
+    }
+
     /// The slot, if it was ever given out.
     #[inline]
     pub fn get(&self, id: ListenerId) -> Option<&ListenSock> {

@@ -4,9 +4,10 @@ use super::*;
 use crate::api::Stack;
 use crate::live::InUse;
 use crate::sockaddr::{Caller, Family, SockAddr};
+use crate::types::SockFd;
 
-/// A stack with one core and a listener on [`local`], port 80.
-fn stack() -> (Stack, Core) {
+/// A stack with one core and the device of [`local`].
+pub fn stack_with(sysctl: Sysctl, limits: Limits) -> (Stack, Core) {
     let device = Device {
         name: "wire0".into(),
         index: DEV,
@@ -14,19 +15,27 @@ fn stack() -> (Stack, Core) {
         any_ip: Vec::new(),
         mtu: 1500,
     };
-    let config = StackConfig {
-        sysctl: Sysctl::default(),
-        devices: vec![device],
-        cores: 1,
-        limits: Limits::TINY,
-        secret: Secret::from_seed(7),
-    };
+    let secret = Secret::from_seed(7);
+    let config = StackConfig { sysctl, devices: vec![device], cores: 1, limits, secret };
     let (stack, mut cores) = Stack::new(config).expect("a good configuration");
-    let fd = stack.socket(Family::Inet, 0).expect("room");
-    let addr = SockAddr::from(std::net::SocketAddr::from(([198, 18, 0, 1], 80)));
-    stack.bind(fd, addr, Caller::ROOT).expect("a free port");
-    stack.listen(fd, 8).expect("a bound socket");
     (stack, cores.remove(0))
+}
+
+/// Opens a listener on [`local`].
+pub fn listen_on(stack: &Stack, port: u16, backlog: i32, then: Then) -> SockFd {
+    let fd = stack.socket(Family::Inet, 0).expect("room");
+    let addr = SockAddr::from(std::net::SocketAddr::from(([198, 18, 0, 1], port)));
+    stack.bind(fd, addr, Caller::ROOT).expect("a free port");
+    stack.set_then(fd, then).expect("a socket");
+    stack.listen(fd, backlog).expect("a bound socket");
+    fd
+}
+
+/// The same with a listener on port 80.
+fn stack() -> (Stack, Core) {
+    let (stack, core) = stack_with(Sysctl::default(), Limits::TINY);
+    listen_on(&stack, 80, 8, Then::Queue);
+    (stack, core)
 }
 
 fn rcv(core: &mut Core, seg: Segment) -> Verdict {
