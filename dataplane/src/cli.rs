@@ -17,6 +17,7 @@ use crate::control::proto::{self, Accepted, Closed, Latency, Listen, Listening, 
 use crate::report;
 
 mod reload;
+mod why;
 
 /// The listening half of TCP, on DPDK.
 #[derive(Debug, Parser)]
@@ -40,6 +41,8 @@ enum Command {
     Accept(AcceptArgs),
     /// Read the configuration file again and take over what changed, as a whole or not at all; as SIGHUP does
     Reload(reload::ReloadArgs),
+    /// Say what would become of a segment, and why: a dry run that changes nothing
+    Why(why::WhyArgs),
     /// Show the listeners, as ss -ltn does
     Ss(SsArgs),
     /// Show the counters of each core and device
@@ -110,6 +113,7 @@ impl Cli {
             Command::Close(args) => args.run(out),
             Command::Accept(args) => args.run(out),
             Command::Reload(args) => args.run(out),
+            Command::Why(args) => args.run(out),
             Command::Ss(args) => args.run(out),
             Command::Stats(args) => args.run(out),
             Command::Latency(args) => args.run(out),

@@ -1,7 +1,8 @@
 //! The control plane: one thread that owns the stack and answers on a Unix socket.
 //!
 //! [`proto`] is what is said there, [`server`] the end that must survive anybody, [`client`] the other,
-//! and [`service`] what each request does; [`reload`] changes what runs, [`cookie_keys`] the keys of SYN cookies.
+//! and [`service`] what each request does; [`reload`] changes what runs, [`cookie_keys`] the keys of SYN cookies, and
+//! [`why`] tries a frame without a trace.
 
 pub mod client;
 pub mod cookie_keys;
@@ -9,3 +10,4 @@ pub mod proto;
 pub mod reload;
 pub mod server;
 pub mod service;
+pub mod why;

@@ -28,6 +28,7 @@ use crate::control::proto::{Latency, Stats};
 use crate::control::reload::Loaded;
 use crate::control::server::{BindError, Server};
 use crate::control::service::{Desk, Devices, dev_index};
+use crate::control::why::DryRuns;
 use crate::histogram::Reporter;
 use crate::io::PacketIo;
 use crate::io::pcap::{Pcap, PcapConfig};
@@ -178,15 +179,16 @@ where
     protocols.iter_mut().for_each(|core| core.set_cookie_keys(cookies.keys()));
     let listeners = stack::open_listeners(&stack, config)?;
 
-    let workers = workers(config, &cpus, ports, protocols);
+    let locals = locals(config, &ports);
+    let workers = workers(config, &cpus, ports, &locals, protocols);
     let stats = workers.iter().map(|(_, worker)| worker.stats()).collect();
     let reporter = Reporter::new(workers.iter().map(|(_, worker)| worker.mailbox()));
     let team = Team::start(workers, enter).map_err(StartError::Run)?;
     tracing::info!(workers = count, cores = cores::list(&cpus), listeners = config.listener.len(), "running");
     let ports = stack::port_names(config);
     let loaded = Loaded { config: config.clone(), listeners };
-    let accepted = HashMap::new();
-    let desk = Desk { stack: Arc::new(stack), reporter, devices, ports, cpus, cookies, accepted, loaded };
+    let (stack, accepted, dry_runs) = (Arc::new(stack), HashMap::new(), DryRuns::new(locals));
+    let desk = Desk { stack, reporter, devices, ports, cpus, cookies, accepted, loaded, dry_runs };
     Ok(Running {
         #[cfg(feature = "dpdk")]
         peers: Vec::new(),
@@ -198,21 +200,29 @@ where
     })
 }
 
+/// What is local to each port.
+fn locals<I>(config: &Config, ports: &[OpenPort<I>]) -> Vec<Arc<LocalTable>> {
+    let local = |(open, port): (&OpenPort<I>, &Port)| {
+        let (addresses, any_ip) = (stack::prefixes(&port.addresses), stack::prefixes(&port.any_ip));
+        Arc::new(LocalTable::new(open.mac, &addresses, &any_ip))
+    };
+    ports.iter().zip(&config.port).map(local).collect()
+}
+
 /// One worker for each of `cpus`, with its share of every port's queues.
 fn workers<I: PacketIo>(
     config: &Config,
     cpus: &[usize],
     ports: Vec<OpenPort<I>>,
+    locals: &[Arc<LocalTable>],
     protocols: Vec<Core>,
 ) -> Vec<(usize, Worker<I, Core>)> {
     let mut shares: Vec<Vec<worker::Port<I>>> = cpus.iter().map(|_| Vec::new()).collect();
-    for (place, (open, port)) in ports.into_iter().zip(&config.port).enumerate() {
-        let (addresses, any_ip) = (stack::prefixes(&port.addresses), stack::prefixes(&port.any_ip));
-        let local = Arc::new(LocalTable::new(open.mac, &addresses, &any_ip));
+    for (place, (open, local)) in ports.into_iter().zip(locals).enumerate() {
         for (queue, io) in open.queues.into_iter().enumerate() {
             let announce = queue == 0;
             let share = &mut shares[cores::worker_of(queue, cpus.len())];
-            share.push(worker::Port::new(io, dev_index(place), Arc::clone(&local), announce));
+            share.push(worker::Port::new(io, dev_index(place), Arc::clone(local), announce));
         }
     }
     let idle = idle(config.workers.idle, cpus, &cores::allowed());

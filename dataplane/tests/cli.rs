@@ -308,6 +308,91 @@ fn a_running_server_is_asked_and_steered() {
     assert!(!place.path("h.sock").exists());
 }
 
+/// What stands behind `name` at the start of a line.
+fn behind<'a>(text: &'a str, name: &str) -> &'a str {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap_or_else(|| panic!("no {name} in {text}")).trim()
+}
+
+#[test]
+fn why_says_what_would_happen_and_leaves_no_trace() {
+    let any = "[[listener]]\naddr = \"0.0.0.0:90\"\nreuseport = true\n";
+    let place = Place::on_files(&format!("{LISTENER}{any}{any}"));
+    let server = place.run(&["--for", "60s"]);
+    let settled = || {
+        let mut stats = server.json(&["stats", "--json"]);
+        for part in ["total", "cores"] {
+            // Idle turns go on.
+            let core = if part == "cores" { &mut stats["cores"][0] } else { &mut stats["total"] };
+            core["turns_idle"] = 0.into();
+        }
+        (stats, server.json(&["ss", "--json"]))
+    };
+    let before = settled();
+    assert_eq!(before.0["total"]["rx_frames"], 3);
+
+    let ask = |src: &str, dst: &str, more: &[&str]| server.answer(&[&["why", src, dst], more].concat());
+    let open = ask("198.18.0.2:5", "198.18.0.1:80", &[]);
+    assert_eq!(behind(&open, "frame"), "198.18.0.2:5 > 198.18.0.1:80 [S] seq 1000 win 64240 on p0, core 0");
+    assert!(behind(&open, "lookup").starts_with("198.18.0.1:80: 1 listener, bucket "), "{open}");
+    assert_eq!(behind(&open, "listener"), "fd=0 198.18.0.1:80: exact address, nobody else listens there");
+    assert_eq!(behind(&open, "queues"), "0 of 4096 wait for accept, 1 half-open");
+    assert!(behind(&open, "verdict").starts_with("reply synack: "), "{open}");
+    assert!(behind(&open, "answer").starts_with("198.18.0.1:80 > 198.18.0.2:5 [S.] seq "), "{open}");
+    assert!(behind(&open, "answer").contains(" ack 1001 win "), "{open}");
+
+    let closed = ask("198.18.0.2:5", "198.18.0.1:81", &[]);
+    assert_eq!(behind(&closed, "belongs"), "to nobody: neither a connection nor a listener");
+    assert_eq!(closed.lines().filter(|line| line.starts_with("lookup")).count(), 2, "{closed}");
+    assert!(
+        behind(&closed, "answer").contains("[R.]") && behind(&closed, "verdict").starts_with("reply rst"),
+        "{closed}"
+    );
+    let reset = ask("198.18.0.2:5", "198.18.0.1:80", &["--flags", "R"]);
+    assert_eq!(behind(&reset, "verdict"), "drop listen_rst: A RST at a listener: never answered.");
+    let known = ask("198.18.0.2:40000", "198.18.0.1:80", &["--flags", "R", "--seq", "1001"]);
+    assert_eq!(behind(&known, "belongs"), "to a half-open handshake of a listener");
+    assert!(behind(&known, "counters").contains("EmbryonicRsts"), "{known}");
+    let group = ask("198.18.0.2:5", "198.18.0.1:90", &[]);
+    assert!(behind(&group, "listener").contains("any-address, member "), "{group}");
+    assert!(group.contains("of 2 of its reuseport group") && group.contains("  <- this one"), "{group}");
+    let foreign = ask("198.18.0.2:5", "198.18.7.7:80", &[]);
+    assert!(behind(&foreign, "verdict").starts_with("drop ip_not_local: "), "{foreign}");
+
+    let file = place.path("in.pcap").display().to_string();
+    let lines = server.answer(&["why", "--pcap", &file, "--json"]);
+    let verdicts: Vec<(String, String)> = lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
+        .map(|why| (why["belongs"].to_string(), why["reason"].to_string() + &why["outcome"].to_string()))
+        .collect();
+    let text = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    assert_eq!(
+        verdicts,
+        [
+            text("\"a half-open handshake of a listener\"", "null\"synack\""),
+            text("\"nobody: neither a connection nor a listener\"", "null\"rst\""),
+            text("null", "\"tcp_csum\"null")
+        ]
+    );
+    assert_eq!(settled(), before, "asking left a trace");
+    for (args, message) in [
+        (&["why", "198.18.0.2:5", "[2001:db8::1]:80"][..], "are of two families"),
+        (&["why", "198.18.0.2:5", "198.18.0.1:80", "--flags", "Z"], "is no flag"),
+        (&["why", "198.18.0.2:5", "198.18.0.1:80", "--core", "3"], "there is no core 3"),
+        (&["why", "198.18.0.2:5", "198.18.0.1:80", "--device", "lan"], "the ports are: p0"),
+        (&["why", "--pcap", "/nonexistent"], "cannot open it"),
+        (&["why", "--pcap", &place.config()], "is no capture file"),
+        (&["why", "198.18.0.2:5"], "required"),
+    ] {
+        let output = server.ask(args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(message), "{args:?}: {said}");
+    }
+    server.signal(rustix::process::Signal::INT);
+    assert_eq!(server.end().0, Some(0));
+}
+
 /// The binary run by the user `nobody`.
 fn by_nobody(place: &Place, args: &[&str]) -> Output {
     use std::os::unix::process::CommandExt;

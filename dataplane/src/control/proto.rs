@@ -31,10 +31,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 mod steer;
+mod why;
 
 use serde::{Deserialize, Serialize};
 
 pub use steer::{Change, ChangeKind, Reloaded};
+pub use why::{AskWhy, Why, WhyCandidate, WhyListener, WhyTried};
 
 use super::cookie_keys::CookieKeysReply;
 use crate::config::{ListenAddr, ThenName};
@@ -83,6 +85,8 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         check: bool,
     },
+    /// What would become of a frame; → [`Why`].
+    Why(AskWhy),
     /// Counters; → [`Stats`].
     Stats {},
     /// Latency since start; → [`Latency`].
@@ -359,6 +363,7 @@ pub enum Reply {
     Ss(Ss),
     Accepted(Accepted),
     Reloaded(Reloaded),
+    Why(Box<Why>),
     Stats(Box<Stats>),
     Latency(Latency),
     CookieKeys(CookieKeysReply),

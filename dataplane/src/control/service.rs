@@ -19,6 +19,7 @@ use super::proto::{
 };
 use super::reload::Loaded;
 use super::server::{Peer, Service};
+use super::why::DryRuns;
 use crate::config::then_name;
 use crate::histogram::{CoreReport, Latency as Histograms, Reporter};
 
@@ -51,6 +52,8 @@ pub struct Desk<D> {
     pub accepted: HashMap<u64, Vec<SockFd>>,
     /// The configuration that runs.
     pub loaded: Loaded,
+    /// For frames that are only tried.
+    pub dry_runs: DryRuns,
 }
 
 /// Opens a listener: socket, options, bind, listen; what fails leaves nothing behind.
@@ -112,6 +115,7 @@ impl<D: Devices> Service for Desk<D> {
             Request::Accept(which) => self.accept(peer, &which),
             Request::CloseConnection { fd, reset } => self.close_connection(peer, SockFd(fd), reset),
             Request::Reload { check } => self.reload(check).map(Reply::Reloaded),
+            Request::Why(ask) => self.why(&ask).map(|why| Reply::Why(Box::new(why))),
             Request::Stats {} => Ok(Reply::Stats(Box::new(self.stats()))),
             Request::Latency { core } => self.latency(core).map(Reply::Latency),
             Request::CookieKeys { rotate: false } => Ok(Reply::CookieKeys(self.cookies.show())),

@@ -16,7 +16,7 @@ impl Request {
             | Self::CloseConnection { .. }
             | Self::Reload { .. } => true,
             Self::CookieKeys { rotate } => *rotate,
-            Self::Ss { .. } | Self::Stats {} | Self::Latency { .. } => false,
+            Self::Ss { .. } | Self::Why(_) | Self::Stats {} | Self::Latency { .. } => false,
         }
     }
 }

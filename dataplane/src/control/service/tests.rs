@@ -43,6 +43,7 @@ pub(crate) fn desk_on(sysctl: Sysctl) -> TestDesk {
         cookies: CookieDesk::open(None).expect("random keys"),
         accepted: HashMap::new(),
         loaded: Loaded { config: crate::config::Config::default(), listeners: Vec::new() },
+        dry_runs: DryRuns::default(),
     }
 }
 

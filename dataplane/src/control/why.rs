@@ -1,0 +1,295 @@
+//! A dry run: a frame goes through the stages that run, and TCP is answered by a core that shares nothing with those that
+//! run ([`listener::core::dry_run`]). Counters, tables and queues are as before.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use listener::core::dry_run::{Belongs, DryRun, Peek, Peeked};
+use listener::inet_hashtables::{BucketOf, ListenKey, Tried, compute_score};
+use listener::segment::{Outcome, Segment, Verdict};
+use listener::types::{CoreId, DevIndex, InetAddr, ListenerId, TcpState};
+use std::net::{IpAddr, SocketAddr};
+
+use super::proto::{AskWhy, Refusal, Why, WhyCandidate, WhyListener, WhyTried};
+use super::service::{Desk, dev_index, local};
+use crate::burst::{Fate, Head, Lanes};
+use crate::hex;
+use crate::io::mem::{BUFFER_LEN, Mem, MemConfig, MemFrame};
+use crate::io::{Capabilities, Frame, PacketIo};
+use crate::local::LocalTable;
+use crate::stage::{self, parse::Columns};
+use crate::summary::Summary;
+
+/// How long cores may take to say what they know of a flow.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How often their answers are looked for.
+const LOOK_EVERY: Duration = Duration::from_micros(200);
+
+/// What a dry run needs beyond the stack.
+#[derive(Debug, Default)]
+pub struct DryRuns {
+    locals: Vec<Arc<LocalTable>>,
+    ticket: u32,
+}
+
+impl DryRuns {
+    /// With what is local to each port, in their order.
+    pub fn new(locals: Vec<Arc<LocalTable>>) -> Self {
+        Self { locals, ticket: 0 }
+    }
+}
+
+/// A frame on its way through the stages.
+struct Walk {
+    frames: [Option<MemFrame>; 1],
+    heads: [Head; 1],
+    segs: [Segment; 1],
+    fates: [Fate; 1],
+    lanes: Lanes,
+}
+
+impl Walk {
+    /// Reads `bytes` as the port `dev` with `local` does; `to_us` as if they were sent to its MAC address.
+    fn parse(bytes: &[u8], to_us: bool, local: &LocalTable, dev: DevIndex) -> Self {
+        let (mut memory, _peer) = Mem::new(MemConfig { ring: 1, buffers: 1, ..MemConfig::default() });
+        let mut frame = memory.alloc();
+        if let Some(frame) = &mut frame {
+            // The caller has seen to it that it fits.
+            let _ = frame.fill(bytes);
+            if let Some(dst) = frame.bytes_mut().first_chunk_mut::<6>().filter(|_| to_us) {
+                *dst = local.mac().0;
+            }
+        }
+        let mut walk = Self {
+            frames: [frame],
+            heads: [Head::default()],
+            segs: [Segment::default()],
+            fates: [Fate::Pending],
+            lanes: Lanes::EMPTY,
+        };
+        let Self { frames, heads, segs, fates, lanes } = &mut walk;
+        stage::parse(frames, local, dev, Columns { heads, segs, fates, lanes });
+        walk
+    }
+
+    /// Answers what is no TCP.
+    fn others(&mut self, local: &LocalTable) {
+        let Self { frames, heads, fates, lanes, .. } = self;
+        stage::neighbour(frames, heads, fates, lanes, local);
+        stage::echo(frames, heads, fates, lanes, local);
+    }
+
+    /// Writes the answer to a segment.
+    fn reply(&mut self, verdict: Verdict, local: &LocalTable) {
+        self.fates[0] = Fate::Tcp(verdict);
+        let Self { frames, heads, segs, fates, lanes } = self;
+        stage::reply(frames, (heads, segs), fates, lanes, local, Capabilities::default());
+    }
+
+    fn is_tcp(&self) -> bool {
+        !self.lanes.tcp.as_slice().is_empty()
+    }
+}
+
+impl<D> Desk<D> {
+    /// What would become of the frame.
+    ///
+    /// # Errors
+    /// It is no frame, there is no such port or core, or the core does not answer.
+    pub fn why(&mut self, ask: &AskWhy) -> Result<Why, Refusal> {
+        let bytes = hex::decode(&ask.frame).ok_or_else(|| Refusal::new("frame is not hexadecimal"))?;
+        if bytes.len() > BUFFER_LEN {
+            let len = bytes.len();
+            return Err(Refusal::new(format!(
+                "the frame has {len} octets; at most {BUFFER_LEN} can be tried"
+            )));
+        }
+        let (place, mut walk) = self.read(ask, &bytes)?;
+        let local = Arc::clone(&self.dry_runs.locals[place]);
+        let mut why = Why {
+            frame: Summary::of(&bytes).to_string(),
+            device: self.ports[place].clone(),
+            core: ask.core.unwrap_or_default(),
+            ..Why::default()
+        };
+        if walk.is_tcp() {
+            let seg = walk.segs[0];
+            let (core, peeked) = self.ask_cores(ask.core, &seg)?;
+            let dry = self.stack.dry_run(core, &seg, &peeked);
+            why.core = core.0;
+            why.counters = dry.counters.iter().map(|name| (*name).to_owned()).collect();
+            self.explain(&mut why, core, &seg, &dry);
+            walk.reply(dry.verdict, &local);
+        } else {
+            walk.others(&local);
+        }
+        conclude(&mut why, &walk);
+        Ok(why)
+    }
+
+    /// The port that takes the frame, and how it reads it: the one that is named, or else the first whose address it
+    /// is sent to.
+    fn read(&self, ask: &AskWhy, bytes: &[u8]) -> Result<(usize, Walk), Refusal> {
+        let walk = |place: usize| {
+            let local = &self.dry_runs.locals[place];
+            (place, Walk::parse(bytes, ask.to_us, local, dev_index(place)))
+        };
+        if let Some(name) = &ask.device {
+            let place = self.ports.iter().position(|port| port == name);
+            let ports = self.ports.join(", ");
+            let unknown = || Refusal::new(format!("there is no port \"{name}\"; the ports are: {ports}"));
+            return place.map(walk).ok_or_else(unknown);
+        }
+        let ours = |(_, walk): &(usize, Walk)| matches!(walk.fates[0], Fate::Pending);
+        let places = 0..self.dry_runs.locals.len();
+        let found = places.map(walk).find(ours).or_else(|| (!self.ports.is_empty()).then(|| walk(0)));
+        found.ok_or_else(|| Refusal::new("there is no port"))
+    }
+
+    /// What `wanted`, or the core that has an entry, or the first one, knows of the segment's flow.
+    fn ask_cores(&mut self, wanted: Option<u16>, seg: &Segment) -> Result<(CoreId, Peeked), Refusal> {
+        let last = u16::try_from(self.cpus.len()).unwrap_or(u16::MAX).saturating_sub(1);
+        if let Some(core) = wanted.filter(|core| *core > last) {
+            return Err(Refusal::new(format!("there is no core {core}; the cores are 0 to {last}")));
+        }
+        let cores: Vec<CoreId> =
+            (0..=last).filter(|core| wanted.is_none_or(|w| w == *core)).map(CoreId).collect();
+        self.dry_runs.ticket = self.dry_runs.ticket.wrapping_add(1);
+        let ticket = self.dry_runs.ticket;
+        for core in &cores {
+            self.stack.peek(*core, Peek { ticket, flow: seg.flow, dev: seg.dev });
+        }
+        let (asked, mut answers) = (Instant::now(), vec![None; cores.len()]);
+        while answers.iter().any(Option::is_none) && asked.elapsed() < PATIENCE {
+            std::thread::sleep(LOOK_EVERY);
+            for (core, answer) in cores.iter().zip(&mut answers) {
+                *answer = answer.take().or_else(|| self.stack.peeked(*core, ticket));
+            }
+        }
+        let known: Vec<_> =
+            cores.into_iter().zip(answers).filter_map(|(core, peeked)| Some((core, peeked?))).collect();
+        let best = known.iter().find(|(_, peeked)| peeked.has_entry()).or(known.first());
+        best.copied().ok_or_else(|| {
+            Refusal::new(format!("no core answered within {PATIENCE:?}; see \"hearken stats\""))
+        })
+    }
+
+    fn explain(&self, why: &mut Why, core: CoreId, seg: &Segment, dry: &DryRun) {
+        let key = ListenKey { flow: seg.flow, dev: seg.dev, core };
+        let (belongs, id) = match dry.belongs {
+            Belongs::Nobody => ("nobody: neither a connection nor a listener".to_owned(), None),
+            Belongs::Listener(id) => ("a listener".to_owned(), Some(id)),
+            Belongs::Request(id) => ("a half-open handshake of a listener".to_owned(), Some(id)),
+            Belongs::Connection(state) => (format!("a connection in {}", state_name(state)), None),
+        };
+        why.belongs = Some(belongs);
+        let looked = matches!(dry.belongs, Belongs::Nobody | Belongs::Listener(_));
+        let first = dry.tried.iter().position(|tried| tried.found.is_some()).unwrap_or(1);
+        let tried = if looked { &dry.tried[..=first] } else { &[] };
+        let candidates = tried.iter().flat_map(|tried| tried.list.entries()).map(|entry| entry.id);
+        let ids: Vec<ListenerId> = candidates.chain(id).collect();
+        let rows = self.stack.rows_of(&ids);
+        let fd_of = |id: ListenerId| {
+            let place = ids.iter().position(|other| *other == id)?;
+            rows[place].map(|row| row.fd.0)
+        };
+        why.tried = tried
+            .iter()
+            .zip(["exact", "any"])
+            .map(|(tried, kind)| say_tried(tried, kind, &key, fd_of))
+            .collect();
+        if let (Some(id), Some(row)) = (id, id.and_then(|_| rows.last().copied().flatten())) {
+            let half_open =
+                self.stack.listen_socks().get(id).map_or(0, listener::listen_sock::ListenSock::qlen);
+            why.listener = Some(WhyListener {
+                fd: row.fd.0,
+                local: local(&row),
+                recv_q: row.recv_q,
+                send_q: row.backlog,
+                half_open,
+            });
+        }
+    }
+}
+
+fn say_tried(
+    tried: &Tried,
+    kind: &str,
+    key: &ListenKey,
+    fd_of: impl Fn(ListenerId) -> Option<u32>,
+) -> WhyTried {
+    let ipv4 = key.flow.is_v4();
+    let entries = tried.list.entries();
+    let candidates = entries.iter().map(|entry| WhyCandidate {
+        fd: fd_of(entry.id),
+        score: compute_score(entry, key, ipv4),
+        reuseport: entry.reuseport,
+        chosen: tried.found == Some(entry.id),
+    });
+    let chosen_by = tried.found.map(|id| match tried.list.group_of(id) {
+        Some(group) if group.members().len() > 1 => {
+            let place = group.members().iter().position(|member| member.id == id).unwrap_or(0);
+            let (place, members) = (place + 1, group.members().len());
+            format!(
+                "member {place} of {members} of its reuseport group, by the flow's hash or the group's rule"
+            )
+        }
+        _ if entries.len() > 1 => "the highest score".to_owned(),
+        _ => "nobody else listens there".to_owned(),
+    });
+    let addr = tried.key.addr();
+    let port = tried.key.port().0;
+    let key = if addr == InetAddr::ANY_V4 {
+        format!("*:{port}")
+    } else {
+        SocketAddr::new(IpAddr::from(addr), port).to_string()
+    };
+    let bucket = match tried.bucket {
+        BucketOf::Port(port) => format!("place {port} of the array of wildcards"),
+        BucketOf::Hashed { first, second, displaced: false, buckets } => {
+            format!("bucket {first} of {buckets} (overflow to {second})")
+        }
+        BucketOf::Hashed { first, second, displaced: true, buckets } => {
+            format!("bucket {second} of {buckets} (its first, {first}, was full)")
+        }
+    };
+    WhyTried { kind: kind.to_owned(), key, bucket, candidates: candidates.collect(), chosen_by }
+}
+
+/// What the stages have made of the frame.
+fn conclude(why: &mut Why, walk: &Walk) {
+    let (verdict, outcome) = match walk.fates[0] {
+        Fate::Drop(reason) | Fate::Tcp(Verdict::Drop(reason)) => {
+            why.verdict = "drop".into();
+            why.reason = Some(reason.name().into());
+            why.sentence = reason.sentence().into();
+            return;
+        }
+        Fate::Ready(outcome) | Fate::Tcp(Verdict::Reply(outcome, _)) => ("reply", outcome),
+        Fate::Consume(outcome) | Fate::Tcp(Verdict::Consume(outcome)) => ("consume", outcome),
+        Fate::Pending => ("consume", Outcome::Other),
+    };
+    why.verdict = verdict.into();
+    why.outcome = Some(outcome.name().into());
+    why.sentence = outcome.sentence().into();
+    if let (Fate::Ready(_), Some(frame)) = (walk.fates[0], &walk.frames[0]) {
+        why.reply = Some(Summary::of(frame.bytes()).to_string());
+        why.reply_frame = Some(hex::encode(frame.bytes()));
+    }
+}
+
+const fn state_name(state: TcpState) -> &'static str {
+    match state {
+        TcpState::Close => "CLOSE",
+        TcpState::Listen => "LISTEN",
+        TcpState::SynSent => "SYN-SENT",
+        TcpState::SynRecv => "SYN-RECEIVED",
+        TcpState::Established => "ESTABLISHED",
+        TcpState::CloseWait => "CLOSE-WAIT",
+        TcpState::LastAck => "LAST-ACK",
+        TcpState::FinWait1 => "FIN-WAIT-1",
+        TcpState::FinWait2 => "FIN-WAIT-2",
+        TcpState::Closing => "CLOSING",
+        TcpState::TimeWait => "TIME-WAIT",
+    }
+}
