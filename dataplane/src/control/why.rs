@@ -21,7 +21,7 @@ use crate::stage::{self, parse::Columns};
 use crate::summary::Summary;
 
 /// How long cores may take to say what they know of a flow.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How often their answers are looked for.
 const LOOK_EVERY: Duration = Duration::from_micros(200);
 
