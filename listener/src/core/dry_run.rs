@@ -20,7 +20,7 @@ use crate::segment::{FlowKey, Segment, Verdict};
 use crate::snmp::Mib;
 use crate::sync::Arc;
 use crate::syncookies::{self, CookieKeys};
-use crate::types::{CoreId, DevIndex, InetAddr, ListenerId, Nanos, TcpState};
+use crate::types::{CoreId, DevIndex, InetAddr, ListenerId, ListenerRef, Nanos, TcpState};
 
 /// Answers that may wait for the control side.
 pub(crate) const PEEKED: usize = 4;
@@ -57,6 +57,8 @@ pub struct Peeked {
     cookie_keys: CookieKeys,
     rst_limit: TokenBucket,
     challenges: PerSecond,
+    /// Places that the core has in hand of the listener's SYN queue.
+    in_hand: Option<(ListenerRef, u32)>,
 }
 
 impl Peeked {
@@ -75,7 +77,12 @@ pub(crate) fn peek(env: &Env, flows: &Flows, peek: &Peek, now: Nanos) {
         Some(Kind::Request(index)) => Copied::Request(*table.requests.entry(index)),
         Some(Kind::Conn(index)) => Copied::Conn(*table.conns.entry(index)),
     };
+    let listener = match entry {
+        Copied::Request(entry) => Some(entry.body.listener),
+        _ => env.lookup_listener(&Segment { flow: peek.flow, dev: peek.dev, ..Segment::default() }),
+    };
     let _ = env.shared.live.peeked.push(Peeked {
+        in_hand: listener.map(|listener| (listener, flows.credits.in_hand(listener))),
         ticket: peek.ticket,
         now,
         entry,
@@ -171,6 +178,9 @@ impl Stack {
         flows.cookies = peeked.cookies;
         flows.rst_limit = peeked.rst_limit;
         flows.challenges = peeked.challenges;
+        if let Some((listener, places)) = peeked.in_hand {
+            flows.credits.hold(listener, places);
+        }
         // Brings the wheel to the present.
         flows.wheel.pop(&mut flows.table, peeked.now);
         match peeked.entry {

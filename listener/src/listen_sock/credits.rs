@@ -167,6 +167,11 @@ impl Credits {
         }
     }
 
+    /// Has `places` of `listener` in hand, which somebody else has counted: for a copy of another core's.
+    pub(crate) fn hold(&mut self, listener: ListenerRef, places: u32) {
+        self.shares[listener.id.0 as usize % SHARES] = Share { listener, places, idle: false };
+    }
+
     /// When [`Self::sweep`] next has something to do.
     pub fn next_sweep(&self) -> Option<Nanos> {
         self.next_sweep
