@@ -314,22 +314,25 @@ fn behind<'a>(text: &'a str, name: &str) -> &'a str {
     line.unwrap_or_else(|| panic!("no {name} in {text}")).trim()
 }
 
+/// Counters and listeners, without what goes on by itself.
+fn settled(server: &Server<'_>) -> (Value, Value) {
+    let mut stats = server.json(&["stats", "--json"]);
+    // What goes on by itself: idle turns, and the SYN-ACK that nobody acknowledges.
+    for name in ["turns_idle", "originated", "tx_frames", "tx_bytes"] {
+        stats["total"][name] = 0.into();
+    }
+    for name in ["OutSegs", "RetransSegs", "TCPSynRetrans", "TCPTimeouts"] {
+        stats["total"]["snmp"][name] = 0.into();
+    }
+    (stats["total"].take(), server.json(&["ss", "--json"]))
+}
+
 #[test]
 fn why_says_what_would_happen_and_leaves_no_trace() {
     let any = "[[listener]]\naddr = \"0.0.0.0:90\"\nreuseport = true\n";
     let place = Place::on_files(&format!("{LISTENER}{any}{any}"));
     let server = place.run(&["--for", "60s"]);
-    let settled = || {
-        let mut stats = server.json(&["stats", "--json"]);
-        // What goes on by itself: idle turns, and the SYN-ACK that nobody acknowledges.
-        for name in ["turns_idle", "originated", "tx_frames", "tx_bytes"] {
-            stats["total"][name] = 0.into();
-        }
-        for name in ["OutSegs", "RetransSegs", "TCPSynRetrans", "TCPTimeouts"] {
-            stats["total"]["snmp"][name] = 0.into();
-        }
-        (stats["total"].take(), server.json(&["ss", "--json"]))
-    };
+    let settled = || settled(&server);
     let begun = Instant::now();
     // On a machine that is busy otherwise the worker may not have run yet.
     let patient = |what: &str| assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
