@@ -49,6 +49,7 @@
 //! room taken, so that even known factors buy [`Full`], not memory.
 
 mod direct;
+mod explain;
 mod memory;
 mod simd;
 mod slab;
@@ -399,11 +400,6 @@ impl<'g, N> Entry<'g, N> {
         unsafe { self.nodes.get(number) }.map(Held::List)
     }
 
-    /// True if it stood in the key's second bucket.
-    pub(crate) fn is_displaced(&self) -> bool {
-        self.word & DISPLACED != 0
-    }
-
     /// Asks for the node's line, if it is a list.
     #[inline]
     pub(crate) fn prefetch(&self) {
@@ -426,12 +422,6 @@ impl<'g, N> View<'g, N> {
     #[inline(always)]
     fn first(&self, hash: u64) -> usize {
         (hash >> (64 - self.bits)) as usize
-    }
-
-    /// First and second bucket of a hash, and how many there are.
-    pub(crate) fn places(&self, hash: u64) -> (usize, usize, usize) {
-        let first = self.first(hash);
-        (first, Probe::second(self.bits, first, hash << self.bits & REMAINDER), self.memory.len())
     }
 
     /// Asks for the first bucket's line.
