@@ -1,6 +1,7 @@
 //! The command line: arguments are types, a subcommand's body is a call.
 
 mod cookie_keys;
+mod latency;
 
 use std::fmt;
 use std::io::Write;
@@ -13,8 +14,9 @@ use serde::Serialize;
 
 use crate::config::{self, Config, ConfigError, ListenAddr, ThenName};
 use crate::control::client::{Client, ClientError};
-use crate::control::proto::{self, Accepted, Closed, Latency, Listen, Listening, Request, Ss, Stats, Which};
+use crate::control::proto::{self, Accepted, Closed, Listen, Listening, Request, Ss, Stats, Which};
 use crate::report;
+use latency::LatencyArgs;
 
 mod reload;
 mod why;
@@ -347,25 +349,6 @@ impl StatsArgs {
     fn run(&self, out: &mut impl Write) -> Done {
         let stats: Stats = self.server.connect()?.call(&Request::Stats {})?;
         print(out, self.json, &stats, || report::stats(&stats, self.all))
-    }
-}
-
-#[derive(Debug, Args)]
-struct LatencyArgs {
-    /// Only this core, by the worker's number
-    #[arg(long, value_name = "NUMBER")]
-    core: Option<u16>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    server: ServerArgs,
-}
-
-impl LatencyArgs {
-    fn run(&self, out: &mut impl Write) -> Done {
-        let latency: Latency = self.server.connect()?.call(&Request::Latency { core: self.core })?;
-        print(out, self.json, &latency, || report::latency(&latency))
     }
 }
 

@@ -62,6 +62,14 @@ impl Latency {
         }
     }
 
+    /// Takes away what `other` holds, all of which is here as well: what is left was recorded since.
+    pub fn subtract(&mut self, other: &Self) {
+        for (from, part) in self.0.iter_mut().zip(&other.0) {
+            // Fails, and changes nothing, where `other` is not a part of this.
+            let _ = from.subtract(part);
+        }
+    }
+
     fn clear(&mut self) {
         for histogram in &mut self.0 {
             histogram.reset();

@@ -1,5 +1,8 @@
 //! Tables for people: listeners, counters, latencies. The same names as in JSON and in the source.
 
+pub mod percentiles;
+pub mod plot;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -182,7 +185,21 @@ pub fn latency(latency: &Latency) -> String {
         .filter(|core| core.late)
         .map(|core| format!("core {} did not answer in time: its numbers are older\n", core.core));
     let notes: String = late.collect();
-    format!("{notes}latency in ns, from the end of rx_burst to the end of tx_burst\n{}", text(&mut table))
+    let source = time_source(&latency.device_timestamps);
+    format!(
+        "{notes}latency in ns, from the end of rx_burst to the end of tx_burst\n{source}{}",
+        text(&mut table)
+    )
+}
+
+/// Whose clock the times are by, a line each.
+fn time_source(device_timestamps: &BTreeMap<String, bool>) -> String {
+    let mut source =
+        String::from("clock: the worker's, monotonic; the wait in the device's queue is not in it\n");
+    for (port, _) in device_timestamps.iter().filter(|(_, can)| **can) {
+        source += &format!("port {port}: the device could time-stamp arrivals; its stamps are not used\n");
+    }
+    source
 }
 
 fn add_latency(table: &mut Table, core: &str, row: &OutcomeLatency) {

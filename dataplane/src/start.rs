@@ -146,6 +146,10 @@ impl Devices for Box<dyn Devices> {
     fn counters(&self) -> Vec<BTreeMap<String, u64>> {
         (**self).counters()
     }
+
+    fn rx_timestamps(&self) -> Vec<bool> {
+        (**self).rx_timestamps()
+    }
 }
 
 /// A port that is ready to be polled.

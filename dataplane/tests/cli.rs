@@ -294,6 +294,21 @@ fn a_running_server_is_asked_and_steered() {
         assert_eq!(row["count"], row["frames"], "{row}");
         assert_eq!(row["frames"], core["outcomes"][row["outcome"].as_str().expect("a name")], "{row}");
     }
+    let hgrm = server.answer(&["latency", "--hgrm", "--outcome", "synack"]);
+    assert!(hgrm.starts_with("       Value     Percentile TotalCount 1/(1-Percentile)\n"), "{hgrm}");
+    assert!(hgrm.contains("Total count    =            1]"), "{hgrm}");
+    let picture = place.path("latency.svg");
+    assert_eq!(server.answer(&["latency", "--plot", &picture.display().to_string()]), "");
+    assert!(
+        fs::read_to_string(&picture).is_ok_and(|svg| svg.contains("synack")),
+        "of one core a line an outcome"
+    );
+    let intervals = server.answer(&["latency", "--interval", "10ms", "--count", "2", "--json"]);
+    assert_eq!(intervals.lines().count(), 2, "{intervals}");
+    for line in intervals.lines() {
+        let interval: Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(interval["total"][0]["count"], 0, "the files were replayed before: {interval}");
+    }
     assert!(server.answer(&["stats", "--all"]).contains("ListenOverflows"));
     assert_eq!(server.ask(&["latency", "--core", "9"]).status.code(), Some(1));
 

@@ -17,6 +17,7 @@
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
 #include <rte_ring.h>
+#include <rte_telemetry.h>
 #include <rte_version.h>
 
 /* The anonymous unions of rte_mbuf move between releases, the members' names do not. */
@@ -40,6 +41,7 @@ SHIM_CONST(ETH_RX_OFFLOAD_IPV4_CKSUM);
 SHIM_CONST(ETH_RX_OFFLOAD_TCP_CKSUM);
 SHIM_CONST(ETH_RX_OFFLOAD_SCATTER);
 SHIM_CONST(ETH_RX_OFFLOAD_RSS_HASH);
+SHIM_CONST(ETH_RX_OFFLOAD_TIMESTAMP);
 SHIM_CONST(ETH_TX_OFFLOAD_VLAN_INSERT);
 SHIM_CONST(ETH_TX_OFFLOAD_IPV4_CKSUM);
 SHIM_CONST(ETH_TX_OFFLOAD_TCP_CKSUM);
@@ -85,5 +87,6 @@ int shim_rte_errno(void);
 unsigned int shim_rte_lcore_id(void);
 uint64_t shim_rte_rdtsc(void);
 int shim_rte_eth_link_get_nowait(uint16_t port_id, struct shim_link *link);
+int shim_rte_tel_data_add_dict_uint(struct rte_tel_data *data, const char *name, uint64_t value);
 int shim_rte_eth_from_rings(const char *name, struct rte_ring *rx[], struct rte_ring *tx[],
 			    unsigned int queues, unsigned int numa_node);

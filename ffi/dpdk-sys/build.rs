@@ -25,6 +25,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_(rx|tx)_queue_setup",
     "rte_hash_(create|free|free_key_with_position|add_key_data|del_key|lookup_data|lookup_bulk_data|count)",
     "rte_ring_(create|free)",
+    "rte_(telemetry_register_cmd|tel_data_start_dict)",
     "fopencookie",
 ];
 const TYPES: &[&str] = &["shim_.*", "rte_eth_rss_reta_entry64", "rte_eth_conf"];
@@ -48,6 +49,7 @@ const OPAQUE: &[&str] = &[
     "rte_mempool",
     "rte_hash",
     "rte_ring",
+    "rte_tel_data",
     "rte_eth_rxtx_callback",
     "_IO_FILE",
     "rte_arp_.*",

@@ -76,3 +76,13 @@ int shim_rte_eth_from_rings(const char *name, struct rte_ring *rx[], struct rte_
 	return -1;
 #endif
 }
+
+/* The name of this function changed in 23.03; the old one went in a later release. */
+int shim_rte_tel_data_add_dict_uint(struct rte_tel_data *data, const char *name, uint64_t value)
+{
+#if RTE_VERSION >= RTE_VERSION_NUM(23, 3, 0, 0)
+	return rte_tel_data_add_dict_uint(data, name, value);
+#else
+	return rte_tel_data_add_dict_u64(data, name, value);
+#endif
+}

@@ -30,6 +30,7 @@ mod mempool;
 mod port;
 mod queue;
 mod ring_pair;
+mod telemetry;
 
 pub use clock::{rdtsc, tsc_hz};
 pub use eal::{Eal, EalBuilder, Memory, Pci, version};

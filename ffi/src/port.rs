@@ -32,6 +32,8 @@ pub struct Capabilities {
     pub rss_key_len: u8,
     /// Entries of the redirection table; 0 where there is none.
     pub reta_size: u16,
+    /// Can write the time of arrival into a frame's mbuf, by a clock of its own.
+    pub rx_timestamp: bool,
 }
 
 /// Offloads that a device lists, or that a port has enabled.
@@ -380,6 +382,7 @@ fn capabilities(info: &sys::rte_eth_dev_info) -> Capabilities {
         ),
         rss_key_len: info.hash_key_size,
         reta_size: info.reta_size,
+        rx_timestamp: info.rx_offload_capa & sys::SHIM_ETH_RX_OFFLOAD_TIMESTAMP != 0,
     }
 }
 

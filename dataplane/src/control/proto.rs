@@ -26,6 +26,8 @@
 //! 0666. The peer owns the listeners that it opens. Connections from `accept` are closed with their client, as descriptors are with their process;
 //! listeners stay.
 
+mod histograms;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -41,6 +43,8 @@ pub use why::{AskWhy, Why, WhyCandidate, WhyListener, WhyTried};
 use super::cookie_keys::CookieKeysReply;
 use crate::config::{ListenAddr, ThenName};
 use crate::stats::{CORE_COUNTERS, Counters, core_counters};
+
+pub use histograms::{CoreHistograms, Histograms, OutcomeHistogram, histograms_of};
 
 /// The version that this server speaks.
 pub const VERSION: u64 = 1;
@@ -100,6 +104,12 @@ pub enum Request {
         /// Changes them first.
         #[serde(default)]
         rotate: bool,
+    },
+    /// All that the latency histograms hold, since start; → [`Histograms`].
+    Histograms {
+        /// Only this core.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        core: Option<u16>,
     },
 }
 
@@ -302,6 +312,9 @@ pub struct Latency {
     pub cores: Vec<CoreLatency>,
     /// All cores together.
     pub total: Vec<OutcomeLatency>,
+    /// By port, whether its device could write the time of arrival into frames; these times are the worker's own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub device_timestamps: BTreeMap<String, bool>,
 }
 
 /// Latency on one core.
@@ -367,6 +380,7 @@ pub enum Reply {
     Stats(Box<Stats>),
     Latency(Latency),
     CookieKeys(CookieKeysReply),
+    Histograms(Box<Histograms>),
     Done {},
 }
 

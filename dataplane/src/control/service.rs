@@ -14,14 +14,14 @@ use listener::types::{DevIndex, SockFd, Then};
 
 use super::cookie_keys::CookieDesk;
 use super::proto::{
-    self, Accepted, Closed, CoreLatency, CoreStats, DeviceStats, Latency, Listen, Listening, OutcomeLatency,
-    Refusal, Reply, Request, Ss, Stats, Which,
+    self, Accepted, Closed, CoreLatency, CoreStats, DeviceStats, Histograms, Latency, Listen, Listening,
+    OutcomeLatency, Refusal, Reply, Request, Ss, Stats, Which, histograms_of,
 };
 use super::reload::Loaded;
 use super::server::{Peer, Service};
 use super::why::DryRuns;
 use crate::config::then_name;
-use crate::histogram::{CoreReport, Latency as Histograms, Reporter};
+use crate::histogram::{self, CoreReport, Reporter};
 
 /// How long workers may take to hand their numbers over; a turn takes microseconds, a preempted one milliseconds.
 const REPORT_PATIENCE: Duration = Duration::from_millis(100);
@@ -32,6 +32,11 @@ const ACCEPTED_MAX: usize = 1024;
 pub trait Devices {
     /// All counters of each port, in the order of the ports.
     fn counters(&self) -> Vec<BTreeMap<String, u64>>;
+
+    /// Of each port, whether its device can write the time of arrival into a frame.
+    fn rx_timestamps(&self) -> Vec<bool> {
+        Vec::new()
+    }
 }
 
 /// Everything that the control thread has to do with.
@@ -124,6 +129,7 @@ impl<D: Devices> Service for Desk<D> {
                 tracing::info!(current = reply.current, uid = peer.uid, "cookie keys changed");
                 Ok(Reply::CookieKeys(reply))
             }
+            Request::Histograms { core } => self.histograms(core).map(|all| Reply::Histograms(Box::new(all))),
         }
     }
 
@@ -294,6 +300,25 @@ impl<D: Devices> Desk<D> {
     /// # Errors
     /// There is no such core.
     pub fn latency(&mut self, core: Option<u16>) -> Result<Latency, Refusal> {
+        let reports = self.reports(core)?;
+        Ok(Latency { device_timestamps: self.device_timestamps(), ..latency_of(&reports) })
+    }
+
+    /// The whole histograms as of now, of all cores or of one.
+    ///
+    /// # Errors
+    /// There is no such core.
+    pub fn histograms(&mut self, core: Option<u16>) -> Result<Histograms, Refusal> {
+        let reports = self.reports(core)?;
+        Ok(Histograms { cores: histograms_of(&reports), device_timestamps: self.device_timestamps() })
+    }
+
+    /// The ports by name, and whether their devices could time-stamp frames.
+    fn device_timestamps(&self) -> BTreeMap<String, bool> {
+        self.ports.iter().cloned().zip(self.devices.rx_timestamps()).collect()
+    }
+
+    fn reports(&mut self, core: Option<u16>) -> Result<Vec<CoreReport>, Refusal> {
         let mut reports = self.reporter.snapshot(REPORT_PATIENCE);
         if let Some(core) = core {
             let last = reports.len().saturating_sub(1);
@@ -302,13 +327,13 @@ impl<D: Devices> Desk<D> {
                 return Err(Refusal::new(format!("there is no core {core}; the cores are 0 to {last}")));
             }
         }
-        Ok(latency_of(&reports))
+        Ok(reports)
     }
 }
 
 /// The rows of a latency table.
 pub fn latency_of(reports: &[CoreReport]) -> Latency {
-    let mut total = (Histograms::new(), crate::stats::Counters::default());
+    let mut total = (histogram::Latency::new(), crate::stats::Counters::default());
     let mut cores = Vec::with_capacity(reports.len());
     for report in reports {
         total.0.add(&report.latency);
@@ -319,10 +344,11 @@ pub fn latency_of(reports: &[CoreReport]) -> Latency {
         cores.push(CoreLatency { core: report.core.0, late: !report.fresh, outcomes });
     }
     let row = |outcome: &Outcome| outcome_row(*outcome, &total.0, total.1.outcome(*outcome));
-    Latency { cores, total: Outcome::ALL.iter().map(row).collect() }
+    let total = Outcome::ALL.iter().map(row).collect();
+    Latency { cores, total, device_timestamps: BTreeMap::new() }
 }
 
-fn outcome_row(outcome: Outcome, latency: &Histograms, frames: u64) -> OutcomeLatency {
+fn outcome_row(outcome: Outcome, latency: &histogram::Latency, frames: u64) -> OutcomeLatency {
     let histogram = latency.of(outcome);
     let at = |quantile| if histogram.is_empty() { 0 } else { histogram.value_at_quantile(quantile) };
     OutcomeLatency {

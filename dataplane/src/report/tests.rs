@@ -110,6 +110,7 @@ fn latencies_have_a_line_per_core_and_outcome() {
             outcomes: vec![outcome("synack", 9), outcome("rst", 0)],
         }],
         total: vec![outcome("synack", 9)],
+        device_timestamps: BTreeMap::from([("lan".to_owned(), false), ("wan".to_owned(), true)]),
     };
     let text = latency(&all);
     let lines: Vec<String> =
@@ -118,6 +119,8 @@ fn latencies_have_a_line_per_core_and_outcome() {
         lines,
         [
             "latency in ns, from the end of rx_burst to the end of tx_burst",
+            "clock: the worker's, monotonic; the wait in the device's queue is not in it",
+            "port wan: the device could time-stamp arrivals; its stamps are not used",
             "core outcome count min p50 p90 p99 p99.9 p99.99 max",
             "4 synack 9 1 2 3 4 5 6 7",
             "4 rst 0 - - - - - - -",

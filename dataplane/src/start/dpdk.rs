@@ -42,6 +42,11 @@ impl Devices for Running {
     fn counters(&self) -> Vec<BTreeMap<String, u64>> {
         self.ports.iter().map(counters).collect()
     }
+
+    fn rx_timestamps(&self) -> Vec<bool> {
+        let can = |port: &Started| self.eal.port_info(port.id()).map(|info| info.capabilities.rx_timestamp);
+        self.ports.iter().map(|port| can(port).unwrap_or(false)).collect()
+    }
 }
 
 /// A driver that keeps no counters has none to show.

@@ -16,7 +16,8 @@ impl Request {
             | Self::CloseConnection { .. }
             | Self::Reload { .. } => true,
             Self::CookieKeys { rotate } => *rotate,
-            Self::Ss { .. } | Self::Why(_) | Self::Stats {} | Self::Latency { .. } => false,
+            Self::Ss { .. } | Self::Why(_) | Self::Stats {} => false,
+            Self::Latency { .. } | Self::Histograms { .. } => false,
         }
     }
 }

@@ -219,8 +219,12 @@ fn stats_name_every_reason_and_every_core() {
 
 #[test]
 fn quantiles_are_those_of_the_histogram() {
-    let mut report =
-        CoreReport { core: CoreId(2), counters: Default::default(), latency: Histograms::new(), fresh: true };
+    let mut report = CoreReport {
+        core: CoreId(2),
+        counters: Default::default(),
+        latency: histogram::Latency::new(),
+        fresh: true,
+    };
     for ns in 1..=1000 {
         report.latency.record(Outcome::SynAck, ns, 1);
     }
