@@ -310,6 +310,10 @@ impl Share {
             self.tally.counts.add(Count::WrongAck);
             return None;
         };
+        if acked.flow < self.plan.first_flow {
+            self.tally.counts.add(Count::Forgotten);
+            return None;
+        }
         let (ends, target) = self.plan.ends(acked.flow);
         if ends.dst != heard.src {
             self.tally.counts.add(Count::WrongPeer);

@@ -128,11 +128,11 @@ impl Stream {
         &self.template
     }
 
-    /// The flow of which `ack` came to `dst`, of those below `limit`.
+    /// The flow of which `ack` came to `dst`, of those below `limit`; it may be one of an earlier run.
     #[inline]
     pub fn acked(&self, dst: (InetAddr, u16), ack: u32, limit: u64) -> Option<Acked> {
         let first = self.space.first_flow(dst.0, dst.1)?;
-        self.space.acked(first, ack, limit).filter(|acked| acked.flow >= self.first_flow)
+        self.space.acked(first, ack, limit)
     }
 
     /// Flows that a core remembers.

@@ -1,5 +1,8 @@
 //! What a run brought, as numbers to keep: the JSON, from which the table and the page are made.
 
+mod page;
+mod parts;
+pub mod plots;
 mod table;
 
 use std::collections::BTreeMap;
@@ -15,6 +18,8 @@ use super::run::Outcome;
 use super::tally::{Count, Counts, Tally};
 use crate::machine::Machine;
 
+pub use page::{escape, write_page};
+pub use parts::Parts;
 pub use table::{rate, table};
 
 /// Points of a percentile curve for every halving of what is left of it.
@@ -47,6 +52,8 @@ pub struct Report {
     pub streams: Vec<StreamReport>,
     /// The cores.
     pub cores: Vec<CoreReport>,
+    /// Share of the time in which each CPU of the machine was busy, with whatever.
+    pub cpu_busy: Vec<(usize, f64)>,
     /// Over time.
     pub samples: Vec<SampleReport>,
     /// The other side, where it could be asked.
@@ -211,6 +218,7 @@ impl Report {
             interrupted: outcome.interrupted,
             streams,
             cores: cores(outcome),
+            cpu_busy: outcome.cpu_busy.clone(),
             samples: samples(outcome),
             server: server.map(|(before, after)| server_report(&before, &after)),
             notes: about.notes,

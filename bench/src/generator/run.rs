@@ -52,6 +52,8 @@ pub struct Outcome {
     pub samples: Vec<Sample>,
     /// One per queue pair.
     pub cores: Vec<CoreResult>,
+    /// Share of the time in which each of the machine's CPUs was busy, with whatever, by the kernel's account.
+    pub cpu_busy: Vec<(usize, f64)>,
     /// It was ended before its time.
     pub interrupted: bool,
 }
@@ -89,6 +91,7 @@ where
     let shared: Vec<Vec<Arc<Shared>>> =
         queues.iter().map(|_| plan.streams.iter().map(|_| Arc::default()).collect()).collect();
     let mut samples = Vec::new();
+    let mut cpus = Vec::new();
     let ended_with = std::thread::scope(|scope| {
         let (barrier, start, failed, enter) = (&barrier, &start, &failed, &enter);
         let threads: Vec<_> = queues
@@ -118,6 +121,7 @@ where
         // In the future, so that no thread begins late.
         let begin = Instant::now() + Duration::from_millis(10);
         let _ = start.set(begin);
+        cpus = cpu_times();
         barrier.wait();
         let mut next = begin + SAMPLE;
         while !threads.iter().all(std::thread::ScopedJoinHandle::is_finished) {
@@ -139,7 +143,8 @@ where
         queues.push(io);
         cores.push(CoreResult { cpu, tallies, traffic, lag, on_cpu_ns, wall_ns: wall.as_nanos() as u64 });
     }
-    Ok((queues, Outcome { samples, cores, interrupted: stop.load(Ordering::Relaxed) }))
+    let cpu_busy = busy_since(&cpus, &cpu_times());
+    Ok((queues, Outcome { samples, cores, cpu_busy, interrupted: stop.load(Ordering::Relaxed) }))
 }
 
 /// Turns until all is sent and the answers had their time; the result, and nanoseconds on the CPU.
@@ -200,4 +205,37 @@ fn on_cpu() -> anyhow::Result<u64> {
     let text =
         std::fs::read_to_string("/proc/thread-self/schedstat").context("/proc/thread-self/schedstat")?;
     text.split_whitespace().next().and_then(|word| word.parse().ok()).context("/proc/thread-self/schedstat")
+}
+
+/// Ticks that each CPU was busy, and all of them.
+fn cpu_times() -> Vec<(usize, u64, u64)> {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = |line: &str| {
+        let (cpu, ticks) = line.strip_prefix("cpu")?.split_once(' ')?;
+        let ticks: Vec<u64> = ticks.split_whitespace().map_while(|tick| tick.parse().ok()).collect();
+        // Behind "guest" they are counted a second time.
+        let all: u64 = ticks.iter().take(8).sum();
+        let idle = ticks.get(3)? + ticks.get(4)?;
+        Some((cpu.parse().ok()?, all - idle, all))
+    };
+    stat.lines().filter_map(line).collect()
+}
+
+fn busy_since(from: &[(usize, u64, u64)], to: &[(usize, u64, u64)]) -> Vec<(usize, f64)> {
+    let share = |(from, to): (&(usize, u64, u64), &(usize, u64, u64))| {
+        (to.0, (to.1.saturating_sub(from.1)) as f64 / to.2.saturating_sub(from.2).max(1) as f64)
+    };
+    from.iter().zip(to).map(share).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpus_are_busy_for_a_share_of_the_time() {
+        let times = cpu_times();
+        assert!(!times.is_empty() && times.iter().all(|(_, busy, all)| busy <= all), "{times:?}");
+        assert_eq!(busy_since(&[(3, 10, 100)], &[(3, 60, 200)]), [(3, 0.5)]);
+    }
 }

@@ -222,10 +222,10 @@ impl Spec {
         self.name.clone().unwrap_or_else(|| manner.to_owned())
     }
 
-    /// The schedule of a run of `seconds`.
-    pub fn schedule(&self, seconds: f64) -> Schedule {
+    /// The schedule of a run of `seconds` at `scale` times its rate.
+    pub fn schedule(&self, seconds: f64, scale: f64) -> Schedule {
         let from = self.ramp_from.map_or(1.0, |rate| rate.0);
-        Schedule::new(from, self.rate(), self.ramp.unwrap_or(0.0), seconds)
+        Schedule::new(from * scale, self.rate() * scale, self.ramp.unwrap_or(0.0), seconds)
     }
 
     /// The stream whose frames are made from `link`, for `seconds`.
@@ -270,7 +270,7 @@ impl Spec {
         Ok(Stream::new(
             &self.name(),
             link,
-            (self.schedule(seconds), 0),
+            (self.schedule(seconds, 1.0), 0),
             (space, targets),
             (self.offer(), mode),
         ))

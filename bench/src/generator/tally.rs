@@ -44,7 +44,7 @@ counts! {
     WrongChecksum "wrong_checksum" "Segments with a wrong checksum, or malformed."
     WrongOptions "wrong_options" "SYN-ACKs without an MSS, with an option that was not offered, or a wrong time stamp echo."
     WrongPeer "wrong_peer" "Answers from another address or port than the one that was asked."
-    Forgotten "too_late" "Right answers so late that nobody knows whether they are the first."
+    Forgotten "too_late" "Answers to SYNs of so long ago, or of an earlier run, that nobody knows whether they are the first."
     Acked "handshakes" "Handshakes completed by our ACK."
     Data "data" "Segments that the server sent on connections, FINs among them."
     Closed "closed" "Connections whose FIN the server acknowledged."
