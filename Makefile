@@ -1,10 +1,11 @@
 # The two commands of the README, and what they stand on.
-.PHONY: demo test portable instructions setup setup-demo build help
+.PHONY: demo bench test portable instructions setup setup-demo build help
 
 CARGO ?= cargo
 
 help:
 	@echo 'make demo    install what is missing, build, show hearken at work on a virtual wire'
+	@echo 'make bench   the same, then: what this machine does under load, in a minute, written to bench.html'
 	@echo 'make test    install what is missing, run every test'
 
 # What the build needs, then what the demo runs; .ci/setup says first what it installs.
@@ -19,6 +20,10 @@ build: setup-demo
 
 demo: build
 	$(CARGO) run --release --locked -p dataplane --example demo
+
+# Generator and server in one process: what this machine does, in a minute, as a page to look at.
+bench: setup-demo
+	$(CARGO) run --release --locked -p bench --bin hearken-load -- scenario overview --report bench.html
 
 test: setup
 	$(CARGO) test --locked --workspace

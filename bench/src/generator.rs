@@ -16,12 +16,14 @@
 
 pub mod answer;
 pub mod cli;
+pub mod cost;
 pub mod device;
 pub mod engine;
 pub mod find_max;
 pub mod neighbour;
 pub mod netns;
 pub mod plan;
+pub mod replay;
 pub mod report;
 pub mod run;
 pub mod scenario;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bench::frames::{CLIENT_MAC, CLOSED_PORT, Kind, OPEN_PORT, SERVER_MAC, SERVER_V4, SERVER_V6};
 use bench::generator::engine::{Done, Engine};
 use bench::generator::plan::{End, Mode, Plan, Stream};
+use bench::generator::replay::Replay;
 use bench::generator::schedule::Schedule;
 use bench::generator::tally::{Count, Shared, Tally};
 use bench::generator::targets::{Choice, Expect, Targets};
@@ -183,11 +184,15 @@ impl Setup {
 
     /// Runs it to its end in memory; what was found, and how many faults were planted.
     fn run(self) -> (Tally, u64) {
-        let (done, planted) = self.run_whole();
+        self.run_stream(self.stream())
+    }
+
+    fn run_stream(self, stream: Stream) -> (Tally, u64) {
+        let (done, planted) = self.run_whole(stream);
         (done.tallies.into_iter().next().expect("one stream"), planted)
     }
 
-    fn run_whole(self) -> (Done<Planted>, u64) {
+    fn run_whole(self, stream: Stream) -> (Done<Planted>, u64) {
         let clock = VirtualClock::default();
         let (server, peer) = Mem::new(MemConfig { ring: 1024, buffers: 4096, ..MemConfig::default() });
         let (stack, core) = stack::for_kind(self.kind).expect("a stack");
@@ -206,9 +211,8 @@ impl Setup {
             clock: clock.clone(),
             held: VecDeque::new(),
         };
-        let stream = Arc::new(self.stream());
         let plan = Plan {
-            streams: vec![stream],
+            streams: vec![Arc::new(stream)],
             mac: MacAddr(CLIENT_MAC),
             own: vec![],
             seconds: self.seconds,
@@ -327,6 +331,26 @@ fn connections_are_made_used_and_ended() {
             assert_eq!(tally.closed.len(), closed, "{kind:?} {end:?} {data}");
         }
     }
+}
+
+/// SYNs of a file, sent ten times over, with a fault; then frames of which most are no SYNs.
+#[test]
+fn the_answers_to_a_file_are_judged_too() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let replay = |kind, count| {
+        let file = dir.path().join("frames.pcap");
+        bench::pcap::write(&file, &bench::frames::frames(kind, count, [2; 6])).expect("a file");
+        let replay = Replay::read(&file, Some(MacAddr(SERVER_MAC))).expect("just written");
+        Stream::replay("file", Schedule::new(0.0, 1e5, 0.0, 0.1), Arc::new(replay))
+    };
+    let setup = Setup { rate: 1e5, fault: (Fault::WrongAck, 100), ..SYNS };
+    let (tally, planted) = setup.run_stream(replay(Kind::Syn, 1000));
+    assert_eq!(planted, 100);
+    assert_counts(&tally, &[(Count::Sent, 10_000), (Count::SynAck, 9_900), (Count::WrongAck, 100)]);
+    assert!(tally.synack.max() <= 3 * TURN_NS, "{}", tally.synack.max());
+    let (tally, _) = Setup { kind: Kind::Requests, fault: (Fault::None, 1), ..setup }
+        .run_stream(replay(Kind::Requests, 1000));
+    assert_counts(&tally, &[(Count::Sent, 5_000), (Count::SynAck, 5_000)]);
 }
 
 #[test]

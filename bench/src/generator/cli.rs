@@ -7,13 +7,14 @@ use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use dataplane::wire::ether::MacAddr;
 
+use super::cost::CostArgs;
 use super::device::SELF;
 use super::find_max::{self, Search};
 use super::report::{self, Parts, Report, table, write_page};
 use super::run::Outcome;
 use super::scenario::{self, Scenario};
 use super::session::{self, Session};
-use super::spec::{Manner, Spec};
+use super::spec::{Manner, Rate, Spec};
 use super::versus::{KernelArgs, ListenerArgs};
 
 /// Loads a TCP listener with SYNs or connections at a rate held against the clock, and judges every answer
@@ -32,9 +33,12 @@ enum Command {
     Connect(StreamArgs),
     /// Several streams at once, from a file
     Mix(MixArgs),
+    /// The frames of a capture file, over and over at a rate of their own; SYNs among them are expected to be answered
+    Replay(ReplayArgs),
     /// What one wants to know of a server, each a command with a report; on a server in this process
     Scenario(ScenarioArgs),
     Kernel(KernelArgs),
+    Cost(CostArgs),
     #[command(hide = true)]
     KernelListener(ListenerArgs),
 }
@@ -44,6 +48,18 @@ enum Command {
 pub struct StreamArgs {
     #[command(flatten)]
     spec: Spec,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Frames from a file.
+#[derive(Debug, clap::Args)]
+pub struct ReplayArgs {
+    /// Capture file (pcap)
+    file: PathBuf,
+    /// Frames a second
+    #[arg(long, default_value = "100k", value_name = "RATE")]
+    rate: Rate,
     #[command(flatten)]
     run: RunArgs,
 }
@@ -149,7 +165,12 @@ impl Cli {
                 ("Connections".to_owned(), vec![Spec { mode: Manner::Connect, ..args.spec }], args.run)
             }
             Command::Kernel(args) => return args.run(),
+            Command::Cost(args) => return args.run(),
             Command::KernelListener(args) => return args.run(),
+            Command::Replay(args) => {
+                let (report, outcome) = session::replay(&args.file, args.rate.0, &args.run)?;
+                return publish(&report, &outcome, &args.run);
+            }
             Command::Scenario(args) => return scenario::run(args.name, &args.run),
             Command::Mix(args) => (args.file.display().to_string(), read_mix(&args.file)?, args.run),
         };

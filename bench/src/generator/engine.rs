@@ -195,7 +195,7 @@ impl<I: PacketIo> Engine<I> {
             }
             return;
         };
-        let share = self.shares.iter_mut().enumerate().find(|(_, share)| share.plan.space.owns(heard.dst.0));
+        let share = self.shares.iter_mut().enumerate().find(|(_, share)| share.plan.owns(&heard));
         let Some((index, share)) = share else {
             self.traffic.other += 1;
             return;
@@ -215,17 +215,18 @@ impl<I: PacketIo> Engine<I> {
     /// Writes what `reply` asks for, the first of it in the buffer that came in.
     fn reply(&mut self, frame: I::Frame, index: usize, reply: &Reply) {
         let stream = Arc::clone(&self.shares[index].plan);
+        let Some((template, _)) = stream.behind(0) else { return };
         let mut buffer = Some(frame);
         for segment in reply.segments.iter().flatten() {
             let Some(mut frame) = buffer.take().or_else(|| self.io.alloc()) else {
                 self.traffic.no_buffer += 1;
                 return;
             };
-            if !frame.set_len(stream.template().segment_len(segment)) {
+            if !frame.set_len(template.segment_len(segment)) {
                 self.traffic.no_buffer += 1;
                 return;
             }
-            stream.template().segment(frame.bytes_mut(), &reply.ends, segment);
+            template.segment(frame.bytes_mut(), &reply.ends, segment);
             frame.set_tx_offload(TxOffload::default());
             self.push(frame, None);
         }
@@ -245,13 +246,14 @@ impl<I: PacketIo> Engine<I> {
                     traffic.no_buffer += 1;
                     break;
                 };
-                if !frame.set_len(share.plan.syn_len()) {
+                if !frame.set_len(share.plan.frame_len(share.next)) {
                     traffic.no_buffer += 1;
                     break;
                 }
-                share.plan.write_syn(share.next, share.at, frame.bytes_mut());
+                share.plan.write_frame(share.next, share.at, frame.bytes_mut());
                 frame.set_tx_offload(TxOffload::default());
-                (tx[*pending], marks[*pending]) = (Some(frame), Some((index as u8, share.at)));
+                let mark = share.plan.is_syn(share.next).then_some((index as u8, share.at));
+                (tx[*pending], marks[*pending]) = (Some(frame), mark);
                 *pending += 1;
                 begun += 1;
                 share.next += *cores;
@@ -306,7 +308,7 @@ impl Share {
             self.tally.counts.add(if connects { Count::Reset } else { Count::WrongFlags });
             return None;
         }
-        let Some(acked) = self.plan.acked(heard.dst, heard.ack, self.limit) else {
+        let Some(acked) = self.plan.acked(heard, self.limit) else {
             self.tally.counts.add(Count::WrongAck);
             return None;
         };
@@ -314,7 +316,7 @@ impl Share {
             self.tally.counts.add(Count::Forgotten);
             return None;
         }
-        let (ends, target) = self.plan.ends(acked.flow);
+        let (ends, target) = self.plan.ends(acked.flow)?;
         if ends.dst != heard.src {
             self.tally.counts.add(Count::WrongPeer);
             return None;
@@ -342,7 +344,8 @@ impl Share {
             counts.add(Count::WrongAck);
             return None;
         }
-        if !heard.options_fit(&self.plan.offer, self.plan.tsval(at)) {
+        let (offer, tsval) = self.plan.offered(acked.flow);
+        if !heard.options_fit(&offer, tsval) {
             counts.add(Count::WrongOptions);
             return None;
         }
@@ -365,7 +368,8 @@ impl Share {
     fn follow(&self, heard: &Heard, flow: u64, ends: Ends, now: u64) -> Option<Reply> {
         let Mode::Connect { data, end } = self.plan.mode else { return None };
         let timestamps = heard.options.timestamps.map(|(val, _)| (self.plan.tsval(now), val));
-        let (seq, ack) = (self.plan.space.isn(flow).wrapping_add(1), heard.seq.wrapping_add(1));
+        let (_, isn) = self.plan.behind(flow)?;
+        let (seq, ack) = (isn.wrapping_add(1), heard.seq.wrapping_add(1));
         let acks = Segment { seq, ack, flags: flag::ACK, timestamps, data: 0 };
         let text = (data > 0).then_some(Segment { flags: flag::ACK | flag::PSH, data, ..acks });
         let behind = Segment { seq: seq.wrapping_add(u32::from(data)), ..acks };
@@ -427,7 +431,7 @@ impl Share {
             return None;
         }
         let timestamps = heard.options.timestamps.map(|(val, _)| (self.plan.tsval(now), val));
-        let seq = self.plan.space.isn(acked.flow).wrapping_add(last);
+        let seq = self.plan.behind(acked.flow)?.1.wrapping_add(last);
         let ack = heard.seq.wrapping_add(heard.data).wrapping_add(u32::from(fin));
         let acks = Segment { seq, ack, flags: flag::ACK, timestamps, data: 0 };
         Some(Reply { ends, segments: [Some(acks), None, None] })

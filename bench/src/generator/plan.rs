@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use listener::types::InetAddr;
 
+use super::answer::Heard;
+use super::replay::Replay;
 use super::schedule::Schedule;
 use super::space::{Acked, Space};
 use super::targets::{Target, Targets};
@@ -52,14 +54,24 @@ pub struct Stream {
     /// Number of the first flow: a later run goes on where an earlier one ended, so that a server's memory of it does no
     /// harm.
     pub first_flow: u64,
-    /// Sources.
-    pub space: Space,
-    /// Destinations.
-    pub targets: Targets,
-    /// What SYNs offer.
-    pub offer: Offer,
     /// What follows.
     pub mode: Mode,
+    flows: Flows,
+}
+
+/// Where the frames of a stream come from.
+#[derive(Clone, Debug)]
+enum Flows {
+    Made(Arc<Made>),
+    Replayed(Arc<Replay>),
+}
+
+/// Flows that are functions of their number.
+#[derive(Debug)]
+struct Made {
+    space: Space,
+    targets: Targets,
+    offer: Offer,
     template: Template,
 }
 
@@ -73,7 +85,45 @@ impl Stream {
         (offer, mode): (Offer, Mode),
     ) -> Self {
         let template = Template::new(link, !space.is_v4(), &offer);
-        Self { name: name.to_owned(), schedule, first_flow, space, targets, offer, mode, template }
+        let flows = Flows::Made(Arc::new(Made { space, targets, offer, template }));
+        Self { name: name.to_owned(), schedule, first_flow, mode, flows }
+    }
+
+    /// The frames of a file, as they are.
+    pub fn replay(name: &str, schedule: Schedule, replay: Arc<Replay>) -> Self {
+        let flows = Flows::Replayed(replay);
+        Self { name: name.to_owned(), schedule, first_flow: 0, mode: Mode::Syn, flows }
+    }
+
+    /// Different sources, and different destinations if they are known.
+    pub fn variety(&self) -> (u64, u64) {
+        match &self.flows {
+            Flows::Made(made) => (made.space.sources(), made.targets.count()),
+            Flows::Replayed(replay) => (replay.sources(), 0),
+        }
+    }
+
+    /// True if `addr` is the address of a source that is made here: somebody may ask for its MAC address.
+    pub fn has_source(&self, addr: InetAddr) -> bool {
+        matches!(&self.flows, Flows::Made(made) if made.space.owns(addr))
+    }
+
+    /// True if `heard` came to a source of this stream.
+    #[inline]
+    pub fn owns(&self, heard: &Heard) -> bool {
+        match &self.flows {
+            Flows::Made(made) => made.space.owns(heard.dst.0),
+            Flows::Replayed(replay) => replay.owns(heard),
+        }
+    }
+
+    /// True if the frame of `flow` is a SYN, which is to be answered.
+    #[inline]
+    pub fn is_syn(&self, flow: u64) -> bool {
+        match &self.flows {
+            Flows::Made(_) => true,
+            Flows::Replayed(replay) => replay.is_syn(flow),
+        }
     }
 
     /// The same with another schedule, its flows numbered from `first_flow` on.
@@ -98,46 +148,82 @@ impl Stream {
         self.first_flow + self.schedule.due(ns).min(self.schedule.total())
     }
 
-    /// The time stamp of a flow that should leave at `at`.
+    /// The time stamp that is sent at `at`.
     #[inline]
     pub fn tsval(&self, at: u64) -> u32 {
         TSVAL_FIRST.wrapping_add((at / 1000) as u32)
     }
 
-    /// Both ends of `flow`, and its destination.
+    /// What the SYN of `flow` offered, and its time stamp.
     #[inline]
-    pub fn ends(&self, flow: u64) -> (Ends, Target) {
-        let target = self.targets.pick(flow);
-        (Ends { src: self.space.source(flow), dst: (target.addr, target.port) }, target)
+    pub fn offered(&self, flow: u64) -> (Offer, u32) {
+        match &self.flows {
+            Flows::Made(made) => (made.offer, self.tsval(self.at(flow))),
+            Flows::Replayed(replay) => replay.offer(flow).unwrap_or((Offer::NONE, 0)),
+        }
     }
 
-    /// Octets of a SYN.
-    pub const fn syn_len(&self) -> usize {
-        self.template.syn_len()
-    }
-
-    /// Writes the SYN of `flow`, which should leave at `at`.
+    /// Both ends of `flow`, and its destination; none of a frame that is no SYN.
     #[inline]
-    pub fn write_syn(&self, flow: u64, at: u64, out: &mut [u8]) {
-        let (ends, _) = self.ends(flow);
-        self.template.syn(out, &ends, self.space.isn(flow), self.tsval(at));
+    pub fn ends(&self, flow: u64) -> Option<(Ends, Target)> {
+        match &self.flows {
+            Flows::Made(made) => Some(made.ends(flow)),
+            Flows::Replayed(replay) => replay.ends(flow),
+        }
     }
 
-    /// Makes the frames of what follows a SYN-ACK.
-    pub const fn template(&self) -> &Template {
-        &self.template
-    }
-
-    /// The flow of which `ack` came to `dst`, of those below `limit`; it may be one of an earlier run.
+    /// Octets of the frame of `flow`.
     #[inline]
-    pub fn acked(&self, dst: (InetAddr, u16), ack: u32, limit: u64) -> Option<Acked> {
-        let first = self.space.first_flow(dst.0, dst.1)?;
-        self.space.acked(first, ack, limit)
+    pub fn frame_len(&self, flow: u64) -> usize {
+        match &self.flows {
+            Flows::Made(made) => made.template.syn_len(),
+            Flows::Replayed(replay) => replay.frame(flow).len(),
+        }
+    }
+
+    /// Writes the frame of `flow`, which should leave at `at`, into `out`, which is as long.
+    #[inline]
+    pub fn write_frame(&self, flow: u64, at: u64, out: &mut [u8]) {
+        match &self.flows {
+            Flows::Made(made) => {
+                let (ends, _) = made.ends(flow);
+                made.template.syn(out, &ends, made.space.isn(flow), self.tsval(at));
+            }
+            Flows::Replayed(replay) => out.copy_from_slice(replay.frame(flow)),
+        }
+    }
+
+    /// Makes the frames of what follows a SYN-ACK, and the initial sequence number of `flow`; none where nothing follows.
+    pub fn behind(&self, flow: u64) -> Option<(&Template, u32)> {
+        match &self.flows {
+            Flows::Made(made) => Some((&made.template, made.space.isn(flow))),
+            Flows::Replayed(_) => None,
+        }
+    }
+
+    /// The flow that `heard` acknowledges, of those below `limit`; it may be one of an earlier run.
+    #[inline]
+    pub fn acked(&self, heard: &Heard, limit: u64) -> Option<Acked> {
+        match &self.flows {
+            Flows::Made(made) => {
+                let first = made.space.first_flow(heard.dst.0, heard.dst.1)?;
+                made.space.acked(first, heard.ack, limit)
+            }
+            Flows::Replayed(replay) => replay.acked(heard, limit),
+        }
     }
 
     /// Flows that a core remembers.
     pub fn window(&self, rate: f64) -> u64 {
         ((rate * WINDOW_SECONDS) as u64).min(self.schedule.total()).clamp(1, WINDOW_MAX)
+    }
+}
+
+impl Made {
+    #[inline]
+    fn ends(&self, flow: u64) -> (Ends, Target) {
+        let target = self.targets.pick(flow);
+        (Ends { src: self.space.source(flow), dst: (target.addr, target.port) }, target)
     }
 }
 
@@ -159,6 +245,6 @@ pub struct Plan {
 impl Plan {
     /// True if `addr` is ours.
     pub fn owns(&self, addr: InetAddr) -> bool {
-        self.own.contains(&addr) || self.streams.iter().any(|stream| stream.space.owns(addr))
+        self.own.contains(&addr) || self.streams.iter().any(|stream| stream.has_source(addr))
     }
 }

@@ -241,14 +241,15 @@ fn stream(plan: &Plan, outcome: &Outcome, index: usize) -> StreamReport {
     let latency = [("synack", synack), ("rst", rst), ("closed", closed)];
     let latency = latency.into_iter().filter(|(_, histogram)| !histogram.is_empty());
     let due = stream.schedule.total();
+    let (sources, destinations) = stream.variety();
     StreamReport {
         name: stream.name.clone(),
         mode: if stream.mode == Mode::Syn { "syn" } else { "connect" }.to_owned(),
         due,
         due_rate: due as f64 / plan.seconds,
         rate: counts.of(Count::Sent) as f64 / plan.seconds,
-        sources: stream.space.sources(),
-        destinations: stream.targets.count(),
+        sources,
+        destinations,
         counts: Count::ALL.iter().map(|&count| (count.name().to_owned(), counts.of(count))).collect(),
         silent: counts.silent(),
         wrong: counts.wrong(),
@@ -330,6 +331,30 @@ fn server_report(before: &ServerState, after: &ServerState) -> ServerReport {
         },
     });
     ServerReport { counters: grown(&before.0, &after.0), latency: latency.collect() }
+}
+
+/// By how much the worst second's rate differed from the one due, as a share of it; none without a whole second, or where
+/// the rate is to climb.
+pub fn worst_second(plan: &Plan, outcome: &Outcome) -> Option<f64> {
+    let sent =
+        |sample: &super::run::Sample| sample.counts.iter().map(|counts| counts.of(Count::Sent)).sum::<u64>();
+    let due = |at: f64| plan.streams.iter().map(|stream| stream.schedule.due((at * 1e9) as u64)).sum::<u64>();
+    let steady = |at: f64| (due(at) - due(at - 1.0)) as f64;
+    let rate = due(plan.seconds) as f64 / plan.seconds;
+    let within: Vec<_> = outcome.samples.iter().filter(|sample| sample.at <= plan.seconds).collect();
+    let mut worst = None;
+    for (at, sample) in within.iter().enumerate() {
+        let Some(before) = within[..at].iter().rfind(|before| sample.at - before.at >= 0.99) else {
+            continue;
+        };
+        if (steady(sample.at) - rate).abs() > rate * 0.01 {
+            return None;
+        }
+        let found = (sent(sample) - sent(before)) as f64 / (sample.at - before.at);
+        let off = (found - rate).abs() / rate;
+        worst = Some(worst.map_or(off, |worst: f64| worst.max(off)));
+    }
+    worst
 }
 
 /// Writes the SYN-ACK latencies of each core, and of all, as HdrHistogram's percentile files: `PREFIX-core0.hgrm`, ….

@@ -45,6 +45,8 @@ pub enum Scenario {
     Churn,
     /// SYNs to ports on which nobody listens
     Closed,
+    /// The largest rate of SYNs and of connections, then half of each: latency per core
+    Overview,
 }
 
 fn parse<T: std::str::FromStr<Err = String>>(text: &str) -> Option<T> {
@@ -87,6 +89,7 @@ pub fn run(scenario: Scenario, args: &RunArgs) -> anyhow::Result<()> {
         Scenario::Scan => stage.scan()?,
         Scenario::Churn => stage.churn()?,
         Scenario::Closed => stage.closed()?,
+        Scenario::Overview => stage.overview()?,
     };
     let Stage { session, stack, parts, .. } = stage;
     drop(stack);
@@ -233,6 +236,25 @@ impl Stage<'_> {
             "Listeners come and go under load",
             "200,000 SYNs a second go to one listener; then the same while a thread opens and closes up to 20,000 other listeners a \
              second. Not one SYN may be lost by it.",
+        ))
+    }
+
+    fn overview(&mut self) -> anyhow::Result<Told> {
+        self.listen(80, 4096, Then::Close)?;
+        for (name, spec) in [("SYNs", syns("syn", 250e3)), ("connections", clients(25e3))] {
+            ensure!(!self.session.interrupted(), "interrupted; the server has ended");
+            self.session.load(std::slice::from_ref(&spec))?;
+            let (most, _) = find_max::find(&mut self.session, &format!("{name}: most"), &self.args.search)?;
+            let scale = most.streams.iter().map(|stream| stream.due_rate).sum::<f64>() / spec.rate() / 2.0;
+            self.parts.push(most);
+            let title = format!("{name}: half of it");
+            eprintln!("{title}");
+            let (half, _) = self.session.measure(&title, (self.args.seconds, scale))?;
+            self.parts.push(half);
+        }
+        Ok((
+            "What this machine does",
+            "The largest rate at which next to no SYN stays without its answer, then half of that rate, at which latency means              something; first SYNs, each answered with a cookie, then whole connections.",
         ))
     }
 

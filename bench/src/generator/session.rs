@@ -1,19 +1,22 @@
 //! A device that is open, and one run after another on it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, ensure};
+use dataplane::wire::ether::MacAddr;
 use listener::types::{InetAddr, Then};
 
 use super::cli::{RunArgs, utc};
 use super::device::{self, OwnSetup, SELF, Wire};
 use super::neighbour::resolve;
-use super::plan::Plan;
+use super::plan::{Plan, Stream};
+use super::replay::Replay;
 use super::report::{self, About, Report};
 use super::run::{Outcome, Sample, run};
-use super::spec::{Manner, Net, Spec, disjoint};
+use super::spec::{Manner, Net, Rate, Spec, disjoint};
 use super::tally::{Count, Counts};
 use super::template::Link;
 
@@ -40,23 +43,10 @@ impl Session {
     /// A device that does not open, a server that does not answer, streams that make no sense.
     pub fn open(mut wire: Wire, specs: &[Spec], args: &RunArgs) -> anyhow::Result<Self> {
         ensure!(args.seconds > 0.0 && args.drain >= 0.0, "--seconds and --drain are spans of time");
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            // The second one ends the process at once.
-            signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
-            signal_hook::flag::register(signal, Arc::clone(&stop))?;
-        }
+        let stop = stop_flag()?;
         let first = specs.first().context("a run has a stream")?;
         let own = args.address.map(InetAddr::from);
-        let dst = match args.to_mac {
-            Some(mac) => mac,
-            None => {
-                let target = args.via.map_or(first.to().addr, InetAddr::from);
-                let source = own.unwrap_or_else(|| host(first.from()));
-                let mut ios: Vec<_> = wire.queues.iter_mut().map(|(_, io)| Borrowed(io)).collect();
-                resolve(&mut ios, target, (source, wire.mac, args.vlan), PATIENCE)?
-            }
-        };
+        let dst = neighbour(&mut wire, args, (first.to().addr, host(first.from())))?;
         let link = Link { src: wire.mac, dst, vlan: args.vlan };
         let plan = Plan {
             streams: Vec::new(),
@@ -69,6 +59,25 @@ impl Session {
             Self { wire, link, next_flow: 0, plan, specs: Vec::new(), args: args.clone(), stop };
         session.load(specs)?;
         Ok(session)
+    }
+
+    /// Opens the device for the frames of `file`, at `rate` a second.
+    ///
+    /// # Errors
+    /// As [`Session::open`], or a file that cannot be read.
+    fn for_replay(wire: Wire, (replay, rate): (Replay, f64), args: &RunArgs) -> anyhow::Result<Self> {
+        let spec = Spec { rate: Some(Rate(rate)), ..Spec::default() };
+        let link = Link { src: wire.mac, dst: wire.mac, vlan: None };
+        let stream = Stream::replay("replay", spec.schedule(args.seconds, 1.0), Arc::new(replay));
+        let plan = Plan {
+            streams: vec![Arc::new(stream)],
+            mac: wire.mac,
+            own: args.address.map(InetAddr::from).into_iter().collect(),
+            seconds: args.seconds,
+            drain: args.drain,
+        };
+        let stop = stop_flag()?;
+        Ok(Self { wire, link, next_flow: 0, plan, specs: vec![spec], args: args.clone(), stop })
     }
 
     /// Takes other streams.
@@ -112,6 +121,10 @@ impl Session {
                  are of this machine's CPUs and caches, not of a NIC."
                     .to_owned(),
             );
+        }
+        if let Some(off) = report::worst_second(&self.plan, &outcome) {
+            let off = off * 100.0;
+            notes.push(format!("The rate of the worst second differed by {off:.2} % from the one due."));
         }
         let about = About { title: title.to_owned(), device: self.wire.name.clone(), begun, notes };
         let report = Report::new(&self.plan, &outcome, about, before.zip(after));
@@ -184,6 +197,54 @@ fn host(net: Net) -> InetAddr {
     } else {
         net.addr
     }
+}
+
+/// Rises with SIGINT or SIGTERM.
+fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // The second one ends the process at once.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
+/// The MAC address that frames to `target` go to, asked for from `source` unless the command line says who asks.
+fn neighbour(
+    wire: &mut Wire,
+    args: &RunArgs,
+    (target, source): (InetAddr, InetAddr),
+) -> anyhow::Result<MacAddr> {
+    if let Some(mac) = args.to_mac {
+        return Ok(mac);
+    }
+    let target = args.via.map_or(target, InetAddr::from);
+    let source = args.address.map_or(source, InetAddr::from);
+    let mut ios: Vec<_> = wire.queues.iter_mut().map(|(_, io)| Borrowed(io)).collect();
+    resolve(&mut ios, target, (source, wire.mac, args.vlan), PATIENCE)
+}
+
+/// Sends the frames of `file` over and over at `rate` a second.
+///
+/// # Errors
+/// A file or device that does not open, or a server that does not say its MAC address.
+pub fn replay(file: &Path, rate: f64, args: &RunArgs) -> anyhow::Result<(Report, Outcome)> {
+    ensure!(args.cores.len() < 2, "a file is replayed by one core, in its order; --cores wants one");
+    ensure!(!args.search.find_max, "--find-max goes with syn, connect and mix");
+    let (target, source) = Replay::read(file, None)?.first()?;
+    let spec = Spec {
+        to: Some(Net { addr: target, len: if target.is_v4() { 32 } else { 128 } }),
+        ..Spec::default()
+    };
+    let mut wire = open_wire(std::slice::from_ref(&spec), args)?;
+    let dst = neighbour(&mut wire, args, (target, source))?;
+    let replay = Replay::read(file, Some(dst))?;
+    let title = format!("{}: {} frames", file.display(), replay.len());
+    let mut session = Session::for_replay(wire, (replay, rate), args)?;
+    let measured = session.measure(&title, (args.seconds, 1.0));
+    session.close()?;
+    measured
 }
 
 /// A queue pair that is lent.

@@ -200,6 +200,9 @@ fn ports(tcp: &mut [u8], ends: &Ends) -> Sum {
 }
 
 impl Offer {
+    /// No option at all.
+    pub const NONE: Self = Self { mss: None, wscale: None, sack: false, timestamps: false };
+
     /// Appends the options in Linux's order, to a multiple of four octets; where in the TCP header the TSval is.
     fn write(&self, head: &mut Vec<u8>) -> Option<usize> {
         let tcp = head.len() - TCP_LEN;

@@ -23,8 +23,12 @@ use crate::machine::Machine;
 
 const SERVER: &str = "198.18.0.1";
 const CLIENT: &str = "198.18.0.2";
-/// Where SYNs come from; Linux gets a route there.
+/// Where SYNs come from; Linux gets a route there. Each measurement has sources of its own, so that what Linux sends again
+/// for an earlier one disturbs none.
 const SOURCES: &str = "198.19.0.0/16";
+const MODERATE: &str = "198.19.0.0/18";
+const CONNECTIONS: &str = "198.19.64.0/18";
+const FLOOD: &str = "198.19.128.0/17";
 const BACKLOG: i32 = 4096;
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(20);
@@ -204,11 +208,13 @@ impl KernelArgs {
         } else {
             self.linux(&wire, contestant.syncookies)?
         };
-        let load = |mode: &str, rate: &str| self.load(&wire, mode, rate, &dir.path().join("report.json"));
+        let load = |mode: &str, from: &str, rate: &str| {
+            self.load(&wire, (mode, from, rate), &dir.path().join("report.json"))
+        };
         Ok(Turn {
-            moderate: load("syn", &self.moderate)?,
-            connections: load("connect", &self.connections)?,
-            flood: load("syn", &self.flood)?,
+            moderate: load("syn", MODERATE, &self.moderate)?,
+            connections: load("connect", CONNECTIONS, &self.connections)?,
+            flood: load("syn", FLOOD, &self.flood)?,
         })
     }
 
@@ -262,7 +268,12 @@ impl KernelArgs {
         Ok(child)
     }
 
-    fn load(&self, wire: &Wire, mode: &str, rate: &str, file: &Path) -> anyhow::Result<Report> {
+    fn load(
+        &self,
+        wire: &Wire,
+        (mode, from, rate): (&str, &str, &str),
+        file: &Path,
+    ) -> anyhow::Result<Report> {
         let us = std::env::current_exe()?;
         let mut command = wire.client.command(&us.display().to_string());
         let device = format!("net_af_packet0,iface={CLIENT_DEV},qpairs=1,framecnt=4096,qdisc_bypass=1");
@@ -275,7 +286,7 @@ impl KernelArgs {
             "--to",
             SERVER,
             "--from",
-            SOURCES,
+            from,
             "--rate",
             rate,
         ]);
