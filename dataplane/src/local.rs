@@ -34,6 +34,8 @@ pub struct LocalTable {
     /// Directed broadcasts, sorted.
     v4_broadcast: Box<[u32]>,
     v4_prefixes: Box<[PrefixV4]>,
+    /// Bit `n` is set if an address in one of the two lists ends in octet `n`.
+    v4_listed: [u64; 4],
     /// With their prefix lengths, sorted.
     v6: Box<[(InetAddr, u8)]>,
     v6_prefixes: Box<[(InetAddr, u8)]>,
@@ -52,10 +54,17 @@ impl LocalTable {
         // Subnets of 31 and 32 bits have no broadcast address (RFC 3021).
         let subnets = addresses.iter().filter(|(_, len)| *len < 31).filter_map(v4);
         let prefixes = any_ip.iter().filter_map(v4);
+        let own = sorted(addresses.iter().filter_map(v4).map(|(addr, _)| addr));
+        let v4_broadcast = sorted(subnets.map(|(addr, mask)| addr | !mask));
+        let mut v4_listed = [0; 4];
+        for addr in own.iter().chain(&v4_broadcast) {
+            v4_listed[*addr as usize >> 6 & 3] |= 1 << (addr & 63);
+        }
         Self {
             mac,
-            v4: sorted(addresses.iter().filter_map(v4).map(|(addr, _)| addr)),
-            v4_broadcast: sorted(subnets.map(|(addr, mask)| addr | !mask)),
+            v4: own,
+            v4_broadcast,
+            v4_listed,
             v4_prefixes: prefixes.map(|(addr, mask)| PrefixV4 { network: addr & mask, mask }).collect(),
             v6: v6(addresses),
             v6_prefixes: v6(any_ip),
@@ -95,6 +104,30 @@ impl LocalTable {
         } else {
             AddrKind::Other
         }
+    }
+
+    #[inline]
+    fn may_be_listed(&self, addr: u32) -> bool {
+        self.v4_listed[addr as usize >> 6 & 3] & 1 << (addr & 63) != 0
+    }
+
+    /// True for an IPv4 address that is [`AddrKind::Local`].
+    #[inline]
+    pub fn is_local_v4(&self, addr: u32) -> bool {
+        match *self.v4 {
+            [only] if only == addr => true,
+            _ => self.kind_v4(addr) == AddrKind::Local,
+        }
+    }
+
+    /// True for an IPv4 address that can be told at a glance to be a host's, and none of ours: nearly every source. Of
+    /// one that is false, [`LocalTable::kind_v4`] knows more.
+    #[inline]
+    pub fn is_plainly_other_v4(&self, addr: u32) -> bool {
+        // 1.0.0.0 to 223.255.255.255.
+        let unicast = addr.wrapping_sub(1 << 24) < 0xdf << 24;
+        let ours = |prefix: &PrefixV4| addr & prefix.mask == prefix.network;
+        unicast && addr >> 24 != 127 && !self.may_be_listed(addr) && !self.v4_prefixes.iter().any(ours)
     }
 
     /// What the IPv6 address `addr` is here. A mapped address is never local: it has no place on the wire.
@@ -187,6 +220,23 @@ mod tests {
             assert_eq!(table.kind_v4(v4(text)), kind, "{text}");
         }
         assert_eq!(table.v4(), [v4("198.18.0.1"), v4("198.18.9.9")]);
+    }
+
+    #[test]
+    fn what_is_told_at_a_glance_is_told_right() {
+        let table = table();
+        let near = [v4("198.18.0.1"), v4("198.18.9.9"), v4("198.19.0.0"), v4("127.0.0.1"), v4("224.0.0.0")];
+        let near = near.into_iter().flat_map(|addr| addr.wrapping_sub(600)..addr.wrapping_add(600));
+        let far = (0..=u32::MAX).step_by(0x0001_0203);
+        let mut others = 0;
+        for addr in near.chain(far).chain([0, u32::MAX]) {
+            assert_eq!(table.is_local_v4(addr), table.kind_v4(addr) == AddrKind::Local);
+            if table.is_plainly_other_v4(addr) {
+                assert!(table.kind_v4(addr) == AddrKind::Other && addr != 0 && addr >> 24 != 127);
+                others += 1;
+            }
+        }
+        assert!(others > 30_000, "nearly all are: {others}");
     }
 
     #[test]

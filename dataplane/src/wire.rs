@@ -11,6 +11,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod ndp;
 pub mod tcp;
+pub mod tcp4;
 pub mod vlan;
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use crate::snmp::{Mib, Snmp};
 use crate::sync::Arc;
 use crate::syncookies::{self, CookieKeys};
 use crate::sysctl::Sysctl;
+use crate::tcp_output::{InitialWindows, select_initial_window};
 use crate::tcp_timer;
 use crate::timer::{Popped, TimerWheel};
 use crate::types::{CoreId, DevIndex, InetAddr, ListenerRef, Nanos};
@@ -82,6 +83,8 @@ pub(crate) struct Env {
     pub shared: Arc<CoreShared>,
     /// MTU by device index.
     mtu: Box<[u16]>,
+    /// By device index.
+    windows: Box<[InitialWindows]>,
     /// Nanoseconds without a segment after which a connection of a `discard` listener is reset.
     pub idle_ns: u64,
     /// TIME_WAIT entries at most.
@@ -100,6 +103,15 @@ impl Env {
     #[inline]
     pub fn mtu(&self, dev: DevIndex) -> u16 {
         self.mtu.get(usize::from(dev.0)).copied().unwrap_or(1500)
+    }
+
+    /// What [`select_initial_window`] says to a SYN whose MSS no listener clamps.
+    #[inline]
+    pub fn initial_window(&self, seg: &Segment, advmss: u16, tstamp: bool, wscale: bool) -> (u16, u8) {
+        match self.windows.get(usize::from(seg.dev.0)) {
+            Some(windows) => windows.get(seg.flow.is_v4(), tstamp, wscale),
+            None => select_initial_window(&self.sysctl, advmss, tstamp, wscale),
+        }
     }
 
     /// The listener for one segment, by a lookup of its own.
@@ -193,6 +205,7 @@ impl Core {
             mtu[usize::from(device.index.0)] = device.mtu;
         }
         let secret = &config.secret;
+        let windows = mtu.iter().map(|&mtu| InitialWindows::new(&config.sysctl, mtu)).collect();
         let env = Env {
             core: shared.core(),
             sysctl: config.sysctl.clone(),
@@ -202,6 +215,7 @@ impl Core {
             hash,
             shared,
             mtu,
+            windows,
             idle_ns: 60_000_000_000,
             tw_max: config.sysctl.tcp_max_tw_buckets.min(connections / 2),
             draining: false,
@@ -280,11 +294,13 @@ impl Core {
         self.flows.fresh = [0; 4];
         let table = &self.flows.table;
         // All hashes and first words of the chains before the first entry, so that the misses overlap.
+        let empty = table.is_empty();
         let mut warm = 0;
-        let hashes = self.hashes.established(table.key(), segs, lane, |flow| table.hash(flow));
-        for (&at, &hash) in lane.iter().zip(hashes) {
-            let hash = hash as u32;
-            warm ^= table.first(hash);
+        for &at in lane {
+            let hash = table.hash(&segs[usize::from(at)].flow);
+            if !empty {
+                warm ^= table.first(hash);
+            }
             found[usize::from(at)] = Found { burst: self.burst, hash, what: What::None };
         }
         std::hint::black_box(warm);
@@ -292,7 +308,8 @@ impl Core {
         let mut misses = 0;
         for &at in lane {
             let (seg, found) = (&segs[usize::from(at)], &mut found[usize::from(at)]);
-            match table.lookup(found.hash, &seg.flow, seg.dev) {
+            let entry = if empty { None } else { table.lookup(found.hash, &seg.flow, seg.dev) };
+            match entry {
                 Some(id) => found.what = What::Flow { id, generation: table.head(id).generation },
                 None => {
                     self.keys[misses] = ListenKey { flow: seg.flow, dev: seg.dev, core: self.env.core };

@@ -1,12 +1,13 @@
 //! The established table of one core: half-open requests, connections and TIME_WAIT entries by their four-tuple.
 //!
 //! One index of chains over two slabs ([`crate::request_sock`]); twice as many chains as entries, so a lookup that
-//! misses mostly reads one word. The hash is keyed (SipHash-1-3): nobody outside can make chains long. All memory is
-//! taken at construction. No lock and no atomic: a flow belongs to one core.
+//! misses mostly reads one word. The hash is keyed and strongly universal: whatever flows somebody who does not know the
+//! key chooses, two of them meet as seldom as chance has it, so nobody outside can make chains long. All memory is taken
+//! at construction. No lock and no atomic: a flow belongs to one core.
 
 use crate::request_sock::{Conn, EntryHead, NO_ENTRY, Request, Slab};
 use crate::segment::FlowKey;
-use crate::siphash::{SipKey, siphash_1_3};
+use crate::siphash::{SipKey, siphash_2_4};
 use crate::timer::{TIMER_IDS, TimerLink, TimerStore};
 use crate::types::{DevIndex, TcpState};
 
@@ -46,10 +47,63 @@ impl EntryId {
     }
 }
 
+/// A keyed hash of four-tuples: words of 32 bits, each times a secret of 64, and the upper half of the sum
+/// ("multilinear"; Lemire and Kaser, Strongly universal string hashing is fast, 2014). The last step is a bijection of
+/// the sum, for keys that follow each other. It never shows outside, so it need not be hard to invert.
+struct FlowMix {
+    add: u64,
+    factors: [u64; 9],
+    last: u64,
+}
+
+impl std::fmt::Debug for FlowMix {
+    /// A secret does not show.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FlowMix(..)")
+    }
+}
+
+impl FlowMix {
+    fn new(key: SipKey) -> Self {
+        let secret = |at: u64| siphash_2_4(key, [at]);
+        Self {
+            add: secret(0),
+            factors: std::array::from_fn(|at| secret(at as u64 + 1)),
+            last: secret(10) | 1,
+        }
+    }
+
+    #[inline]
+    fn hash(&self, flow: &FlowKey) -> u32 {
+        let [a, b, c, rest @ ..] = &self.factors;
+        let ports = u64::from(flow.sport.0) << 16 | u64::from(flow.dport.0);
+        let low = |word: u64| word & 0xffff_ffff;
+        let term = |factor: &u64, word: u64| factor.wrapping_mul(word);
+        let mut sum = self.add.wrapping_add(term(c, ports));
+        sum = sum.wrapping_add(term(a, low(flow.saddr.lo()))).wrapping_add(term(b, low(flow.daddr.lo())));
+        if !flow.is_v4() {
+            let upper = |word: u64| word >> 32;
+            let (saddr, daddr) = (flow.saddr, flow.daddr);
+            let words = [
+                upper(saddr.lo()),
+                upper(daddr.lo()),
+                low(saddr.hi()),
+                low(daddr.hi()),
+                upper(saddr.hi()),
+                upper(daddr.hi()),
+            ];
+            for (factor, word) in rest.iter().zip(words) {
+                sum = sum.wrapping_add(term(factor, word));
+            }
+        }
+        ((sum ^ sum >> 32).wrapping_mul(self.last) >> 32) as u32
+    }
+}
+
 /// The table.
 #[derive(Debug)]
 pub(crate) struct Ehash {
-    key: SipKey,
+    mix: FlowMix,
     chains: Box<[u32]>,
     pub requests: Slab<Request>,
     pub conns: Slab<Conn>,
@@ -59,33 +113,23 @@ impl Ehash {
     pub fn new(key: SipKey, requests: u32, conns: u32) -> Self {
         let chains = (2 * (requests as usize + conns as usize)).next_power_of_two();
         Self {
-            key,
+            mix: FlowMix::new(key),
             chains: vec![NO_ENTRY; chains].into_boxed_slice(),
             requests: Slab::new(requests),
             conns: Slab::new(conns),
         }
     }
 
-    /// The key of [`Ehash::hash`].
-    #[inline]
-    pub fn key(&self) -> SipKey {
-        self.key
-    }
-
     /// Keyed hash of a four-tuple.
     #[inline]
     pub fn hash(&self, flow: &FlowKey) -> u32 {
-        let ports = u64::from(flow.sport.0) << 16 | u64::from(flow.dport.0);
-        let hash = match (flow.saddr.as_v4(), flow.daddr.as_v4()) {
-            (Some(saddr), Some(daddr)) => {
-                siphash_1_3(self.key, [u64::from(saddr) << 32 | u64::from(daddr), ports])
-            }
-            _ => siphash_1_3(
-                self.key,
-                [flow.saddr.hi(), flow.saddr.lo(), flow.daddr.hi(), flow.daddr.lo(), ports],
-            ),
-        };
-        hash as u32
+        self.mix.hash(flow)
+    }
+
+    /// True if no flow is in the table.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.requests.in_use() == 0 && self.conns.in_use() == 0
     }
 
     #[inline]
@@ -238,15 +282,25 @@ mod tests {
         assert!(table.lookup(hash, &flow(1), DevIndex(1)).is_none());
     }
 
-    /// 2^16 flows that differ as a flood's do: no chain is much longer than chance makes it.
+    /// 2^16 flows that differ as a flood's do, in the ports or in the addresses, by one or by a power of two: under every
+    /// key no chain is much longer than chance makes it.
     #[test]
     fn a_flood_spreads() {
-        let table = Ehash::new(SipKey([3, 4]), 1 << 15, 0);
-        let mut lengths = vec![0u32; table.chains.len()];
-        for n in 0..1 << 16 {
-            let hash = table.hash(&FlowKey { sport: TcpPort(n as u16), ..flow(0) });
-            lengths[table.chain(hash)] += 1;
+        let step = |base: FlowKey, by: u32, n: u32| match by {
+            0 => FlowKey { sport: TcpPort(n as u16), ..base },
+            1..=16 => FlowKey { saddr: InetAddr::v4(n << by), ..base },
+            _ => FlowKey { saddr: InetAddr::v6(u64::from(n) << (by - 16), 1), daddr: InetAddr::v6(0, 1), ..base },
+        };
+        for secret in 0..8 {
+            let table = Ehash::new(SipKey([3, secret]), 1 << 15, 0);
+            for by in 0..=48 {
+                let mut lengths = vec![0u32; table.chains.len()];
+                for n in 0..1 << 16 {
+                    lengths[table.chain(table.hash(&step(flow(0), by, n)))] += 1;
+                }
+                let longest = lengths.iter().max().copied();
+                assert!(longest < Some(24), "{longest:?} flows in a chain, key {secret}, step {by}");
+            }
         }
-        assert!(lengths.iter().max() < Some(&12));
     }
 }

@@ -1,8 +1,7 @@
-//! The keyed hashes of a burst, many flows at once: those of the established table for every segment, and for SYNs at a
-//! listener the one that their answer will ask for.
+//! The hashes that the answers to a burst's SYNs will ask for, many flows at once.
 //!
 //! Which one that will be, a cookie or an initial sequence number, is a guess from the answer to the last SYN; whoever
-//! finds the wrong one, or none, hashes by itself. IPv6 flows have other words to hash, and do so one by one.
+//! finds the wrong one, or none, hashes by itself.
 
 use crate::bucket::Kernel;
 use crate::limits::BURST_MAX;
@@ -28,89 +27,67 @@ pub(crate) enum Guess {
     Cookie { keys: [SipKey; 2], count: u32 },
 }
 
+/// Words that an IPv4 flow is hashed as: addresses; ports.
+const WORDS_V4: usize = 2;
+/// Words that an IPv6 flow is hashed as: two an address; ports.
+const WORDS_V6: usize = 5;
+
 /// Words and hashes of a burst: memory that is used again for each.
 #[derive(Debug)]
 pub(crate) struct FlowHashes {
     kernel: Kernel,
-    addrs: [u64; BURST_MAX],
-    ports: [u64; BURST_MAX],
+    v4: Family<WORDS_V4>,
+    v6: Family<WORDS_V6>,
+}
+
+/// The flows of one family, one column a word.
+#[derive(Debug)]
+struct Family<const WORDS: usize> {
+    words: [[u64; BURST_MAX]; WORDS],
+    /// Where in the burst they stand.
+    at: [u8; BURST_MAX],
+    flows: usize,
     out: [[u64; BURST_MAX]; 2],
 }
 
-/// The two words of an IPv4 flow: addresses; ports in the low half.
-#[inline]
-fn words(flow: &FlowKey) -> Option<(u64, u64)> {
-    let (saddr, daddr) = (flow.saddr.as_v4()?, flow.daddr.as_v4()?);
-    let ports = u64::from(flow.sport.0) << 16 | u64::from(flow.dport.0);
-    Some((u64::from(saddr) << 32 | u64::from(daddr), ports))
-}
+impl<const WORDS: usize> Family<WORDS> {
+    const EMPTY: Self = Self {
+        words: [[0; BURST_MAX]; WORDS],
+        at: [0; BURST_MAX],
+        flows: 0,
+        out: [[0; BURST_MAX]; 2],
+    };
 
-impl FlowHashes {
-    pub fn new() -> Self {
-        let zero = [0; BURST_MAX];
-        Self { kernel: Kernel::best(), addrs: zero, ports: zero, out: [zero; 2] }
+    #[inline(always)]
+    fn push(&mut self, at: u8, words: [u64; WORDS]) {
+        let row = self.flows % BURST_MAX;
+        for (column, word) in self.words.iter_mut().zip(words) {
+            column[row] = word;
+        }
+        self.at[row] = at;
+        self.flows = row + 1;
     }
 
-    /// SipHash-1-3 of the flow of each segment on `lane`, in its order, as the established table wants it; `one` hashes
-    /// what is not IPv4.
-    #[inline]
-    pub fn established(
-        &mut self,
-        key: SipKey,
-        segs: &[Segment],
-        lane: &[u8],
-        one: impl Fn(&FlowKey) -> u32,
-    ) -> &[u64] {
-        let mut other_family = false;
-        for ((&at, addrs), ports) in lane.iter().zip(&mut self.addrs).zip(&mut self.ports) {
-            match words(&segs[usize::from(at)].flow) {
-                Some(both) => (*addrs, *ports) = both,
-                None => other_family = true,
-            }
-        }
-        let count = lane.len().min(BURST_MAX);
-        let out = &mut self.out[0][..count];
-        self.kernel.siphash::<true>(key, [&self.addrs[..count], &self.ports[..count]], out);
-        if other_family {
-            for (&at, out) in lane.iter().zip(&mut *out) {
-                let flow = &segs[usize::from(at)].flow;
-                if !flow.is_v4() {
-                    *out = u64::from(one(flow));
-                }
-            }
-        }
-        out
-    }
-
-    /// The hashes of `guess` for each segment on `lane`, handed to `put` with its index; IPv4 only.
-    #[inline]
-    pub fn ahead(&mut self, guess: Guess, segs: &[Segment], lane: &[u8], mut put: impl FnMut(u8, Ahead)) {
-        let mut count = 0;
-        let mut at = [0u8; BURST_MAX];
-        for &index in lane {
-            let Some((addrs, ports)) = words(&segs[usize::from(index)].flow) else { continue };
-            (self.addrs[count], self.ports[count], at[count]) = (addrs, ports, index);
-            count += 1;
-        }
-        let Self { kernel, addrs, ports, out: [first, second] } = self;
-        let (addrs, ports, at) = (&addrs[..count], &mut ports[..count], &at[..count]);
+    /// Puts what `guess` asks for, flow by flow, and forgets the flows.
+    #[inline(always)]
+    fn hash(&mut self, kernel: Kernel, guess: Guess, put: &mut impl FnMut(u8, Ahead)) {
+        let Self { words, at, flows, out: [first, second] } = self;
+        let flows = std::mem::take(flows);
         match guess {
             Guess::Isn(key) => {
-                kernel.siphash::<false>(key, [addrs, ports], first);
-                for (&at, &hash) in at.iter().zip(&*first) {
+                kernel.siphash(key, words, flows, first);
+                for (&at, &hash) in at[..flows].iter().zip(&*first) {
                     put(at, Ahead::Isn(hash as u32));
                 }
             }
             Guess::Cookie { keys, count } => {
-                for word in &mut *ports {
-                    *word <<= 32;
-                }
-                kernel.siphash::<false>(keys[0], [addrs, ports], first);
-                for word in &mut *ports {
-                    *word |= u64::from(count);
-                }
-                kernel.siphash::<false>(keys[1], [addrs, ports], second);
-                for ((&at, &first), &second) in at.iter().zip(&*first).zip(&*second) {
+                // The ports are the last word, and the count goes below them: see `cookie_hash`.
+                let ports = WORDS - 1;
+                words[ports][..flows].iter_mut().for_each(|word| *word <<= 32);
+                kernel.siphash(keys[0], words, flows, first);
+                words[ports][..flows].iter_mut().for_each(|word| *word |= u64::from(count));
+                kernel.siphash(keys[1], words, flows, second);
+                for ((&at, &first), &second) in at[..flows].iter().zip(&*first).zip(&*second) {
                     put(at, Ahead::Cookie { count, hashes: [first as u32, second as u32] });
                 }
             }
@@ -118,10 +95,53 @@ impl FlowHashes {
     }
 }
 
+/// The words of an IPv4 flow.
+#[inline(always)]
+fn words_v4(flow: &FlowKey) -> [u64; WORDS_V4] {
+    [flow.saddr.lo() << 32 | flow.daddr.lo() & 0xffff_ffff, ports(flow)]
+}
+
+/// The words of an IPv6 flow.
+#[inline(always)]
+fn words_v6(flow: &FlowKey) -> [u64; WORDS_V6] {
+    [flow.saddr.hi(), flow.saddr.lo(), flow.daddr.hi(), flow.daddr.lo(), ports(flow)]
+}
+
+#[inline(always)]
+fn ports(flow: &FlowKey) -> u64 {
+    u64::from(flow.sport.0) << 16 | u64::from(flow.dport.0)
+}
+
+impl FlowHashes {
+    pub fn new() -> Self {
+        Self { kernel: Kernel::best(), v4: Family::EMPTY, v6: Family::EMPTY }
+    }
+
+    /// The hashes of `guess` for each segment on `lane`, handed to `put` with its index.
+    #[inline]
+    pub fn ahead(&mut self, guess: Guess, segs: &[Segment], lane: &[u8], mut put: impl FnMut(u8, Ahead)) {
+        for &at in lane {
+            let flow = &segs[usize::from(at)].flow;
+            if flow.is_v4() {
+                self.v4.push(at, words_v4(flow));
+            } else {
+                self.v6.push(at, words_v6(flow));
+            }
+        }
+        if self.v4.flows != 0 {
+            self.v4.hash(self.kernel, guess, &mut put);
+        }
+        if self.v6.flows != 0 {
+            self.v6.hash(self.kernel, guess, &mut put);
+        }
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::siphash::{siphash_1_3, siphash_2_4};
+    use crate::siphash::siphash_2_4;
+    use crate::syncookies::cookie_hash;
     use crate::types::{InetAddr, TcpPort};
 
     fn segs() -> Vec<Segment> {
@@ -138,31 +158,34 @@ mod tests {
         (0..BURST_MAX as u32).map(|n| Segment { flow: flow(n), ..Segment::default() }).collect()
     }
 
-    /// Every set of instructions, every length, a lane with gaps.
+    /// Every set of instructions, every length, both families in one burst.
     #[test]
     fn many_at_once_are_the_same_as_one_by_one() {
         let (segs, key, other) = (segs(), SipKey([1, 2]), SipKey([3, 4]));
+        let isn = |flow: &FlowKey| match flow.is_v4() {
+            true => siphash_2_4(key, words_v4(flow)),
+            false => siphash_2_4(key, words_v6(flow)),
+        };
         for kernel in Kernel::available() {
             for len in 0..=BURST_MAX {
                 let lane: Vec<u8> = (0..BURST_MAX as u8).rev().take(len).collect();
                 let mut hashes = FlowHashes { kernel, ..FlowHashes::new() };
-                let got = hashes.established(key, &segs, &lane, |_| 7).to_vec();
-                let want =
-                    |at: u8| words(&segs[usize::from(at)].flow).map_or(7, |(a, b)| siphash_1_3(key, [a, b]));
-                assert_eq!(got, lane.iter().map(|&at| want(at)).collect::<Vec<_>>(), "{}", kernel.name());
-                let v4 = || lane.iter().filter_map(|&at| Some((at, words(&segs[usize::from(at)].flow)?)));
-                let mut got = Vec::new();
-                hashes.ahead(Guess::Isn(key), &segs, &lane, |at, ahead| got.push((at, ahead)));
-                let isn = v4().map(|(at, (a, b))| (at, Ahead::Isn(siphash_2_4(key, [a, b]) as u32)));
-                assert_eq!(got, isn.collect::<Vec<_>>());
-                got.clear();
-                let guess = Guess::Cookie { keys: [key, other], count: 9 };
-                hashes.ahead(guess, &segs, &lane, |at, ahead| got.push((at, ahead)));
-                let cookie = v4().map(|(at, (a, b))| {
-                    let hashes = [siphash_2_4(key, [a, b << 32]), siphash_2_4(other, [a, b << 32 | 9])];
-                    (at, Ahead::Cookie { count: 9, hashes: hashes.map(|hash| hash as u32) })
-                });
-                assert_eq!(got, cookie.collect::<Vec<_>>());
+                let mut ahead = |guess| {
+                    let mut got = vec![None; BURST_MAX];
+                    hashes.ahead(guess, &segs, &lane, |at, ahead| got[usize::from(at)] = Some(ahead));
+                    got
+                };
+                let want = |one: &dyn Fn(&FlowKey) -> Ahead| {
+                    let wanted = |at: usize| lane.contains(&(at as u8)).then(|| one(&segs[at].flow));
+                    (0..BURST_MAX).map(wanted).collect::<Vec<_>>()
+                };
+                let name = kernel.name();
+                assert_eq!(ahead(Guess::Isn(key)), want(&|flow| Ahead::Isn(isn(flow) as u32)), "{name}");
+                let cookie = |flow: &FlowKey| Ahead::Cookie {
+                    count: 9,
+                    hashes: [cookie_hash(key, flow, 0), cookie_hash(other, flow, 9)],
+                };
+                assert_eq!(ahead(Guess::Cookie { keys: [key, other], count: 9 }), want(&cookie), "{name}");
             }
         }
     }

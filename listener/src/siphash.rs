@@ -1,5 +1,5 @@
 //! SipHash, a keyed hash that an attacker without the key can neither predict nor make collide (Aumasson and Bernstein,
-//! 2012): SipHash-2-4 for sequence numbers and cookies, SipHash-1-3 for the table of connections.
+//! 2012): SipHash-2-4.
 //!
 //! The input is a fixed number of 64-bit words, hashed as their little-endian bytes; so there is no tail to assemble.
 
@@ -41,6 +41,14 @@ impl State {
     }
 
     #[inline(always)]
+    fn block(&mut self, word: u64) {
+        self.v3 ^= word;
+        self.round();
+        self.round();
+        self.v0 ^= word;
+    }
+
+    #[inline(always)]
     fn round(&mut self) {
         self.v0 = self.v0.wrapping_add(self.v1);
         self.v1 = self.v1.rotate_left(13) ^ self.v0;
@@ -55,43 +63,20 @@ impl State {
     }
 }
 
-#[inline(always)]
-fn siphash<const COMPRESS: usize, const FINISH: usize, const WORDS: usize>(
-    key: SipKey,
-    words: [u64; WORDS],
-) -> u64 {
-    let mut state = State::new(key);
-    for word in words {
-        state.v3 ^= word;
-        for _ in 0..COMPRESS {
-            state.round();
-        }
-        state.v0 ^= word;
-    }
-    // The last block holds the length in its top byte; whole words leave no other tail.
-    let last = (8 * WORDS as u64) << 56;
-    state.v3 ^= last;
-    for _ in 0..COMPRESS {
-        state.round();
-    }
-    state.v0 ^= last;
-    state.v2 ^= 0xff;
-    for _ in 0..FINISH {
-        state.round();
-    }
-    state.v0 ^ state.v1 ^ state.v2 ^ state.v3
-}
-
 /// SipHash-2-4 of `words`.
 #[inline(always)]
 pub fn siphash_2_4<const WORDS: usize>(key: SipKey, words: [u64; WORDS]) -> u64 {
-    siphash::<2, 4, WORDS>(key, words)
-}
-
-/// SipHash-1-3 of `words`: fewer rounds, for tables, where an attacker never sees the hash itself.
-#[inline(always)]
-pub fn siphash_1_3<const WORDS: usize>(key: SipKey, words: [u64; WORDS]) -> u64 {
-    siphash::<1, 3, WORDS>(key, words)
+    let mut state = State::new(key);
+    for word in words {
+        state.block(word);
+    }
+    // The last block holds the length in its top byte; whole words leave no other tail.
+    state.block((8 * WORDS as u64) << 56);
+    state.v2 ^= 0xff;
+    for _ in 0..4 {
+        state.round();
+    }
+    state.v0 ^ state.v1 ^ state.v2 ^ state.v3
 }
 
 #[cfg(test)]
@@ -118,9 +103,6 @@ mod tests {
             let mut sip24 = siphasher::sip::SipHasher24::new_with_key(&key);
             sip24.write(&bytes);
             prop_assert_eq!(siphash_2_4(SipKey::from_bytes(key), words), sip24.finish());
-            let mut sip13 = siphasher::sip::SipHasher13::new_with_key(&key);
-            sip13.write(&bytes);
-            prop_assert_eq!(siphash_1_3(SipKey::from_bytes(key), words), sip13.finish());
         }
     }
 }

@@ -96,7 +96,7 @@ pub(crate) fn count(now: Nanos) -> u32 {
 }
 
 #[inline]
-fn cookie_hash(key: SipKey, flow: &FlowKey, count: u32) -> u32 {
+pub(crate) fn cookie_hash(key: SipKey, flow: &FlowKey, count: u32) -> u32 {
     let ports = u64::from(flow.sport.0) << 48 | u64::from(flow.dport.0) << 32 | u64::from(count);
     let hash = match (flow.saddr.as_v4(), flow.daddr.as_v4()) {
         (Some(saddr), Some(daddr)) => siphash_2_4(key, [u64::from(saddr) << 32 | u64::from(daddr), ports]),

@@ -185,7 +185,11 @@ fn tcp_openreq_init(env: &Env, syn: &Syn<'_>, cookie: bool) -> Request {
     let snd_wscale =
         seg.options.wscale.filter(|_| keep && sysctl.tcp_window_scaling).map(|scale| scale.min(14));
     let advmss = advertised_mss(env, slot, seg);
-    let (rcv_wnd, rcv_wscale) = select_initial_window(sysctl, advmss, tstamp_ok, snd_wscale.is_some());
+    let wscale_ok = snd_wscale.is_some();
+    let (rcv_wnd, rcv_wscale) = match slot.mss_clamp() {
+        0 => env.initial_window(seg, advmss, tstamp_ok, wscale_ok),
+        _ => select_initial_window(sysctl, advmss, tstamp_ok, wscale_ok),
+    };
     Request {
         route: seg.route,
         listener,

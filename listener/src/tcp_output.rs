@@ -26,11 +26,16 @@ pub(crate) fn rto(timeouts: u8) -> Nanos {
     Nanos((TCP_TIMEOUT_INIT.0 << timeouts.min(7)).min(TCP_RTO_MAX.0))
 }
 
+/// The MSS that an MTU leaves.
+#[inline]
+const fn mss_of(mtu: u16, v4: bool) -> u16 {
+    mtu.saturating_sub(if v4 { 40 } else { 60 })
+}
+
 /// The MSS that we advertise: what the device's MTU leaves, lowered by TCP_MAXSEG.
 #[inline]
 pub(crate) fn advertised_mss(env: &Env, slot: &ListenSock, seg: &Segment) -> u16 {
-    let headers = if seg.flow.is_v4() { 40 } else { 60 };
-    let mss = env.mtu(seg.dev).saturating_sub(headers);
+    let mss = mss_of(env.mtu(seg.dev), seg.flow.is_v4());
     match slot.mss_clamp() {
         0 => mss,
         clamp => mss.min(clamp),
@@ -54,6 +59,24 @@ pub(crate) fn select_initial_window(sysctl: &Sysctl, advmss: u16, tstamp: bool, 
         0
     };
     (window.min(u32::from(u16::MAX)) as u16, scale as u8)
+}
+
+/// What [`select_initial_window`] says for the MSS of one device: it divides, and there are eight answers.
+#[derive(Debug)]
+pub(crate) struct InitialWindows([(u16, u8); 8]);
+
+impl InitialWindows {
+    pub fn new(sysctl: &Sysctl, mtu: u16) -> Self {
+        Self(std::array::from_fn(|of| {
+            let (v4, tstamp, wscale) = (of & 4 != 0, of & 2 != 0, of & 1 != 0);
+            select_initial_window(sysctl, mss_of(mtu, v4), tstamp, wscale)
+        }))
+    }
+
+    #[inline]
+    pub fn get(&self, v4: bool, tstamp: bool, wscale: bool) -> (u16, u8) {
+        self.0[usize::from(v4) << 2 | usize::from(tstamp) << 1 | usize::from(wscale)]
+    }
 }
 
 /// Our initial sequence number: a keyed hash of the four-tuple and a clock of 64 ns (RFC 6528).

@@ -1,5 +1,8 @@
 //! Octets → columns. Every `if` on the kind of a frame is here, and every check that needs no state but the device's
 //! own addresses.
+//!
+//! Nearly every frame is read by `plain`, which knows one kind and no reasons; what it does not take, and so whatever
+//! is to be dropped, goes through the checks below one by one, in the kernel's order.
 
 use listener::drop_reason::DropReason;
 use listener::segment::{FlowKey, Segment, TcpOptions, flag};
@@ -14,6 +17,8 @@ use crate::wire::ipv4::{self, Ipv4Packet, PROTO_ICMP, PROTO_TCP};
 use crate::wire::ipv6::{Ipv6Packet, PROTO_ICMPV6};
 use crate::wire::tcp::TcpHeader;
 use crate::wire::{icmp, ndp, vlan};
+
+mod plain;
 
 /// The reserved VLAN identifier.
 const VID_RESERVED: u16 = 0xfff;
@@ -52,22 +57,28 @@ pub fn parse<F: Frame>(frames: &[Option<F>], local: &LocalTable, dev: DevIndex, 
     let rows = frames.iter().zip(heads).zip(segs).zip(fates);
     for (index, (((frame, head), seg), fate)) in (0u8..).zip(rows) {
         let Some(frame) = frame else { continue };
-        let mut row = Row { meta: frame.rx_meta(), local, head, seg };
-        *fate = match row.frame(frame.bytes()) {
-            Ok(kind) => {
-                match kind {
-                    Kind::Tcp => {
-                        row.seg.dev = dev;
-                        lanes.tcp.push(index);
-                    }
-                    Kind::Arp => lanes.arp.push(index),
-                    Kind::Ndp => lanes.ndp.push(index),
-                    Kind::Echo => lanes.echo.push(index),
-                }
-                Fate::Pending
-            }
-            Err(reason) => Fate::Drop(reason),
-        };
+        let (bytes, meta) = (frame.bytes(), frame.rx_meta());
+        *fate = Fate::Pending;
+        if plain::tcp_v4(bytes, &meta, local, dev, head, seg) {
+            lanes.tcp.push(index);
+        } else {
+            any_frame(bytes, dev, index, &mut Row { meta, local, head, seg }, lanes, fate);
+        }
+    }
+}
+
+/// One frame of any kind, with every check by name.
+#[inline(never)]
+fn any_frame(bytes: &[u8], dev: DevIndex, index: u8, row: &mut Row<'_>, lanes: &mut Lanes, fate: &mut Fate) {
+    match row.frame(bytes) {
+        Ok(Kind::Tcp) => {
+            row.seg.dev = dev;
+            lanes.tcp.push(index);
+        }
+        Ok(Kind::Arp) => lanes.arp.push(index),
+        Ok(Kind::Ndp) => lanes.ndp.push(index),
+        Ok(Kind::Echo) => lanes.echo.push(index),
+        Err(reason) => *fate = Fate::Drop(reason),
     }
 }
 

@@ -2,15 +2,18 @@
 
 use listener::drop_reason::DropReason;
 use listener::segment::{FlowKey, OutSegment, Segment, Verdict};
+use zerocopy::FromBytes;
 
 use crate::burst::{Fate, Head, Lanes};
 use crate::io::{Capabilities, Frame, TxOffload};
 use crate::local::LocalTable;
-use crate::wire::checksum::{pseudo_v4, pseudo_v6};
+use crate::wire::checksum::pseudo_v6;
 use crate::wire::ether::MacAddr;
-use crate::wire::ipv4::{self, Ipv4Out, PROTO_TCP};
+use crate::wire::ipv4::{self, PROTO_TCP};
 use crate::wire::ipv6::{self, Ipv6Out};
 use crate::wire::tcp::TcpOut;
+use crate::wire::tcp4::TcpChecksum::{Pseudo, Whole};
+use crate::wire::tcp4::{Fields, Headers};
 
 /// The link header of a frame that is being answered.
 #[derive(Clone, Copy, Debug)]
@@ -83,41 +86,70 @@ pub(crate) fn write_segment<F: Frame>(
     capabilities: Capabilities,
 ) -> Result<TxOffload, DropReason> {
     let tcp = TcpOut::new(segment, flow.dport.0, flow.sport.0);
-    let tcp_len = u16::from(tcp.header_len());
+    let v4 = flow.is_v4();
+    let l3_len = if v4 { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
     let start = usize::from(l2_len);
-    let addrs = flow.daddr.as_v4().zip(flow.saddr.as_v4());
-    let l3_len = if addrs.is_some() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
-    end_of_frame(frame, start + l3_len + usize::from(tcp_len))?;
+    end_of_frame(frame, start + l3_len + usize::from(tcp.header_len()))?;
     let packet = frame.bytes_mut().get_mut(start..).unwrap_or_default();
-    // Arrays of known length: their copies are a few stores, not calls.
-    if let Some((src, dst)) = addrs {
-        let ip = Ipv4Out { src, dst, protocol: PROTO_TCP, tos: segment.tos, payload_len: tcp_len };
-        let (l3, l4) = packet.split_first_chunk_mut().ok_or(DropReason::NoBuffer)?;
-        *l3 = ip.emit(capabilities.tx_ip_csum);
-        tcp.write(pseudo_v4(src, dst, PROTO_TCP, tcp_len), capabilities.tx_tcp_csum, l4);
+    if v4 {
+        write_v4(packet, flow, segment, &tcp, capabilities)?;
     } else {
-        let (src, dst) = (flow.daddr, flow.saddr);
-        let ip = Ipv6Out {
-            src,
-            dst,
-            protocol: PROTO_TCP,
-            tclass: segment.tos,
-            hop_limit: ipv6::HOP_LIMIT,
-            payload_len: tcp_len,
-        };
-        let (l3, l4) = packet.split_first_chunk_mut().ok_or(DropReason::NoBuffer)?;
-        *l3 = ip.emit();
-        let pseudo = pseudo_v6((src.hi(), src.lo()), (dst.hi(), dst.lo()), PROTO_TCP, u32::from(tcp_len));
-        tcp.write(pseudo, capabilities.tx_tcp_csum, l4);
+        write_v6(packet, flow, segment, &tcp, capabilities)?;
     }
     Ok(TxOffload {
-        ip_csum: capabilities.tx_ip_csum && addrs.is_some(),
+        ip_csum: capabilities.tx_ip_csum && v4,
         tcp_csum: capabilities.tx_tcp_csum,
-        ipv6: addrs.is_none(),
+        ipv6: !v4,
         l2_len,
         l3_len: l3_len as u8,
         vlan_tci: None,
     })
+}
+
+#[inline(always)]
+fn write_v4(
+    packet: &mut [u8],
+    flow: &FlowKey,
+    segment: &OutSegment,
+    tcp: &TcpOut<'_>,
+    capabilities: Capabilities,
+) -> Result<(), DropReason> {
+    let (headers, options) = Headers::mut_from_prefix(packet).map_err(|_| DropReason::NoBuffer)?;
+    let fields = Fields {
+        addrs: flow.daddr.lo() << 32 | flow.saddr.lo() & 0xffff_ffff,
+        ports: u32::from(flow.dport.0) << 16 | u32::from(flow.sport.0),
+        seq: segment.seq.0,
+        ack: segment.ack.0,
+        total_len: ipv4::HEADER_LEN as u16 + u16::from(tcp.header_len()),
+        tos: segment.tos,
+        tcp_header_len: tcp.header_len(),
+        reserved: 0,
+        flags: segment.flags,
+        wnd: segment.wnd,
+    };
+    let rest = tcp.write_options(options).value();
+    let tcp_checksum = if capabilities.tx_tcp_csum { Pseudo } else { Whole { rest } };
+    headers.write(&fields, !capabilities.tx_ip_csum, tcp_checksum);
+    Ok(())
+}
+
+#[inline(never)]
+fn write_v6(
+    packet: &mut [u8],
+    flow: &FlowKey,
+    segment: &OutSegment,
+    tcp: &TcpOut<'_>,
+    capabilities: Capabilities,
+) -> Result<(), DropReason> {
+    let tcp_len = u16::from(tcp.header_len());
+    let (src, dst) = (flow.daddr, flow.saddr);
+    let (tclass, hop_limit) = (segment.tos, ipv6::HOP_LIMIT);
+    let ip = Ipv6Out { src, dst, protocol: PROTO_TCP, tclass, hop_limit, payload_len: tcp_len };
+    let (l3, l4) = packet.split_first_chunk_mut().ok_or(DropReason::NoBuffer)?;
+    *l3 = ip.emit();
+    let pseudo = pseudo_v6((src.hi(), src.lo()), (dst.hi(), dst.lo()), PROTO_TCP, u32::from(tcp_len));
+    tcp.write(pseudo, capabilities.tx_tcp_csum, l4);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -80,6 +80,12 @@ impl Sum {
         self.word32((word >> 32) as u32).word32(word as u32)
     }
 
+    /// Not folded: a number of which only its remainder modulo 2^16 - 1 means anything, and whether it is 0.
+    #[inline]
+    pub const fn value(self) -> u64 {
+        self.0
+    }
+
     /// Folded to 16 bits, not inverted: what a device wants in the field it is to complete.
     #[inline]
     pub const fn folded(self) -> u16 {

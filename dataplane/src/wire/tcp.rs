@@ -74,20 +74,34 @@ impl TcpHeader {
     ///
     /// # Errors
     /// `TcpMd5`.
-    ///
-    /// # Source
-    /// Linux v6.18 `tcp_parse_options`.
     #[inline(always)]
     pub fn read_options(&self, segment: &[u8], into: &mut TcpOptions) -> Result<(), DropReason> {
-        *into = TcpOptions::default();
-        match segment.get(HEADER_LEN..usize::from(self.header_len)) {
-            None | Some([]) => {}
-            // The least that a SYN brings, and all that most floods do.
-            Some(&[MSS, 4, hi, lo]) if self.flags & flag::SYN != 0 => into.mss = u16::from_be_bytes([hi, lo]),
-            Some(bytes) => return parse_options(bytes, self.flags, into),
-        }
-        Ok(())
+        let options = segment.get(HEADER_LEN..usize::from(self.header_len)).unwrap_or_default();
+        read_options(options, self.flags, into)
     }
+}
+
+/// Reads the options of a segment with the control bits `flags`.
+///
+/// # Errors
+/// `TcpMd5`.
+///
+/// # Source
+/// Linux v6.18 `tcp_parse_options`.
+#[inline(always)]
+pub fn read_options(options: &[u8], flags: u8, into: &mut TcpOptions) -> Result<(), DropReason> {
+    *into = TcpOptions::default();
+    match *options {
+        [] => {}
+        // The least that a SYN brings, and all that most floods do.
+        [MSS, 4, hi, lo] if flags & flag::SYN != 0 => into.mss = u16::from_be_bytes([hi, lo]),
+        // Every segment of a connection with timestamps.
+        [NOP, NOP, TIMESTAMPS, 10, a, b, c, d, e, f, g, h] => {
+            into.timestamps = Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])));
+        }
+        _ => return parse_options(options, flags, into),
+    }
+    Ok(())
 }
 
 /// Reads options as the kernel does: what only a SYN may carry is skipped elsewhere, an option of the wrong length is
@@ -168,38 +182,51 @@ impl<'a> TcpOut<'a> {
     #[inline(always)]
     pub fn write(&self, pseudo: Sum, offload: bool, out: &mut [u8]) {
         let Self { segment, ports, len } = *self;
-        let (words, _) = out.as_chunks_mut::<4>();
-        let Some((fixed, rest)) = words.split_first_chunk_mut::<{ HEADER_LEN / 4 }>() else { return };
+        let Some((fixed, rest)) = out.split_first_chunk_mut::<HEADER_LEN>() else { return };
         // Summed from the values, as octets just written are slow to read in larger pieces.
         let offset = u32::from(len) << 26 | u32::from(segment.flags) << 16 | u32::from(segment.wnd);
         let (seq, ack) = (segment.seq.0, segment.ack.0);
-        let mut sum = pseudo.word32(ports).word32(seq).word32(ack).word32(offset);
-        let mut rest = rest.iter_mut();
+        let sum = pseudo.word32(ports).word32(seq).word32(ack).word32(offset).plus(self.write_options(rest));
+        let field = if offload { pseudo.folded() } else { sum.checksum() };
+        let (fixed, _) = fixed.as_chunks_mut::<4>();
+        for (slot, word) in fixed.iter_mut().zip([ports, seq, ack, offset, u32::from(field) << 16]) {
+            *slot = word.to_be_bytes();
+        }
+    }
+
+    /// Writes the options alone over `out`, which has room for them, and returns their sum.
+    ///
+    /// # Source
+    /// Linux v6.18 `tcp_options_write`.
+    #[inline(always)]
+    pub fn write_options(&self, out: &mut [u8]) -> Sum {
+        let mut sum = Sum::ZERO;
+        let (words, _) = out.as_chunks_mut::<4>();
+        let mut words = words.iter_mut();
         let mut option = |word: u32| {
-            if let Some(slot) = rest.next() {
+            if let Some(slot) = words.next() {
                 *slot = word.to_be_bytes();
                 sum = sum.word32(word);
             }
         };
-        let options = &segment.options;
-        if options.mss != 0 {
-            option(u32::from_be_bytes([MSS, 4, 0, 0]) | u32::from(options.mss));
+        let TcpOptions { mss, wscale, sack_perm, timestamps } = self.segment.options;
+        if mss != 0 {
+            option(u32::from_be_bytes([MSS, 4, 0, 0]) | u32::from(mss));
         }
-        match (options.timestamps, options.sack_perm) {
+        match (timestamps, sack_perm) {
             (Some(_), true) => option(u32::from_be_bytes([SACK_PERMITTED, 2, TIMESTAMPS, 10])),
             (Some(_), false) => option(u32::from_be_bytes([NOP, NOP, TIMESTAMPS, 10])),
             (None, true) => option(u32::from_be_bytes([NOP, NOP, SACK_PERMITTED, 2])),
             (None, false) => {}
         }
-        if let Some((value, echo)) = options.timestamps {
+        if let Some((value, echo)) = timestamps {
             option(value);
             option(echo);
         }
-        if let Some(shift) = options.wscale {
+        if let Some(shift) = wscale {
             option(u32::from_be_bytes([NOP, WINDOW_SCALE, 3, shift]));
         }
-        let field = if offload { pseudo.folded() } else { sum.checksum() };
-        *fixed = [ports, seq, ack, offset, u32::from(field) << 16].map(u32::to_be_bytes);
+        sum
     }
 }
 

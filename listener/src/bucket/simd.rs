@@ -17,7 +17,8 @@
 
 use super::{Bucket, Column, LANES, LaneSet, Lanes, Mix, Probe, Spilled, View, Wilds};
 use crate::inet_hashtables::ListenKey;
-use crate::siphash::{SipKey, siphash_1_3, siphash_2_4};
+use crate::limits::BURST_MAX;
+use crate::siphash::{SipKey, siphash_2_4};
 use crate::sync::Ordering;
 use crate::types::ListenerId;
 use pass::{exact_pass, wild_pass};
@@ -125,18 +126,25 @@ impl Kernel {
         }
     }
 
-    /// SipHash-2-4 of each lane of `words`, and SipHash-1-3 if `SHORT`: as many as all three slices have.
+    /// SipHash-2-4 of the first `lanes` lanes of `words`, each of which is one word of all lanes. What `out` holds beyond
+    /// those means nothing.
     #[inline]
     #[allow(unused_unsafe, reason = "the portable set has no duty to discharge")]
-    pub(crate) fn siphash<const SHORT: bool>(self, key: SipKey, words: [&[u64]; 2], out: &mut [u64]) {
+    pub(crate) fn siphash<const WORDS: usize>(
+        self,
+        key: SipKey,
+        words: &[[u64; BURST_MAX]; WORDS],
+        lanes: usize,
+        out: &mut [u64; BURST_MAX],
+    ) {
         // SAFETY: a `Kernel` of a set is made by `available` only, after the machine was seen to have it.
         unsafe {
             match self.0 {
                 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
-                Choice::Avx512 => x86::siphash_avx512::<SHORT>(key, words, out),
+                Choice::Avx512 => x86::siphash_avx512(key, words, lanes, out),
                 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
-                Choice::Avx2 => x86::siphash_avx2::<SHORT>(key, words, out),
-                _ => siphash_lanes::<SHORT>(key, words, out),
+                Choice::Avx2 => x86::siphash_avx2(key, words, lanes, out),
+                _ => siphash_lanes(key, words, lanes, out),
             }
         }
     }
@@ -144,10 +152,16 @@ impl Kernel {
 
 /// [`Kernel::siphash`] in the instruction set of the function that it is inlined into: the compiler makes vectors of it.
 #[inline(always)]
-fn siphash_lanes<const SHORT: bool>(key: SipKey, [first, second]: [&[u64]; 2], out: &mut [u64]) {
-    for ((out, first), second) in out.iter_mut().zip(first).zip(second) {
-        let words = [*first, *second];
-        *out = if SHORT { siphash_1_3(key, words) } else { siphash_2_4(key, words) };
+fn siphash_lanes<const WORDS: usize>(
+    key: SipKey,
+    words: &[[u64; BURST_MAX]; WORDS],
+    lanes: usize,
+    out: &mut [u64; BURST_MAX],
+) {
+    // Whole vectors: no lane is left for a loop of its own.
+    let lanes = lanes.next_multiple_of(STEP).min(BURST_MAX);
+    for lane in 0..lanes {
+        out[lane] = siphash_2_4::<WORDS>(key, std::array::from_fn(|word| words[word][lane]));
     }
 }
 

@@ -1,11 +1,14 @@
 use listener::drop_reason::DropReason;
 use listener::segment::{FlowKey, Segment, TcpOptions, flag};
 use listener::types::{InetAddr, SegSeq, TcpPort};
+use proptest::prelude::*;
 
 use super::super::testing::*;
-use crate::burst::Fate;
+use super::{Row, any_frame, plain};
+use crate::burst::{Fate, Head, Lanes};
 use crate::io::{Csum, RxMeta};
 use crate::local::pack_route;
+use crate::wire::checksum::{Sum, pseudo_v4};
 use crate::wire::ether::MacAddr;
 
 fn fate(frame: Vec<u8>) -> Fate {
@@ -219,4 +222,74 @@ fn what_the_device_did_to_the_frame() {
     assert_eq!(parsed.segs[0].route, pack_route(MacAddr(PEER_MAC), Some(7)));
     assert_eq!((parsed.heads[0].l2_len, parsed.heads[0].stripped_tci), (14, Some(7)));
     assert_eq!(parsed.fates[1], Fate::Drop(DropReason::VlanNested));
+}
+
+/// TCP over IPv4 as it comes, with what the device said, and now and then an octet that is not as it should be.
+fn segments() -> impl Strategy<Value = (Vec<u8>, RxMeta)> {
+    let options = prop_oneof![
+        Just(vec![]),
+        Just(vec![2, 4, 5, 0xb4]),
+        Just(vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]),
+        Just(vec![2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7]),
+        Just([&[1, 1, 19, 18][..], &[7; 16]].concat()),
+        prop::collection::vec(any::<u32>(), 0..10).prop_map(|words| {
+            words.into_iter().flat_map(u32::to_be_bytes).collect()
+        }),
+    ];
+    let csum = || prop_oneof![4 => Just(Csum::Unknown), 1 => Just(Csum::Good), 1 => Just(Csum::None), 1 => Just(Csum::Bad)];
+    let meta = (csum(), csum(), prop::option::weighted(0.1, Just(7)), prop::bool::weighted(0.1));
+    let wrong = prop::option::weighted(0.5, (14usize..64, any::<u8>(), any::<bool>()));
+    (options, prop::collection::vec(any::<u8>(), 0..20), any::<u8>(), 0usize..6, meta, wrong).prop_map(
+        |(options, data, flags, padding, (ip_csum, l4_csum, vlan_tci, chained), wrong)| {
+            let mut frame = syn_v4()[..54].to_vec();
+            frame[46] = ((20 + options.len()) << 2) as u8;
+            frame[47] = flags;
+            frame.extend(options.iter().chain(&data));
+            let total = frame.len() as u16 - 14;
+            frame[16..18].copy_from_slice(&total.to_be_bytes());
+            let sums = |frame: &mut Vec<u8>| {
+                fix_ipv4(frame);
+                frame[50..52].fill(0);
+                let sum = pseudo_v4(0xc612_0002, 0xc612_0001, 6, total - 20).plus(Sum::of(&frame[34..]));
+                frame[50..52].copy_from_slice(&sum.checksum().to_be_bytes());
+            };
+            sums(&mut frame);
+            if let Some((at, octet, mend)) = wrong
+                && at < frame.len()
+            {
+                frame[at] = octet;
+                if mend {
+                    sums(&mut frame);
+                }
+            }
+            frame.extend(std::iter::repeat_n(0, padding));
+            (frame, RxMeta { ip_csum, l4_csum, vlan_tci, chained, ..RxMeta::default() })
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    /// What is read at a glance reads as it does check by check, and of what is sound, nothing is left for those.
+    #[test]
+    fn plain_segments_read_alike((frame, meta) in segments()) {
+        let local = local();
+        let (mut head, mut seg) = (Head::default(), Segment::default());
+        let plain = plain::tcp_v4(&frame, &meta, &local, DEV, &mut head, &mut seg);
+        let (mut lanes, mut fate) = (Lanes::EMPTY, Fate::Pending);
+        let (mut full_head, mut full_seg) = (Head::default(), Segment::default());
+        let mut row = Row { meta, local: &local, head: &mut full_head, seg: &mut full_seg };
+        any_frame(&frame, DEV, 0, &mut row, &mut lanes, &mut fate);
+        let is_segment = lanes.tcp.as_slice() == [0];
+        if plain {
+            prop_assert!(is_segment, "{:?}", fate);
+            prop_assert_eq!((head, seg), (full_head, full_seg));
+        } else {
+            let source = u32::from_be_bytes([frame[26], frame[27], frame[28], frame[29]]);
+            let special =
+                meta.vlan_tci.is_some() || frame[14] != 0x45 || !local.is_plainly_other_v4(source);
+            prop_assert!(!is_segment || special, "left for the long way");
+        }
+    }
 }

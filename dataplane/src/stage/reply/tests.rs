@@ -4,6 +4,7 @@ use listener::types::SegSeq;
 
 use super::super::testing::*;
 use super::*;
+use crate::wire::checksum::pseudo_v4;
 use crate::io::RxMeta;
 
 fn syn_ack() -> OutSegment {

@@ -8,6 +8,7 @@ use super::{
     Bucket, Isa, LANES, Lanes, ListenKey, ListenerId, Located, Mix, STEP, SipKey, Spilled, Step, View, Wilds,
     exact_pass, miss, siphash_lanes, wild_pass,
 };
+use crate::limits::BURST_MAX;
 use crate::types::InetAddr;
 
 pub(super) struct Avx512;
@@ -55,8 +56,13 @@ macro_rules! siphash {
     ($name:ident, $features:literal) => {
         /// [`siphash_lanes`] with these features.
         #[target_feature(enable = $features)]
-        pub(super) fn $name<const SHORT: bool>(key: SipKey, words: [&[u64]; 2], out: &mut [u64]) {
-            siphash_lanes::<SHORT>(key, words, out);
+        pub(super) fn $name<const WORDS: usize>(
+            key: SipKey,
+            words: &[[u64; BURST_MAX]; WORDS],
+            lanes: usize,
+            out: &mut [u64; BURST_MAX],
+        ) {
+            siphash_lanes(key, words, lanes, out);
         }
     };
 }

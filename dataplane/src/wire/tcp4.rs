@@ -1,0 +1,226 @@
+//! IPv4 and TCP headers without IPv4 options, as the one block of 40 octets that nearly every segment begins with: read
+//! and written a few words at a time.
+//!
+//! [`crate::wire::ipv4`] and [`crate::wire::tcp`] read and write the same octets header by header, and say what is wrong
+//! with those that are not well formed; what is read here they read alike (`stage/parse/tests.rs`).
+
+use zerocopy::byteorder::network_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::ipv4::{PROTO_TCP, TTL};
+
+/// Octets of both headers.
+pub const HEADERS_LEN: usize = 40;
+
+/// Version 4 and five words of header.
+const VERSION_IHL: u32 = 0x45;
+/// More fragments, fragment offset, protocol, as they stand in [`Headers::id_to_checksum`].
+const FRAGMENT_PROTOCOL: u64 = 0x3fff_00ff_0000;
+/// No fragment, and TCP.
+const WHOLE_TCP: u64 = (PROTO_TCP as u64) << 16;
+/// Id 0, DF, our TTL, TCP, and room for the checksum.
+const ID_TO_PROTOCOL: u64 = 0x4000 << 32 | (TTL as u64) << 24 | (PROTO_TCP as u64) << 16;
+
+/// Both headers.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Headers {
+    /// Version, header length, TOS, total length.
+    version_to_len: U32,
+    /// Identification, flags and fragment offset, TTL, protocol, header checksum.
+    id_to_checksum: U64,
+    /// Source, destination.
+    addrs: U64,
+    /// Source, destination.
+    ports: U32,
+    seq: U32,
+    ack: U32,
+    /// Data offset, reserved bits, control bits, window.
+    offset_to_window: U32,
+    /// Checksum, urgent pointer.
+    checksum_urgent: U32,
+}
+
+const _: () = assert!(size_of::<Headers>() == HEADERS_LEN);
+
+/// What the fixed parts of both headers said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Fields {
+    /// Source address in the upper half, destination in the lower.
+    pub addrs: u64,
+    /// Source port in the upper half, destination in the lower.
+    pub ports: u32,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number, also where the ACK bit is not set.
+    pub ack: u32,
+    /// Octets of both headers with TCP options and data.
+    pub total_len: u16,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// Octets of the TCP header, options included, if the field speaks the truth.
+    pub tcp_header_len: u8,
+    /// The four bits in front of the control bits.
+    pub reserved: u8,
+    /// Control bits.
+    pub flags: u8,
+    /// Window, unscaled.
+    pub wnd: u16,
+}
+
+impl Headers {
+    /// What they say, if these are an IPv4 header without options, of a whole packet, and a TCP header.
+    #[inline(always)]
+    pub fn fields(&self) -> Option<Fields> {
+        let start = self.version_to_len.get();
+        if start >> 24 != VERSION_IHL || self.id_to_checksum.get() & FRAGMENT_PROTOCOL != WHOLE_TCP {
+            return None;
+        }
+        let control = self.offset_to_window.get();
+        Some(Fields {
+            addrs: self.addrs.get(),
+            ports: self.ports.get(),
+            seq: self.seq.get(),
+            ack: self.ack.get(),
+            total_len: start as u16,
+            tos: (start >> 16) as u8,
+            tcp_header_len: (control >> 28 << 2) as u8,
+            reserved: (control >> 24 & 0xf) as u8,
+            flags: (control >> 16) as u8,
+            wnd: control as u16,
+        })
+    }
+
+    /// True if the IPv4 header's checksum is right.
+    #[inline(always)]
+    pub fn ip_is_whole(&self) -> bool {
+        let sum = add(self.id_to_checksum.get(), self.addrs.get());
+        is_whole(add(sum, u64::from(self.version_to_len.get())))
+    }
+
+    /// True if the TCP checksum is right, when what follows the headers in the packet sums up to `rest`.
+    #[inline(always)]
+    pub fn tcp_is_whole(&self, rest: u64) -> bool {
+        let len = (self.version_to_len.get() & 0xffff).wrapping_sub(20);
+        let words = [self.ports, self.seq, self.ack, self.offset_to_window, self.checksum_urgent];
+        let sum: u64 = words.iter().map(|word| u64::from(word.get())).sum();
+        is_whole(add(self.addrs.get(), sum + u64::from(len) + u64::from(PROTO_TCP) + rest))
+    }
+
+    /// Writes both headers, checksums left at 0, DF set, id 0. Returns the sums of both: that of the IPv4 header, and
+    /// that of the pseudo-header.
+    ///
+    /// `fields` has its lengths right.
+    #[inline(always)]
+    pub fn write(&mut self, fields: &Fields, ip_checksum: bool, tcp_checksum: TcpChecksum) {
+        let Fields { addrs, ports, seq, ack, total_len, tos, tcp_header_len, reserved, flags, wnd } = *fields;
+        let start = VERSION_IHL << 24 | u32::from(tos) << 16 | u32::from(total_len);
+        let control = u32::from(tcp_header_len) << 26
+            | u32::from(reserved) << 24
+            | u32::from(flags) << 16
+            | u32::from(wnd);
+        let both = (addrs >> 32) + (addrs & 0xffff_ffff);
+        let ip = both + u64::from(start) + (ID_TO_PROTOCOL >> 32) + (ID_TO_PROTOCOL & 0xffff_ffff);
+        let ip_field = if ip_checksum { u64::from(!fold(ip)) } else { 0 };
+        let pseudo = both + u64::from(PROTO_TCP) + u64::from(total_len) - 20;
+        let tcp_field = match tcp_checksum {
+            TcpChecksum::Pseudo => fold(pseudo),
+            TcpChecksum::Whole { rest } => {
+                let words = [ports, seq, ack, control].map(u64::from);
+                !fold(pseudo + words.iter().sum::<u64>() + rest)
+            }
+        };
+        self.version_to_len = start.into();
+        self.id_to_checksum = (ID_TO_PROTOCOL | ip_field).into();
+        self.addrs = addrs.into();
+        self.ports = ports.into();
+        self.seq = seq.into();
+        self.ack = ack.into();
+        self.offset_to_window = control.into();
+        self.checksum_urgent = (u32::from(tcp_field) << 16).into();
+    }
+}
+
+/// What goes into the checksum field of a TCP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcpChecksum {
+    /// The sum of the pseudo-header, for a device that completes it.
+    Pseudo,
+    /// The checksum, when what follows the header sums up to `rest`.
+    Whole {
+        /// The sum of the options' and data's words, not folded.
+        rest: u64,
+    },
+}
+
+/// The ones' complement sum of two numbers, of any number of 16-bit words each.
+#[inline(always)]
+const fn add(a: u64, b: u64) -> u64 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + carry as u64
+}
+
+/// True if the words of `sum`, which are not all zero, add up to all ones: to zero modulo 2^16 - 1.
+#[inline(always)]
+const fn is_whole(sum: u64) -> bool {
+    sum.is_multiple_of(0xffff)
+}
+
+/// The words of `sum`, a number below 2^48, as one.
+#[inline(always)]
+const fn fold(sum: u64) -> u16 {
+    let sum = (sum >> 32) + (sum >> 16 & 0xffff) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    ((sum >> 16) + sum) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::checksum::{Sum, pseudo_v4};
+    use proptest::prelude::*;
+
+    proptest! {
+        /// What is written is whole by RFC 1071, reads as it was given, and no changed bit goes unnoticed.
+        #[test]
+        fn headers_are_written_and_read(
+            (addrs, ports, seq, ack) in any::<(u64, u32, u32, u32)>(),
+            (tos, reserved, flags, wnd) in (any::<u8>(), 0u8..16, any::<u8>(), any::<u16>()),
+            (words, rest) in (5u8..16, prop::collection::vec(any::<u8>(), 110..200)),
+            (at, bit) in (0usize..40, 0u32..8),
+        ) {
+            let rest = &rest[..usize::from(words) * 4 - 20 + rest.len() % 60];
+            let fields = Fields {
+                addrs, ports, seq, ack, tos, reserved, flags, wnd,
+                total_len: (HEADERS_LEN + rest.len()) as u16,
+                tcp_header_len: words * 4,
+            };
+            let mut bytes = [0xaa; HEADERS_LEN];
+            let sum = Sum::of(rest);
+            let headers = Headers::mut_from_bytes(&mut bytes).expect("no alignment, and the size");
+            headers.write(&fields, true, TcpChecksum::Whole { rest: u64::from(sum.folded()) });
+            prop_assert_eq!(headers.fields(), Some(fields));
+            let tcp_len = (20 + rest.len()) as u16;
+            let (src, dst) = ((addrs >> 32) as u32, addrs as u32);
+            let pseudo = pseudo_v4(src, dst, PROTO_TCP, tcp_len);
+            prop_assert!(Sum::of(&bytes[..20]).is_whole());
+            prop_assert!(pseudo.plus(Sum::of(&bytes[20..])).plus(sum).is_whole());
+
+            let rest_sum = u64::from(sum.folded());
+            let whole = |bytes: &[u8; HEADERS_LEN]| {
+                let headers = Headers::ref_from_bytes(bytes).expect("no alignment, and the size");
+                (headers.ip_is_whole(), headers.tcp_is_whole(rest_sum))
+            };
+            prop_assert_eq!(whole(&bytes), (true, true));
+            let mut flipped = bytes;
+            flipped[at] ^= 1 << bit;
+            let (ip, tcp) = whole(&flipped);
+            prop_assert!(if at < 20 { !ip } else { ip && !tcp }, "octet {}, bit {}", at, bit);
+
+            let headers = Headers::mut_from_bytes(&mut bytes).expect("no alignment, and the size");
+            headers.write(&fields, false, TcpChecksum::Pseudo);
+            prop_assert_eq!([bytes[10], bytes[11]], [0, 0]);
+            prop_assert_eq!(u16::from_be_bytes([bytes[36], bytes[37]]), pseudo.folded());
+        }
+    }
+}
