@@ -34,6 +34,8 @@ pub struct LocalTable {
     /// Directed broadcasts, sorted.
     v4_broadcast: Box<[u32]>,
     v4_prefixes: Box<[PrefixV4]>,
+    /// The first of `v4`; all ones, which no host has, if there is none.
+    v4_first: u32,
     /// Bit `n` is set if an address in one of the two lists ends in octet `n`.
     v4_listed: [u64; 4],
     /// With their prefix lengths, sorted.
@@ -62,6 +64,7 @@ impl LocalTable {
         }
         Self {
             mac,
+            v4_first: own.first().copied().unwrap_or(u32::MAX),
             v4: own,
             v4_broadcast,
             v4_listed,
@@ -99,11 +102,16 @@ impl LocalTable {
             AddrKind::Broadcast
         } else if addr >> 28 == 0xe {
             AddrKind::Multicast
-        } else if self.v4_prefixes.iter().any(|prefix| addr & prefix.mask == prefix.network) {
+        } else if self.is_in_prefix_v4(addr) {
             AddrKind::Local
         } else {
             AddrKind::Other
         }
+    }
+
+    #[inline]
+    fn is_in_prefix_v4(&self, addr: u32) -> bool {
+        self.v4_prefixes.iter().any(|prefix| addr & prefix.mask == prefix.network)
     }
 
     #[inline]
@@ -114,10 +122,12 @@ impl LocalTable {
     /// True for an IPv4 address that is [`AddrKind::Local`].
     #[inline]
     pub fn is_local_v4(&self, addr: u32) -> bool {
-        match *self.v4 {
-            [only] if only == addr => true,
-            _ => self.kind_v4(addr) == AddrKind::Local,
-        }
+        addr == self.v4_first || self.is_another_local_v4(addr)
+    }
+
+    #[inline(never)]
+    fn is_another_local_v4(&self, addr: u32) -> bool {
+        self.kind_v4(addr) == AddrKind::Local
     }
 
     /// True for an IPv4 address that can be told at a glance to be a host's, and none of ours: nearly every source. Of
@@ -126,8 +136,7 @@ impl LocalTable {
     pub fn is_plainly_other_v4(&self, addr: u32) -> bool {
         // 1.0.0.0 to 223.255.255.255.
         let unicast = addr.wrapping_sub(1 << 24) < 0xdf << 24;
-        let ours = |prefix: &PrefixV4| addr & prefix.mask == prefix.network;
-        unicast && addr >> 24 != 127 && !self.may_be_listed(addr) && !self.v4_prefixes.iter().any(ours)
+        unicast && addr >> 24 != 127 && !self.may_be_listed(addr) && !self.is_in_prefix_v4(addr)
     }
 
     /// What the IPv6 address `addr` is here. A mapped address is never local: it has no place on the wire.

@@ -1,19 +1,19 @@
 //! Verdicts → octets: the answer to a segment is written over the frame that brought it.
 
 use listener::drop_reason::DropReason;
-use listener::segment::{FlowKey, OutSegment, Segment, Verdict};
+use listener::segment::{FlowKey, OutSegment, Segment, TcpOptions, Verdict};
 use zerocopy::FromBytes;
 
 use crate::burst::{Fate, Head, Lanes};
 use crate::io::{Capabilities, Frame, TxOffload};
 use crate::local::LocalTable;
 use crate::wire::checksum::pseudo_v6;
-use crate::wire::ether::MacAddr;
+use crate::wire::ether::{self, MacAddr};
 use crate::wire::ipv4::{self, PROTO_TCP};
 use crate::wire::ipv6::{self, Ipv6Out};
-use crate::wire::tcp::TcpOut;
+use crate::wire::tcp::{self, TcpOut};
 use crate::wire::tcp4::TcpChecksum::{Pseudo, Whole};
-use crate::wire::tcp4::{Fields, Headers};
+use crate::wire::tcp4::{Fields, HEADERS_LEN, Headers};
 
 /// The link header of a frame that is being answered.
 #[derive(Clone, Copy, Debug)]
@@ -61,17 +61,89 @@ pub fn reply<F: Frame>(
     local: &LocalTable,
     capabilities: Capabilities,
 ) {
+    let software = !capabilities.tx_ip_csum && !capabilities.tx_tcp_csum;
     for index in lanes.tcp.iter() {
         let Fate::Tcp(Verdict::Reply(outcome, segment)) = &fates[index] else { continue };
         let Some(frame) = &mut frames[index] else { continue };
-        let (head, seg) = (&heads[index], &segs[index]);
+        let (head, seg, outcome) = (&heads[index], &segs[index], *outcome);
+        if software && write_plain(frame, head, &seg.flow, segment, local.mac()) {
+            fates[index] = Fate::Ready(outcome);
+            continue;
+        }
         fates[index] = match write_segment(frame, head.l2_len, &seg.flow, segment, capabilities) {
             Ok(offload) => {
                 L2::of(head).answer_with(frame, local.mac(), head.src_mac, offload);
-                Fate::Ready(*outcome)
+                Fate::Ready(outcome)
             }
             Err(reason) => Fate::Drop(reason),
         };
+    }
+}
+
+/// Writes the answer that nearly every answer is: untagged, IPv4, an MSS or no option, checksums by us. False if it is
+/// of another kind, and nothing was written.
+#[inline(always)]
+fn write_plain<F: Frame>(
+    frame: &mut F,
+    head: &Head,
+    flow: &FlowKey,
+    segment: &OutSegment,
+    mac: MacAddr,
+) -> bool {
+    let TcpOptions { mss, wscale, sack_perm, timestamps } = segment.options;
+    let plain = wscale.is_none() && !sack_perm && timestamps.is_none();
+    if !plain || head.l2_len != ether::HEADER_LEN as u8 || head.stripped_tci.is_some() || !flow.is_v4() {
+        return false;
+    }
+    match mss {
+        0 => write_fixed::<F, 0>(frame, head, flow, segment, mac),
+        _ => write_fixed::<F, 4>(frame, head, flow, segment, mac),
+    }
+}
+
+/// [`write_plain`] with `OPTIONS` octets of options: with every length known, it is a few stores.
+#[inline(always)]
+fn write_fixed<F: Frame, const OPTIONS: usize>(
+    frame: &mut F,
+    head: &Head,
+    flow: &FlowKey,
+    segment: &OutSegment,
+    mac: MacAddr,
+) -> bool {
+    if !frame.set_len(ether::HEADER_LEN + HEADERS_LEN + OPTIONS) {
+        return false;
+    }
+    frame.set_tx_offload(TxOffload::default());
+    let Some((link, packet)) = frame.bytes_mut().split_first_chunk_mut::<{ ether::HEADER_LEN }>() else {
+        return false;
+    };
+    let Ok((headers, options)) = Headers::mut_from_prefix(packet) else { return false };
+    link[..6].copy_from_slice(&head.src_mac.0);
+    link[6..12].copy_from_slice(&mac.0);
+    let mut rest = 0;
+    if let Some(option) = options.first_chunk_mut::<4>().filter(|_| OPTIONS == 4) {
+        rest = tcp::mss_option(segment.options.mss);
+        *option = rest.to_be_bytes();
+    }
+    let rest = u64::from(rest);
+    headers.write(&fields(flow, segment, OPTIONS), true, Whole { rest });
+    true
+}
+
+/// What the headers of `segment` say, from our end of `flow`, with so many octets of options.
+#[inline(always)]
+fn fields(flow: &FlowKey, segment: &OutSegment, options: usize) -> Fields {
+    Fields {
+        addrs: flow.daddr.lo() << 32 | flow.saddr.lo() & 0xffff_ffff,
+        ports: u32::from(flow.dport.0) << 16 | u32::from(flow.sport.0),
+        seq: segment.seq.0,
+        ack: segment.ack.0,
+        total_len: (HEADERS_LEN + options) as u16,
+        tos: segment.tos,
+        tcp_header_len: (tcp::HEADER_LEN + options) as u8,
+        reserved: 0,
+        flags: segment.flags,
+        wnd: segment.wnd,
     }
 }
 
@@ -111,23 +183,12 @@ fn write_v4(
     packet: &mut [u8],
     flow: &FlowKey,
     segment: &OutSegment,
-    tcp: &TcpOut<'_>,
+    out: &TcpOut<'_>,
     capabilities: Capabilities,
 ) -> Result<(), DropReason> {
     let (headers, options) = Headers::mut_from_prefix(packet).map_err(|_| DropReason::NoBuffer)?;
-    let fields = Fields {
-        addrs: flow.daddr.lo() << 32 | flow.saddr.lo() & 0xffff_ffff,
-        ports: u32::from(flow.dport.0) << 16 | u32::from(flow.sport.0),
-        seq: segment.seq.0,
-        ack: segment.ack.0,
-        total_len: ipv4::HEADER_LEN as u16 + u16::from(tcp.header_len()),
-        tos: segment.tos,
-        tcp_header_len: tcp.header_len(),
-        reserved: 0,
-        flags: segment.flags,
-        wnd: segment.wnd,
-    };
-    let rest = tcp.write_options(options).value();
+    let fields = fields(flow, segment, usize::from(out.header_len()) - tcp::HEADER_LEN);
+    let rest = out.write_options(options).value();
     let tcp_checksum = if capabilities.tx_tcp_csum { Pseudo } else { Whole { rest } };
     headers.write(&fields, !capabilities.tx_ip_csum, tcp_checksum);
     Ok(())

@@ -147,6 +147,12 @@ fn parse_options(mut bytes: &[u8], flags: u8, options: &mut TcpOptions) -> Resul
     Ok(())
 }
 
+/// The option that names our MSS.
+#[inline]
+pub const fn mss_option(mss: u16) -> u32 {
+    u32::from_be_bytes([MSS, 4, 0, 0]) | mss as u32
+}
+
 /// A header that is ready to be written into a frame.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpOut<'a> {
@@ -211,7 +217,7 @@ impl<'a> TcpOut<'a> {
         };
         let TcpOptions { mss, wscale, sack_perm, timestamps } = self.segment.options;
         if mss != 0 {
-            option(u32::from_be_bytes([MSS, 4, 0, 0]) | u32::from(mss));
+            option(mss_option(mss));
         }
         match (timestamps, sack_perm) {
             (Some(_), true) => option(u32::from_be_bytes([SACK_PERMITTED, 2, TIMESTAMPS, 10])),
