@@ -289,7 +289,11 @@ mod tests {
         let step = |base: FlowKey, by: u32, n: u32| match by {
             0 => FlowKey { sport: TcpPort(n as u16), ..base },
             1..=16 => FlowKey { saddr: InetAddr::v4(n << by), ..base },
-            _ => FlowKey { saddr: InetAddr::v6(u64::from(n) << (by - 16), 1), daddr: InetAddr::v6(0, 1), ..base },
+            _ => FlowKey {
+                saddr: InetAddr::v6(u64::from(n) << (by - 16), 1),
+                daddr: InetAddr::v6(0, 1),
+                ..base
+            },
         };
         for secret in 0..8 {
             let table = Ehash::new(SipKey([3, secret]), 1 << 15, 0);

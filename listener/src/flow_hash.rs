@@ -51,12 +51,8 @@ struct Family<const WORDS: usize> {
 }
 
 impl<const WORDS: usize> Family<WORDS> {
-    const EMPTY: Self = Self {
-        words: [[0; BURST_MAX]; WORDS],
-        at: [0; BURST_MAX],
-        flows: 0,
-        out: [[0; BURST_MAX]; 2],
-    };
+    const EMPTY: Self =
+        Self { words: [[0; BURST_MAX]; WORDS], at: [0; BURST_MAX], flows: 0, out: [[0; BURST_MAX]; 2] };
 
     #[inline(always)]
     fn push(&mut self, at: u8, words: [u64; WORDS]) {

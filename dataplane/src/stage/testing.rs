@@ -88,7 +88,7 @@ pub fn tagged(mut frame: Vec<u8>, tpid: u16, tci: u16) -> Vec<u8> {
 
 /// Makes the checksum of the IPv4 header of an untagged frame right again.
 pub fn fix_ipv4(frame: &mut [u8]) {
-    let end = 14 + usize::from(frame[14] & 0xf) * 4;
+    let end = (14 + usize::from(frame[14] & 0xf) * 4).min(frame.len());
     frame[24..26].fill(0);
     let sum = Sum::of(&frame[14..end]).checksum();
     frame[24..26].copy_from_slice(&sum.to_be_bytes());

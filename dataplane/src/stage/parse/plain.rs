@@ -26,7 +26,11 @@ pub(super) fn tcp_v4(
     seg: &mut Segment,
 ) -> bool {
     let Some(ether) = EtherHeader::parse(bytes) else { return false };
-    if ether.dst != local.mac() || ether.ethertype != ETHERTYPE_IPV4 || meta.chained || meta.vlan_tci.is_some() {
+    if ether.dst != local.mac()
+        || ether.ethertype != ETHERTYPE_IPV4
+        || meta.chained
+        || meta.vlan_tci.is_some()
+    {
         return false;
     }
     let packet = &bytes[ether::HEADER_LEN..];
@@ -34,7 +38,9 @@ pub(super) fn tcp_v4(
     let Some(fields) = headers.fields() else { return false };
     let total_len = usize::from(fields.total_len);
     let header_len = ipv4::HEADER_LEN + usize::from(fields.tcp_header_len);
-    let (Some(rest), true) = (packet.get(HEADERS_LEN..total_len), HEADERS_LEN <= header_len) else { return false };
+    let (Some(rest), true) = (packet.get(HEADERS_LEN..total_len), HEADERS_LEN <= header_len) else {
+        return false;
+    };
     let Some(options) = rest.get(..header_len - HEADERS_LEN) else { return false };
     let (saddr, daddr) = ((fields.addrs >> 32) as u32, fields.addrs as u32);
     if !local.is_local_v4(daddr) || !local.is_plainly_other_v4(saddr) || !is_whole(headers, rest, meta) {

@@ -232,9 +232,8 @@ fn segments() -> impl Strategy<Value = (Vec<u8>, RxMeta)> {
         Just(vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]),
         Just(vec![2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7]),
         Just([&[1, 1, 19, 18][..], &[7; 16]].concat()),
-        prop::collection::vec(any::<u32>(), 0..10).prop_map(|words| {
-            words.into_iter().flat_map(u32::to_be_bytes).collect()
-        }),
+        prop::collection::vec(any::<u32>(), 0..10)
+            .prop_map(|words| { words.into_iter().flat_map(u32::to_be_bytes).collect() }),
     ];
     let csum = || prop_oneof![4 => Just(Csum::Unknown), 1 => Just(Csum::Good), 1 => Just(Csum::None), 1 => Just(Csum::Bad)];
     let meta = (csum(), csum(), prop::option::weighted(0.1, Just(7)), prop::bool::weighted(0.1));

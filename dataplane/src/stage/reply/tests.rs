@@ -1,11 +1,12 @@
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use listener::segment::{Outcome, TcpOptions, flag};
-use listener::types::SegSeq;
+use listener::types::{InetAddr, SegSeq, TcpPort};
+use proptest::prelude::*;
 
 use super::super::testing::*;
 use super::*;
-use crate::wire::checksum::pseudo_v4;
 use crate::io::RxMeta;
+use crate::wire::checksum::pseudo_v4;
 
 fn syn_ack() -> OutSegment {
     OutSegment {
@@ -41,7 +42,7 @@ const SYN_ACK: [u8; 58] = [
 fn a_syn_ack_stands_in_the_syns_frame() {
     let (bytes, offload) = answer(syn_v4(), RxMeta::default(), Capabilities::default());
     assert_eq!(bytes, SYN_ACK);
-    assert_eq!(offload, TxOffload { l2_len: 14, l3_len: 20, ..TxOffload::default() });
+    assert_eq!(offload, TxOffload::default(), "nothing is left to the device");
     let mut padded = syn_v4();
     padded.resize(64, 0xee);
     assert_eq!(answer(padded, RxMeta::default(), Capabilities::default()).0, SYN_ACK);
@@ -78,4 +79,26 @@ fn ipv6_answers_are_whole() {
     assert_eq!((ip.header().source(), ip.header().destination()), (OUR_V6, PEER_V6));
     assert_eq!((tcp.source_port(), tcp.destination_port(), ip.header().hop_limit()), (80, 40000, 64));
     assert_eq!(tcp.calc_checksum_ipv6(OUR_V6, PEER_V6), Ok(tcp.checksum()));
+}
+
+proptest! {
+    /// The short way writes what the long one does, and takes all that it is there for.
+    #[test]
+    fn plain_answers_are_written_alike(
+        (saddr, daddr, sport, dport) in any::<(u32, u32, u16, u16)>(),
+        (flags, tos, wnd, seq, ack) in any::<(u8, u8, u16, u32, u32)>(),
+        mss in prop_oneof![Just(0), any::<u16>()],
+    ) {
+        let (saddr, daddr) = (InetAddr::v4(saddr), InetAddr::v4(daddr));
+        let flow = FlowKey { saddr, daddr, sport: TcpPort(sport), dport: TcpPort(dport) };
+        let options = TcpOptions { mss, ..TcpOptions::default() };
+        let segment = OutSegment { flags, tos, wnd, seq: SegSeq(seq), ack: SegSeq(ack), options };
+        let mut parsed = parse(&[syn_v4(), syn_v4()]);
+        let head = parsed.heads[0];
+        let [Some(plain), Some(long)] = &mut parsed.frames[..] else { panic!("two frames") };
+        prop_assert!(write_plain(plain, &head, &flow, &segment, MacAddr(OUR_MAC)));
+        let offload = write_segment(long, head.l2_len, &flow, &segment, Capabilities::default());
+        L2::of(&head).answer_with(long, MacAddr(OUR_MAC), head.src_mac, offload.expect("room"));
+        prop_assert_eq!(plain.bytes(), long.bytes());
+    }
 }
