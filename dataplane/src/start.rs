@@ -16,6 +16,7 @@ pub mod team;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,6 +180,12 @@ where
         .map_err(|error| StartError::Run(format!("no random numbers: {error}; is /dev/urandom there?")))?;
     let secret_file = config.cookies.secret_file.as_ref().map(|file| file.get_ref().clone());
     let cookies = CookieDesk::open(secret_file).map_err(|error| StartError::Run(error.to_string()))?;
+    if let Some(file) = &config.cookies.secret_file {
+        let (file, current) = (file.get_ref().display(), cookies.show().current);
+        // A request is in one worker's memory, and ends with it.
+        let survive = if config.sysctl.values().tcp_syncookies == 2 { "all" } else { "those with a cookie" };
+        tracing::info!(%file, current, survive, "cookie keys from a file: handshakes may end at another server");
+    }
     let (stack, mut protocols) = stack::build(config, &mtus, count, secret)?;
     protocols.iter_mut().for_each(|core| core.set_cookie_keys(cookies.keys()));
     let listeners = stack::open_listeners(&stack, config)?;
@@ -280,6 +287,10 @@ impl Running {
         let others: Vec<BorrowedFd<'_>> = others.iter().copied().chain([team.wake_fd()]).collect();
         server.turn(desk, &others, timeout)?;
         desk.stack.flush();
+        for listener in desk.stack.floods() {
+            let addr = SocketAddr::from(listener);
+            tracing::warn!(%addr, "possible SYN flooding: the SYN queue was full; see \"hearken stats\"");
+        }
         Ok(())
     }
 

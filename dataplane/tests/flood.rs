@@ -144,7 +144,7 @@ fn clients_get_in_during_a_flood() {
     // What the wire loses is no fault of the server's: room for the time in which another program has its core.
     setup.device_options = ",framecnt=65536";
     let program = Path::new(env!("CARGO_BIN_EXE_hearken"));
-    let server = match Server::hearken(program, &setup) {
+    let mut server = match Server::hearken(program, &setup) {
         Ok(server) => server,
         Err(error) => return skip("a flood", error),
     };
@@ -176,6 +176,8 @@ fn clients_get_in_during_a_flood() {
     balance(&settled(hearken), times.len() as u64);
     let filtered = run(server.client.command("ss").args(["-tanH", "state", "syn-sent"])).expect("ss");
     assert!(filtered.is_empty(), "nobody is left waiting: {filtered}");
+    let (_, said) = server.hearken.take().expect("it runs").stop().expect("it ends");
+    assert_eq!(said.matches("possible SYN flooding").count(), 1, "once for the listener: {said}");
 }
 
 /// What came in was answered or dropped by name; what was answered by a SYN-ACK had a cookie or a request.

@@ -390,6 +390,26 @@ impl Stack {
         Ok(())
     }
 
+    /// Listeners whose SYN queue was full for the first time since they opened, each told once: what the kernel calls
+    /// possible SYN flooding. Not with `tcp_syncookies` = 2.
+    pub fn floods(&self) -> Vec<Endpoint> {
+        let mut floods = Vec::new();
+        for flooded in self.net.cores.iter().flat_map(|core| std::iter::from_fn(|| core.next_flood())) {
+            let control = self.lock();
+            let listens = |sock: &Sock| sock.listener.is_some_and(|listener| listener.id() == flooded.id);
+            let socks = control.socks.iter().filter_map(|(_, entry)| match entry {
+                Entry::Sock(sock) if listens(sock) => Some(sock),
+                _ => None,
+            });
+            floods.extend(socks.map(|sock| Endpoint {
+                family: sock.family(),
+                addr: sock.addr,
+                port: sock.num,
+            }));
+        }
+        floods
+    }
+
     /// Gives all cores other keys for SYN cookies; each has them from its next tick on. In between some make cookies
     /// that others cannot check: [`CookieKeys`] says how to change without losing any.
     pub fn set_cookie_keys(&self, keys: CookieKeys) {

@@ -17,13 +17,15 @@ use crate::segment::FlowKey;
 use crate::snmp::Snmp;
 use crate::sync::{Arc, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 use crate::syncookies::CookieKeys;
-use crate::types::{CoreId, DevIndex, InetAddr, TcpPort, TcpState};
+use crate::types::{CoreId, DevIndex, InetAddr, ListenerRef, TcpPort, TcpState};
 
 /// Connections per core at most; a [`ChildNode`] has 24 bits for the slot.
 pub const CONNECTIONS_PER_CORE_MAX: u32 = 1 << 24;
 
 /// Commands that may wait for one core.
 const COMMANDS: usize = 4096;
+/// Listeners under their first flood that one core remembers until somebody asks.
+const FLOODS: usize = 64;
 const PORTS: usize = if cfg!(loom) { 128 } else { 1 << 16 };
 
 // A node has 8 bits for the core, and the highest value means "none".
@@ -175,6 +177,8 @@ pub struct CoreShared {
     children: Box<[AtomicU32]>,
     snmp: Snmp,
     commands: ArrayQueue<Command>,
+    /// Listeners whose SYN queue was full for the first time, for the control side to tell.
+    floods: ArrayQueue<ListenerRef>,
     pub(crate) live: Live,
     /// How often the core took other cookie keys.
     keys_taken: AtomicU32,
@@ -198,6 +202,7 @@ impl CoreShared {
             children: (0..PORTS).map(|_| AtomicU32::new(0)).collect(),
             snmp: Snmp::default(),
             commands: ArrayQueue::new(COMMANDS),
+            floods: ArrayQueue::new(FLOODS),
             live: Live::default(),
             keys_taken: AtomicU32::new(0),
         }
@@ -229,6 +234,11 @@ impl CoreShared {
     /// How often the core has carried out [`Command::CookieKeys`].
     pub fn keys_taken(&self) -> u32 {
         self.keys_taken.load(Ordering::Acquire)
+    }
+
+    /// The next listener whose SYN queue this core found full for the first time.
+    pub fn next_flood(&self) -> Option<ListenerRef> {
+        self.floods.pop()
     }
 
     /// The child as it stands, if its slot was not used again.
@@ -292,6 +302,11 @@ impl CoreShared {
     #[inline]
     pub fn pop(&self) -> Option<Command> {
         self.commands.pop()
+    }
+
+    /// Leaves word of a listener whose SYN queue is full; who comes too often is not heard.
+    pub fn flood(&self, listener: ListenerRef) {
+        let _ = self.floods.push(listener);
     }
 
     /// Counts one [`Command::CookieKeys`] as carried out.

@@ -26,7 +26,7 @@
 //! | `inet_hash`, `inet_unhash`, `__inet_lookup_listener`, `compute_score` | [`inet_hashtables`] | 13 |
 //! | `reuseport_add_sock`, `reuseport_detach_sock`, `reuseport_stop_listen_sock`, `reuseport_select_sock`, `reuseport_migrate_sock` | [`sock_reuseport`] | 9, 13 |
 //! | `reuseport_attach_prog` | [`Stack::set_selector`], [`sock_reuseport::Select`] | 14 |
-//! | request queue and accept queue | [`listen_sock`], [`conn_shared`] | |
+//! | request queue and accept queue | [`listen_sock`], [`conn_shared`] | 18 |
 //! | `tcp_v4_rcv`, `tcp_v6_rcv`, `tcp_v4_send_reset` | `tcp_ipv4.rs` | 15 |
 //! | `tcp_conn_request` | `tcp_input.rs` | 15, 16 |
 //! | `tcp_check_req`, `tcp_v4_syn_recv_sock`, `tcp_timewait_state_process` | `tcp_minisocks.rs` | |
@@ -65,7 +65,10 @@
 //! 15. No routes: an answer goes back where the segment came from. So a member of a reuseport group that is bound to
 //!     another device can answer, where the kernel finds no way and drops.
 //! 16. No saved SYN, no metrics of known peers; a full request table sends cookies. See `tcp_input.rs`.
-//! 17. Two pairs of keys at a time, so that they can change. See [`syncookies`].
+//! 17. Two generations of keys at a time, so that they can change. Where keys are shared every ACK at a listener is
+//!     tested, whether it sent a cookie or not. See [`syncookies`].
+//! 18. Of a large SYN queue cores take places some at a time: one may find it full at seven eighths while others are
+//!     busy. See [`listen_sock::Credits`].
 #![deny(unsafe_code)]
 
 mod af_inet;

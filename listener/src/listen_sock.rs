@@ -91,6 +91,7 @@ const _: () = assert!(size_of::<ListenSock>() == 64);
 const REUSE: u8 = 1;
 const REUSEPORT: u8 = 2;
 const V6_FAMILY: u8 = 4;
+const SYNFLOOD_WARNED: u8 = 8;
 
 /// Why a child or a request was not counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +170,7 @@ impl ListenSock {
         self.set_reuse(params.reuse);
         self.set_reuseport(params.reuseport);
         self.set_flag(V6_FAMILY, params.v6_family);
+        self.set_flag(SYNFLOOD_WARNED, false);
         self.uid.store(params.uid, Ordering::Relaxed);
         self.set_dev(params.dev);
         self.set_defer(params.defer);
@@ -314,10 +316,19 @@ impl ListenSock {
         self.flags.load(Ordering::Relaxed) & flag != 0
     }
 
-    /// Control side only, so a load and a store do.
     fn set_flag(&self, flag: u8, on: bool) {
-        let flags = self.flags.load(Ordering::Relaxed);
-        self.flags.store(if on { flags | flag } else { flags & !flag }, Ordering::Relaxed);
+        if on {
+            self.flags.fetch_or(flag, Ordering::Relaxed);
+        } else {
+            self.flags.fetch_and(!flag, Ordering::Relaxed);
+        }
+    }
+
+    /// True when it is asked for the first time since the listener opened, by whichever worker.
+    #[inline]
+    pub fn synflood_unwarned(&self) -> bool {
+        !self.flag(SYNFLOOD_WARNED)
+            && self.flags.fetch_or(SYNFLOOD_WARNED, Ordering::Relaxed) & SYNFLOOD_WARNED == 0
     }
 
     /// SO_REUSEADDR, which children take over.

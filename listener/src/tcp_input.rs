@@ -44,7 +44,7 @@ pub(crate) struct Syn<'a> {
 /// Answers a SYN.
 ///
 /// # Source
-/// Linux v6.18 `tcp_conn_request` (net/ipv4/tcp_input.c).
+/// Linux v6.18 `tcp_conn_request`, `tcp_syn_flood_action` (net/ipv4/tcp_input.c).
 #[inline]
 pub(crate) fn tcp_conn_request(
     env: &Env,
@@ -63,6 +63,9 @@ pub(crate) fn tcp_conn_request(
     let mut want_cookie = false;
     let crowded = table_full || flows.credits.request_queue_is_full(slot, listener);
     if (env.sysctl.tcp_syncookies == 2 || crowded) && tw_isn.is_none() {
+        if env.sysctl.tcp_syncookies != 2 && slot.synflood_unwarned() {
+            env.shared.flood(listener);
+        }
         if env.sysctl.tcp_syncookies == 0 {
             *verdict = request_queue_full(env, table_full);
             return;

@@ -29,6 +29,22 @@ fn cookies_start_with_the_second_syn_beyond_the_backlog() {
     }
 }
 
+/// The kernel says "possible SYN flooding" once per listener, and nothing where every SYN gets a cookie.
+#[test]
+fn a_first_flood_is_told_once() {
+    for (mode, told) in [(0, 1), (1, 1), (2, 0)] {
+        let mut world = World::with_sysctl(|sysctl| sysctl.tcp_syncookies = mode);
+        let listener = world.listen_backlog(0, Then::Queue);
+        world.reply(syn(4000));
+        assert_eq!(world.shared.next_flood(), None);
+        (4001..4010).for_each(|port| {
+            world.rcv(syn(port));
+        });
+        let floods: Vec<_> = std::iter::from_fn(|| world.shared.next_flood()).collect();
+        assert_eq!(floods, vec![listener; told], "tcp_syncookies = {mode}");
+    }
+}
+
 #[test]
 fn without_cookies_a_full_queue_drops() {
     let mut world = World::with_sysctl(|sysctl| sysctl.tcp_syncookies = 0);
