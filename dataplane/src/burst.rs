@@ -70,7 +70,7 @@ pub struct Head {
     pub src_mac: MacAddr,
     /// The tag that the device took out of the frame.
     pub stripped_tci: Option<u16>,
-    /// Octets of the link header, a tag in the frame included: 14 or 18.
+    /// Octets of the link header, tags in the frame included: 14, 18 or 22.
     pub l2_len: u8,
     /// The network header is IPv6.
     pub v6: bool,

@@ -4,6 +4,7 @@
 use listener::types::{InetAddr, Route};
 
 use crate::wire::ether::MacAddr;
+use crate::wire::vlan::{Tags, Tci};
 
 /// What an address is to a device that a packet arrived on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,21 +174,26 @@ fn mask_v4(prefix_len: u8) -> u32 {
     u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0)
 }
 
-/// Says "no tag" in the low 16 bits of a [`Route`]. As a tag it would carry the reserved VLAN identifier 0xfff, and
-/// frames with that are dropped.
+/// Says "no tag" in a [`Route`]. As a tag it would carry the reserved VLAN identifier 0xfff, and frames with that are
+/// dropped.
 const NO_TAG: u16 = u16::MAX;
 
-/// Packs where a frame came from: its source MAC address, and its VLAN tag if it had one.
+/// Packs where a frame came from: its source MAC address, and its VLAN tags if it had any.
 #[inline]
-pub fn pack_route(mac: MacAddr, tci: Option<u16>) -> Route {
-    Route(mac.to_bits() << 16 | u64::from(tci.unwrap_or(NO_TAG)))
+pub fn pack_route(mac: MacAddr, tags: Tags) -> Route {
+    let mac = mac.to_bits();
+    let (tpid, outer) = tags.outer.map_or((0, NO_TAG), |(tpid, tci)| (tpid, tci.0));
+    let tci = tags.tci.map_or(NO_TAG, |tci| tci.0);
+    Route([(mac >> 32) as u16, (mac >> 16) as u16, mac as u16, tci, outer, tpid])
 }
 
 /// What [`pack_route`] packed.
 #[inline]
-pub fn unpack_route(route: Route) -> (MacAddr, Option<u16>) {
-    let tci = route.0 as u16;
-    (MacAddr::from_bits(route.0 >> 16), (tci != NO_TAG).then_some(tci))
+pub fn unpack_route(route: Route) -> (MacAddr, Tags) {
+    let [a, b, c, tci, outer, tpid] = route.0;
+    let tag = |tci: u16| (tci != NO_TAG).then_some(Tci(tci));
+    let mac = u64::from(a) << 32 | u64::from(b) << 16 | u64::from(c);
+    (MacAddr::from_bits(mac), Tags { outer: tag(outer).map(|tci| (tpid, tci)), tci: tag(tci) })
 }
 
 #[cfg(test)]
@@ -277,8 +283,11 @@ mod tests {
     #[test]
     fn routes_keep_address_and_tag() {
         let mac = MacAddr([2, 0xff, 0, 1, 2, 3]);
-        for tci in [None, Some(0), Some(5), Some(0xeffe)] {
-            assert_eq!(unpack_route(pack_route(mac, tci)), (mac, tci));
+        for tci in [None, Some(Tci(0)), Some(Tci(5)), Some(Tci(0xeffe))] {
+            for outer in [None, Some((0x88a8, Tci(0))), Some((0x8100, Tci(7)))] {
+                let tags = Tags { outer, tci };
+                assert_eq!(unpack_route(pack_route(mac, tags)), (mac, tags));
+            }
         }
     }
 }

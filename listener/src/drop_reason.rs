@@ -35,7 +35,7 @@ drop_reasons! {
     EtherTooShort = "ether_too_short": "The frame ends inside its Ethernet or VLAN header.",
     EtherOtherHost = "otherhost": "The destination MAC address is another host's.",
     EtherType = "unhandled_proto": "The EtherType is none that hearken speaks.",
-    VlanNested = "vlan_nested": "More than one VLAN tag.",
+    VlanNested = "vlan_nested": "Three VLAN tags or more, or two of which the inner one is a service tag.",
     VlanReserved = "vlan_reserved": "The VLAN identifier is 0xfff, which IEEE 802.1Q reserves.",
     MultiSegment = "multi_segment": "The frame is spread over several buffers (jumbo or coalesced), which hearken does not take.",
     ArpMalformed = "arp_malformed": "The ARP packet is truncated or not Ethernet/IPv4.",

@@ -103,7 +103,7 @@ pub(crate) struct Request {
 impl Default for Request {
     fn default() -> Self {
         Self {
-            route: Route(0),
+            route: Route::default(),
             listener: ListenerRef { id: ListenerId(0), generation: 0 },
             irs: SegSeq(0),
             iss: SegSeq(0),
@@ -168,7 +168,7 @@ pub(crate) struct Conn {
 impl Default for Conn {
     fn default() -> Self {
         Self {
-            route: Route(0),
+            route: Route::default(),
             snd_start: SegSeq(0),
             snd_una: SegSeq(0),
             snd_nxt: SegSeq(0),

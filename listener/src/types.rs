@@ -173,9 +173,9 @@ impl DevIndex {
 pub struct CoreId(pub u16);
 
 /// Where a frame came from, so that an answer can go back there without a neighbour table. Opaque to this crate:
-/// the packet path packs the peer's MAC address and the VLAN tag into it.
+/// the packet path packs the peer's MAC address and the VLAN tags into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub struct Route(pub u64);
+pub struct Route(pub [u16; 6]);
 
 /// Nanoseconds of a monotonic clock. Only differences have a meaning, but in SYN cookies, whose minutes are counted
 /// from 0: machines that are to check each other's must count alike, as from the Unix epoch.

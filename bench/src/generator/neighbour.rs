@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use dataplane::io::{Frame, PacketIo, TxOffload};
 use dataplane::wire::arp::{self, ArpPacket};
 use dataplane::wire::checksum::{Sum, pseudo_v6};
-use dataplane::wire::ether::{self, ETHERTYPE_ARP, ETHERTYPE_IPV6, EtherHeader, MacAddr};
+use dataplane::wire::ether::{ETHERTYPE_ARP, ETHERTYPE_IPV6, EtherHeader, MacAddr};
 use dataplane::wire::ndp::{self, Advertisement, Solicitation};
 use dataplane::wire::vlan::{self, Tci};
 use dataplane::wire::{ipv6, ndp::solicited_node};
@@ -19,14 +19,11 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 /// Octets of an ICMPv6 neighbour message with one link address.
 const ND_LEN: usize = 32;
 
-/// Where the packet begins, behind MAC addresses and tag, and its EtherType.
+/// Where the packet begins, behind MAC addresses and tags, and its EtherType.
 pub fn packet(frame: &[u8]) -> Option<(u16, usize)> {
     let header = EtherHeader::parse(frame)?;
-    if vlan::is_tpid(header.ethertype) {
-        let (_, ethertype) = vlan::parse(frame)?;
-        return Some((ethertype, ether::HEADER_LEN + vlan::TAG_LEN));
-    }
-    Some((header.ethertype, ether::HEADER_LEN))
+    let (_, ethertype, l2_len) = vlan::Tags::read(frame, header.ethertype, None).ok()?;
+    Some((ethertype, l2_len))
 }
 
 /// Makes a question for the MAC address of one of `owns` its answer; false if it is none.

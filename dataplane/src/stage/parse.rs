@@ -12,7 +12,7 @@ use crate::burst::{Fate, Head, Lanes};
 use crate::io::{Csum, Frame, RxMeta};
 use crate::local::{AddrKind, LocalTable, pack_route};
 use crate::wire::checksum::{Sum, pseudo_v4, pseudo_v6};
-use crate::wire::ether::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EtherHeader};
+use crate::wire::ether::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EtherHeader};
 use crate::wire::ipv4::{self, Ipv4Packet, PROTO_ICMP, PROTO_TCP};
 use crate::wire::ipv6::{Ipv6Packet, PROTO_ICMPV6};
 use crate::wire::tcp::TcpHeader;
@@ -20,8 +20,6 @@ use crate::wire::{icmp, ndp, vlan};
 
 mod plain;
 
-/// The reserved VLAN identifier.
-const VID_RESERVED: u16 = 0xfff;
 const LOOPBACK_V6: InetAddr = InetAddr::v6(0, 1);
 
 /// The columns that [`parse`] fills; as long as the burst, or longer.
@@ -109,30 +107,15 @@ impl Row<'_> {
         if !to_us && !header.dst.is_group() {
             return Err(DropReason::EtherOtherHost);
         }
-        let mut ethertype = header.ethertype;
-        let mut l2_len = ether::HEADER_LEN;
-        let mut tci = self.meta.vlan_tci;
-        if vlan::is_tpid(ethertype) {
-            let (tag, inner) = vlan::parse(bytes).ok_or(DropReason::EtherTooShort)?;
-            if tci.is_some() || vlan::is_tpid(inner) {
-                return Err(DropReason::VlanNested);
-            }
-            // A lone service tag is a provider's: nothing that a host would answer.
-            if ethertype != vlan::TPID_8021Q {
-                return Err(DropReason::EtherType);
-            }
-            (tci, ethertype, l2_len) = (Some(tag.0), inner, ether::HEADER_LEN + vlan::TAG_LEN);
-        }
-        if tci.is_some_and(|tci| vlan::Tci(tci).vid() == VID_RESERVED) {
-            return Err(DropReason::VlanReserved);
-        }
+        let stripped = self.meta.vlan_tci.map(vlan::Tci);
+        let (tags, ethertype, l2_len) = vlan::Tags::read(bytes, header.ethertype, stripped)?;
         *self.head = Head {
             src_mac: header.src,
             stripped_tci: self.meta.vlan_tci,
             l2_len: l2_len as u8,
             ..Head::default()
         };
-        self.seg.route = pack_route(header.src, tci);
+        self.seg.route = pack_route(header.src, tags);
         let packet = bytes.get(l2_len..).unwrap_or(&[]);
         match ethertype {
             ETHERTYPE_IPV4 => self.ipv4(packet, to_us),

@@ -1,6 +1,7 @@
 //! The parsers and emitters against etherparse, and against bytes of every kind.
 
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpOptionElement, TransportSlice};
+use listener::drop_reason::DropReason;
 use listener::segment::{OutSegment, TcpOptions, flag};
 use listener::types::{InetAddr, SegSeq};
 use proptest::prelude::*;
@@ -77,8 +78,10 @@ proptest! {
         let mut at = 14;
         if let Some(vid) = vid {
             prop_assert!(vlan::is_tpid(ether.ethertype));
-            let (tag, ethertype) = vlan::parse(&frame).expect("long enough");
-            prop_assert_eq!((tag.vid(), ethertype), (vid.value(), 0x0800));
+            let read = vlan::Tags::read(&frame, ether.ethertype, None);
+            let vid = (vid.value() != 0xfff).then_some(vid.value()).ok_or(DropReason::VlanReserved);
+            let read = read.map(|(tags, ethertype, l2_len)| (tags.tci.map(vlan::Tci::vid), ethertype, l2_len));
+            prop_assert_eq!(read, vid.map(|vid| (Some(vid), 0x0800, 18)));
             at += 4;
         }
         let ip = Ipv4Packet::parse(&frame[at..], true).expect("well formed");
@@ -191,7 +194,9 @@ proptest! {
             *octet = *octet & 0x0f | 0x40;
         }
         let _ = EtherHeader::parse(&bytes);
-        let _ = vlan::parse(&bytes);
+        for ethertype in [vlan::TPID_8021Q, vlan::TPID_8021AD] {
+            let _ = vlan::Tags::read(&bytes, ethertype, None);
+        }
         let _ = ArpPacket::parse(&bytes);
         if let Ok(header) = TcpHeader::parse(&bytes) {
             let _ = header.read_options(&bytes, &mut TcpOptions::default());

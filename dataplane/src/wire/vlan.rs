@@ -1,4 +1,6 @@
-//! IEEE 802.1Q tags: one behind the two MAC addresses.
+//! IEEE 802.1Q tags: one or two behind the two MAC addresses.
+
+use listener::drop_reason::DropReason;
 
 use super::ether;
 
@@ -28,10 +30,89 @@ impl Tci {
     }
 }
 
-/// Reads the tag of a frame whose EtherType is a TPID, and the EtherType behind it; `None` if the frame ends first.
+/// The reserved VLAN identifier.
+const VID_RESERVED: u16 = 0xfff;
+
+/// The tags of a frame, those that the device took out included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Tags {
+    /// The TPID and the tag control information of the outer one of two (802.1ad, "QinQ").
+    pub outer: Option<(u16, Tci)>,
+    /// The only tag, or the inner one.
+    pub tci: Option<Tci>,
+}
+
+impl Tags {
+    /// None.
+    pub const NONE: Self = Self { outer: None, tci: None };
+
+    /// At most one.
+    #[inline]
+    pub const fn one(tci: Option<Tci>) -> Self {
+        Self { outer: None, tci }
+    }
+
+    /// Octets that they take in a frame.
+    #[inline]
+    pub const fn len(self) -> usize {
+        (self.outer.is_some() as usize + self.tci.is_some() as usize) * TAG_LEN
+    }
+
+    /// True if there is none.
+    #[inline]
+    pub const fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads those of `frame`, whose first EtherType is `ethertype`, and of which the device took out one with `stripped`
+    /// if any. Returns them with the EtherType behind, and the octets of the link header.
+    ///
+    /// # Errors
+    /// `EtherTooShort`, `VlanNested` for three and for an inner one that is not a customer's, `VlanReserved`, and
+    /// `EtherType` for a lone service tag, which is a provider's: nothing that a host would answer.
+    #[inline]
+    pub fn read(
+        frame: &[u8],
+        ethertype: u16,
+        stripped: Option<Tci>,
+    ) -> Result<(Self, u16, usize), DropReason> {
+        if !is_tpid(ethertype) {
+            return Self::one(stripped).unreserved(ethertype, ether::HEADER_LEN);
+        }
+        let first = ether::HEADER_LEN;
+        let (tci, next) = parse(frame, first).ok_or(DropReason::EtherTooShort)?;
+        let second = first + TAG_LEN;
+        let (outer, tpid, (tci, next), l2_len) = match stripped {
+            Some(outer) => (Some((TPID_8021Q, outer)), ethertype, (tci, next), second),
+            None if is_tpid(next) => {
+                let inner = parse(frame, second).ok_or(DropReason::EtherTooShort)?;
+                (Some((ethertype, tci)), next, inner, second + TAG_LEN)
+            }
+            None => (None, ethertype, (tci, next), second),
+        };
+        if is_tpid(next) || outer.is_some() && tpid != TPID_8021Q {
+            return Err(DropReason::VlanNested);
+        }
+        if tpid != TPID_8021Q {
+            return Err(DropReason::EtherType);
+        }
+        Self { outer, tci: Some(tci) }.unreserved(next, l2_len)
+    }
+
+    #[inline]
+    fn unreserved(self, ethertype: u16, l2_len: usize) -> Result<(Self, u16, usize), DropReason> {
+        let reserved = |tci: Tci| tci.vid() == VID_RESERVED;
+        if self.tci.is_some_and(reserved) || self.outer.is_some_and(|(_, tci)| reserved(tci)) {
+            return Err(DropReason::VlanReserved);
+        }
+        Ok((self, ethertype, l2_len))
+    }
+}
+
+/// Reads the tag whose TPID ends in front of octet `at`, and the EtherType behind it; `None` if the frame ends first.
 #[inline]
-pub fn parse(frame: &[u8]) -> Option<(Tci, u16)> {
-    let [c0, c1, t0, t1] = *frame.get(ether::HEADER_LEN..)?.first_chunk()?;
+fn parse(frame: &[u8], at: usize) -> Option<(Tci, u16)> {
+    let [c0, c1, t0, t1] = *frame.get(at..)?.first_chunk()?;
     Some((Tci(u16::from_be_bytes([c0, c1])), u16::from_be_bytes([t0, t1])))
 }
 

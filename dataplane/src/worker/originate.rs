@@ -11,7 +11,7 @@ use crate::stage::reply::write_segment;
 use crate::wire::arp::{self, ArpPacket};
 use crate::wire::ether::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EtherHeader, MacAddr};
 use crate::wire::ndp::{self, Advertisement};
-use crate::wire::vlan;
+use crate::wire::vlan::{self, Tags};
 
 /// Frames that may wait.
 const OUTBOX_MAX: usize = BURST_DEFAULT;
@@ -44,9 +44,9 @@ impl<I: PacketIo> Outbox<I> {
         originated: &Originated,
     ) -> bool {
         let Originated { flow, route, segment, .. } = originated;
-        let (dst, tci) = unpack_route(*route);
+        let (dst, tags) = unpack_route(*route);
         let ethertype = if flow.is_v4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-        let l2 = LinkHeader { dst, src: local.mac(), tci, ethertype };
+        let l2 = LinkHeader { dst, src: local.mac(), tags, ethertype };
         self.put(io, |frame| {
             let Ok(offload) = write_segment(frame, l2.len() as u8, flow, segment, capabilities) else {
                 return false;
@@ -73,7 +73,8 @@ impl<I: PacketIo> Outbox<I> {
                         solicited: false,
                     };
                     let dst = MacAddr::ipv6_group(ndp::ALL_NODES.lo() as u32);
-                    let l2 = LinkHeader { dst, src: local.mac(), tci: None, ethertype: ETHERTYPE_IPV6 };
+                    let l2 =
+                        LinkHeader { dst, src: local.mac(), tags: Tags::NONE, ethertype: ETHERTYPE_IPV6 };
                     l2.write_with(frame, &advertisement_packet(&told))
                 }),
                 (None, None) => {
@@ -119,7 +120,7 @@ impl<I: PacketIo> Outbox<I> {
 
 fn gratuitous_arp<F: Frame>(frame: &mut F, mac: MacAddr, addr: u32) -> bool {
     let packet = ArpPacket { op: arp::REQUEST, sha: mac, spa: addr, tha: MacAddr::default(), tpa: addr };
-    let l2 = LinkHeader { dst: MacAddr::BROADCAST, src: mac, tci: None, ethertype: ETHERTYPE_ARP };
+    let l2 = LinkHeader { dst: MacAddr::BROADCAST, src: mac, tags: Tags::NONE, ethertype: ETHERTYPE_ARP };
     l2.write_with(frame, &packet.emit())
 }
 
@@ -127,25 +128,27 @@ fn gratuitous_arp<F: Frame>(frame: &mut F, mac: MacAddr, addr: u32) -> bool {
 struct LinkHeader {
     dst: MacAddr,
     src: MacAddr,
-    tci: Option<u16>,
+    tags: Tags,
     ethertype: u16,
 }
 
 impl LinkHeader {
     fn len(&self) -> usize {
-        ether::HEADER_LEN + if self.tci.is_some() { vlan::TAG_LEN } else { 0 }
+        ether::HEADER_LEN + self.tags.len()
     }
 
     /// Writes it over the first octets of a frame that is at least as long.
     fn write<F: Frame>(&self, frame: &mut F) {
-        let first = if self.tci.is_some() { vlan::TPID_8021Q } else { self.ethertype };
-        let header = EtherHeader { dst: self.dst, src: self.src, ethertype: first }.emit();
+        // From the inside out: each tag says what follows it, and takes that one's place.
+        let (mut ethertype, mut end) = (self.ethertype, self.len());
         let bytes = frame.bytes_mut();
-        bytes[..ether::HEADER_LEN].copy_from_slice(&header);
-        if let Some(tci) = self.tci {
-            let tag = vlan::emit(vlan::Tci(tci), self.ethertype);
-            bytes[ether::HEADER_LEN..ether::HEADER_LEN + vlan::TAG_LEN].copy_from_slice(&tag);
+        let inner = self.tags.tci.map(|tci| (vlan::TPID_8021Q, tci));
+        for (tpid, tci) in [inner, self.tags.outer].into_iter().flatten() {
+            bytes[end - vlan::TAG_LEN..end].copy_from_slice(&vlan::emit(tci, ethertype));
+            (ethertype, end) = (tpid, end - vlan::TAG_LEN);
         }
+        let header = EtherHeader { dst: self.dst, src: self.src, ethertype }.emit();
+        bytes[..ether::HEADER_LEN].copy_from_slice(&header);
     }
 
     /// Makes the frame this header with `payload` behind it.

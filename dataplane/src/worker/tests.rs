@@ -7,6 +7,7 @@ use crate::histogram::Reporter;
 use crate::io::mem::{Mem, MemConfig, MemPeer};
 use crate::local::pack_route;
 use crate::wire::ether::MacAddr;
+use crate::wire::vlan::{Tags, Tci};
 use std::time::Duration;
 
 const OUR_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -83,11 +84,11 @@ fn syn(sport: u16, dport: u16) -> Vec<u8> {
     frame
 }
 
-fn originated(sport: u16, dev: u16, tci: Option<u16>) -> Originated {
+fn originated(sport: u16, dev: u16, tags: Tags) -> Originated {
     Originated {
         flow: FlowKey { saddr: PEERS, daddr: OURS, sport: TcpPort(sport), dport: TcpPort(80) },
         dev: DevIndex(dev),
-        route: pack_route(PEER_MAC, tci),
+        route: pack_route(PEER_MAC, tags),
         segment: RST,
     }
 }
@@ -156,7 +157,7 @@ fn originated_segments_wait_for_room_and_none_is_lost() {
     let (mut worker, peer) = worker(MemConfig { ring: 4, buffers: 64, ..MemConfig::default() }, false);
     let stats = worker.stats();
     let mut clock = VirtualClock::default();
-    worker.protocol_mut().originate = (0..100).rev().map(|sport| originated(sport, 1, None)).collect();
+    worker.protocol_mut().originate = (0..100).rev().map(|sport| originated(sport, 1, Tags::NONE)).collect();
     let mut seen = Vec::new();
     for _ in 0..40 {
         worker.poll(&mut clock);
@@ -172,10 +173,16 @@ fn originated_segments_wait_for_room_and_none_is_lost() {
 fn an_originated_segment_has_its_tag_and_its_device() {
     let (mut worker, peer) = worker(MemConfig::default(), false);
     let mut clock = VirtualClock::default();
-    worker.protocol_mut().originate = vec![originated(7, 2, None), originated(6, 1, Some(0x2005))];
+    let one = Tags::one(Some(Tci(0x2005)));
+    let two = Tags { outer: Some((0x88a8, Tci(7))), ..one };
+    worker.protocol_mut().originate =
+        vec![originated(7, 2, Tags::NONE), originated(5, 1, two), originated(6, 1, one)];
     worker.poll(&mut clock);
     let frame = peer.recv().expect("one is sent");
+    let twice = peer.recv().expect("and another");
     assert!(peer.recv().is_none() && worker.stats().snapshot().originated_lost == 1);
+    assert_eq!(twice.bytes()[12..22], [0x88, 0xa8, 0, 7, 0x81, 0, 0x20, 5, 8, 0]);
+    assert_eq!(twice.bytes().len(), frame.bytes().len() + 4);
     let bytes = frame.bytes();
     assert_eq!(bytes[..18], [&PEER_MAC.0[..], &OUR_MAC.0, &[0x81, 0, 0x20, 5, 8, 0]].concat());
     let sliced = etherparse::SlicedPacket::from_ethernet(bytes).expect("well formed");

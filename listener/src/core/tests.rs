@@ -201,7 +201,7 @@ pub fn seg(sport: u16, flags: u8, seq: SegSeq, ack: SegSeq) -> Segment {
         wnd: 64_240,
         seq,
         ack,
-        route: Route(9),
+        route: Route([9; 6]),
         ..Segment::default()
     }
 }

@@ -63,7 +63,7 @@ impl Client {
             seq,
             ack: if acks { self.rcv_nxt } else { SegSeq(0) },
             options: TcpOptions::default(),
-            route: Route(0),
+            route: Route::default(),
         }
     }
 

@@ -13,6 +13,7 @@ use crate::wire::ether::{self, ETHERTYPE_IPV4, EtherHeader};
 use crate::wire::ipv4;
 use crate::wire::tcp;
 use crate::wire::tcp4::{HEADERS_LEN, Headers};
+use crate::wire::vlan::Tags;
 
 /// Reads the segment in `bytes`. False if the frame is of another kind, or there is anything wrong with it; `head` and
 /// `seg` may then have changed.
@@ -68,7 +69,7 @@ pub(super) fn tcp_v4(
     seg.payload_len = (total_len - header_len) as u16;
     seg.seq = SegSeq(fields.seq);
     seg.ack = SegSeq(if fields.flags & flag::ACK != 0 { fields.ack } else { 0 });
-    seg.route = pack_route(ether.src, None);
+    seg.route = pack_route(ether.src, Tags::NONE);
     tcp::read_options(options, fields.flags, &mut seg.options).is_ok()
 }
 

@@ -10,6 +10,7 @@ use crate::io::{Csum, RxMeta};
 use crate::local::pack_route;
 use crate::wire::checksum::{Sum, pseudo_v4};
 use crate::wire::ether::MacAddr;
+use crate::wire::vlan::{Tags, Tci};
 
 fn fate(frame: Vec<u8>) -> Fate {
     parse(&[frame]).fates[0]
@@ -49,11 +50,11 @@ fn a_syn_becomes_a_segment() {
         seq: SegSeq(1000),
         ack: SegSeq(0),
         options: TcpOptions { mss: 1460, ..TcpOptions::default() },
-        route: pack_route(MacAddr(PEER_MAC), None),
+        route: pack_route(MacAddr(PEER_MAC), Tags::NONE),
     };
     assert_eq!(parsed.segs[0], syn);
     let options = TcpOptions { mss: 1440, ..TcpOptions::default() };
-    let route = pack_route(MacAddr(PEER_MAC), Some(0x2005));
+    let route = pack_route(MacAddr(PEER_MAC), Tags::one(Some(Tci(0x2005))));
     assert_eq!(parsed.segs[1], Segment { flow: flow(v6(PEER_V6), v6(OUR_V6)), options, route, ..syn });
     let head = parsed.heads[1];
     assert_eq!((head.l2_len, head.l3_len, head.end, head.v6), (18, 40, 82, true));
@@ -73,6 +74,16 @@ fn lanes_keep_the_order_of_arrival() {
 }
 
 #[test]
+fn a_tag_within_a_tag() {
+    for tpid in [0x8100, 0x88a8] {
+        let parsed = parse(&[tagged(tagged(syn_v4(), 0x8100, 5), tpid, 0x6006)]);
+        let tags = Tags { outer: Some((tpid, Tci(0x6006))), tci: Some(Tci(5)) };
+        assert_eq!(parsed.segs[0].route, pack_route(MacAddr(PEER_MAC), tags));
+        assert_eq!((parsed.fates[0], parsed.heads[0].l2_len, parsed.heads[0].end), (Fate::Pending, 22, 66));
+    }
+}
+
+#[test]
 fn padding_is_not_payload() {
     let mut frame = syn_v4();
     frame.resize(64, 0xaa);
@@ -89,8 +100,10 @@ fn link_faults() {
         (long_mac([2, 0, 0, 0, 0, 9]), DropReason::EtherOtherHost),
         (edited(|frame| frame[12] = 0x88), DropReason::EtherType),
         (tagged(syn_v4(), 0x88a8, 5), DropReason::EtherType),
-        (tagged(tagged(syn_v4(), 0x8100, 5), 0x8100, 6), DropReason::VlanNested),
-        (tagged(tagged(syn_v4(), 0x8100, 5), 0x88a8, 6), DropReason::VlanNested),
+        (tagged(tagged(syn_v4(), 0x88a8, 5), 0x8100, 6), DropReason::VlanNested),
+        (tagged(tagged(tagged(syn_v4(), 0x8100, 5), 0x8100, 6), 0x88a8, 7), DropReason::VlanNested),
+        (tagged(tagged(syn_v4(), 0x8100, 5), 0x88a8, 6)[..21].to_vec(), DropReason::EtherTooShort),
+        (tagged(tagged(syn_v4(), 0x8100, 5), 0x88a8, 0xfff), DropReason::VlanReserved),
         (tagged(syn_v4(), 0x8100, 0x0fff), DropReason::VlanReserved),
         (tagged(syn_v4(), 0x8100, 0xffff), DropReason::VlanReserved),
         (long_mac([0xff; 6]), DropReason::IpNotUnicast),
@@ -219,9 +232,11 @@ fn what_the_device_did_to_the_frame() {
     assert_eq!(parse_with(&[syn_v4()], chained).fates[0], Fate::Drop(DropReason::MultiSegment));
     let stripped = RxMeta { vlan_tci: Some(7), ..RxMeta::default() };
     let parsed = parse_with(&[syn_v4(), tagged(syn_v4(), 0x8100, 5)], stripped);
-    assert_eq!(parsed.segs[0].route, pack_route(MacAddr(PEER_MAC), Some(7)));
+    assert_eq!(parsed.segs[0].route, pack_route(MacAddr(PEER_MAC), Tags::one(Some(Tci(7)))));
     assert_eq!((parsed.heads[0].l2_len, parsed.heads[0].stripped_tci), (14, Some(7)));
-    assert_eq!(parsed.fates[1], Fate::Drop(DropReason::VlanNested));
+    let tags = Tags { outer: Some((0x8100, Tci(7))), tci: Some(Tci(5)) };
+    assert_eq!(parsed.segs[1].route, pack_route(MacAddr(PEER_MAC), tags));
+    assert_eq!((parsed.heads[1].l2_len, parsed.heads[1].stripped_tci), (18, Some(7)));
 }
 
 /// TCP over IPv4 as it comes, with what the device said, and now and then an octet that is not as it should be.

@@ -49,10 +49,12 @@ fn a_syn_ack_stands_in_the_syns_frame() {
 }
 
 #[test]
-fn the_tag_goes_back() {
+fn the_tags_go_back() {
     let in_frame = answer(tagged(syn_v4(), 0x8100, 0x6005), RxMeta::default(), Capabilities::default());
     assert_eq!(in_frame.0, tagged(SYN_ACK.to_vec(), 0x8100, 0x6005));
     assert_eq!((in_frame.1.l2_len, in_frame.1.vlan_tci), (18, None));
+    let two = |frame| tagged(tagged(frame, 0x8100, 0x6005), 0x88a8, 7);
+    assert_eq!(answer(two(syn_v4()), RxMeta::default(), Capabilities::default()).0, two(SYN_ACK.to_vec()));
     let stripped = RxMeta { vlan_tci: Some(0x6005), ..RxMeta::default() };
     let (bytes, offload) = answer(syn_v4(), stripped, Capabilities::default());
     assert_eq!((&bytes[..], offload.vlan_tci), (&SYN_ACK[..], Some(0x6005)));
