@@ -9,6 +9,7 @@ mod control;
 mod device;
 mod diff;
 mod error;
+mod metrics;
 mod sysctl;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use control::{Control, DrainSeconds, Readers};
 pub use device::{Device, DpdkDevice};
 pub use diff::Difference;
 pub use error::{ConfigError, Place};
+pub use metrics::Metrics;
 pub use sysctl::Sysctl;
 pub use value::{Cores, Huge, Idle, ListenAddr, Mac, Offloads, Prefix, Queues, ThenName, then_name};
 
@@ -40,6 +42,8 @@ pub struct Config {
     pub name: Option<Spanned<String>>,
     /// The control socket.
     pub control: Control,
+    /// The page for Prometheus.
+    pub metrics: Metrics,
     /// DPDK's environment.
     pub eal: Eal,
     /// The devices; at least one.
@@ -77,6 +81,8 @@ pub struct Eal {
     pub memory_mib: Option<Spanned<u32>>,
     /// `--file-prefix`. Default `hearken`: nothing is shared under it, so all servers can have the same.
     pub file_prefix: Option<Spanned<String>>,
+    /// Open DPDK's telemetry socket, which `dpdk-telemetry.py` asks. Default false: it leaves a directory behind.
+    pub telemetry: bool,
     /// Further EAL arguments, added last. Default none.
     pub args: Vec<String>,
 }

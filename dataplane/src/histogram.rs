@@ -169,6 +169,11 @@ impl Reporter {
         Self { cores: mailboxes.into_iter().map(slot).collect() }
     }
 
+    /// The reports as they were last handed over; nobody is asked.
+    pub fn reports(&self) -> Vec<CoreReport> {
+        self.cores.iter().map(|slot| slot.report.clone()).collect()
+    }
+
     /// Asks all cores and waits until all have answered or have ended, `timeout` at most. A core that is late answers the
     /// next call.
     pub fn snapshot(&mut self, timeout: Duration) -> Vec<CoreReport> {
@@ -184,7 +189,7 @@ impl Reporter {
             }
             std::thread::sleep(LOOK_EVERY);
         }
-        self.cores.iter().map(|slot| slot.report.clone()).collect()
+        self.reports()
     }
 }
 

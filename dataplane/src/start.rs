@@ -8,11 +8,15 @@ pub mod cookie_secret;
 pub mod cores;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
+mod health;
 pub mod machine;
 mod run;
 mod signals;
 pub mod stack;
 pub mod team;
+#[cfg(feature = "dpdk")]
+mod telemetry;
+mod watch;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -109,6 +113,10 @@ fn start_dpdk(config: &Config, cores: Vec<usize>) -> Result<Running, StartError>
     let (eal, handle) = (devices.eal.clone(), Some(devices.eal.clone()));
     let enter = move || eal.register_thread().map_err(|error| error.to_string());
     let running = start_workers(config, cores, ports, Box::new(devices), enter)?;
+    if let Some(eal) = handle.as_ref().filter(|_| config.eal.telemetry) {
+        let registered = telemetry::register(eal, &running.stats, &running.desk.stack);
+        registered.map_err(|error| StartError::Run(error.to_string()))?;
+    }
     Ok(Running { peers, eal: handle, ..running })
 }
 

@@ -169,6 +169,7 @@ fn start_eal(config: &Config, memory: Memory) -> Result<Eal, DpdkError> {
     });
     let prefix = config.eal.file_prefix.as_ref().map_or("hearken", |prefix| prefix.get_ref());
     let builder = Eal::builder().memory(memory).pci(Pci::Allow(devices.collect())).file_prefix(prefix);
+    let builder = builder.telemetry(config.eal.telemetry);
     config.eal.args.iter().fold(builder, |builder, arg| builder.arg(arg)).start()
 }
 

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::signals::{Draining, Signals};
+use super::watch::Watch;
 use super::{FinalReport, Running, StartError, cores, machine, stack, start};
 use crate::cli::CliError;
 use crate::config::{Config, Device};
@@ -34,9 +35,12 @@ pub fn run(config: &Config, duration: Option<Duration>, out: &mut impl Write) ->
         Signals::install().map_err(|error| CliError::Run(format!("cannot take signals: {error}")))?;
     // First of all, so that a second server with this name does not touch the devices of the first.
     let mut server = Server::bind(&config.socket()).map_err(StartError::Bind)?;
+    let mut watch = Watch::bind(config)?;
     let mut running = start(config)?;
+    watch.begin(&running);
     tracing::info!(socket = %server.path().display(), "answering on the control socket");
-    let why = serve(config, &mut server, &mut running, &signals, duration);
+    let why = serve(config, &mut server, &mut running, (&signals, &mut watch), duration);
+    watch.stopping();
     let (report, ended) = running.stop();
     drop(server);
     print(&report, out)?;
@@ -52,7 +56,7 @@ fn serve(
     config: &Config,
     server: &mut Server,
     running: &mut Running,
-    signals: &Signals,
+    (signals, watch): (&Signals, &mut Watch),
     duration: Option<Duration>,
 ) -> Result<String, String> {
     let end = duration.map(|duration| Instant::now() + duration);
@@ -63,8 +67,10 @@ fn serve(
         server.set_readers(readers).map_err(|error| format!("cannot let others read: {error}"))?;
         let round = if draining.is_some() { ROUND_DRAINING } else { ROUND };
         let left = end.map_or(round, |end| end.saturating_duration_since(Instant::now()).min(round));
-        let turn = running.turn(server, &signals.fds(), left);
+        let others = [&signals.fds()[..], &watch.fds()].concat();
+        let turn = running.turn(server, &others, watch.round(left));
         turn.map_err(|error| format!("the control thread cannot wait: {error}"))?;
+        watch.turn(running);
         if let Some(why) = running.failure() {
             return Err(why.to_owned());
         }
@@ -75,6 +81,7 @@ fn serve(
             return Ok("stopped by a signal".into());
         }
         if signals.drain() {
+            watch.stopping();
             // What was reloaded counts.
             let seconds = running.desk.loaded.config.control.drain_seconds.0;
             draining = Some(Draining::begin(running, Duration::from_secs(seconds.into())));

@@ -1,0 +1,223 @@
+//! A very small HTTP server for a management address: GET, one answer a connection, everything bounded.
+//!
+//! Everything is nonblocking and goes round by round, as on the control socket: in one round each client gets at most one
+//! read, one answer and one write. A client costs at most [`HEAD_MAX`] bytes and one page, and the page is made at most
+//! once a round. Threads there are none.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+/// Bytes of a request's head.
+const HEAD_MAX: usize = 8 * 1024;
+/// Headers of a request.
+const HEADERS_MAX: usize = 64;
+/// Clients at a time: a scraper, a second one, somebody with curl.
+const CLIENTS_MAX: usize = 16;
+/// How long a client may take for its question and for reading the answer, together.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is answered.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Such as `200 OK`.
+    pub status: &'static str,
+    /// The body's type.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    /// A line of text.
+    pub fn text(status: &'static str, line: impl Into<String>) -> Self {
+        Self { status, content_type: "text/plain; charset=utf-8", body: line.into() + "\n" }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let Self { status, content_type, body } = self;
+        let len = body.len();
+        format!(
+            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{body}"
+        )
+        .into_bytes()
+    }
+}
+
+/// The listening socket and its clients.
+#[derive(Debug)]
+pub struct Http {
+    listener: TcpListener,
+    clients: Vec<Client>,
+}
+
+#[derive(Debug)]
+struct Client {
+    stream: TcpStream,
+    since: Instant,
+    input: Vec<u8>,
+    /// The answer and how much of it is sent; none: the question is not complete.
+    output: Option<(Vec<u8>, usize)>,
+    over: bool,
+}
+
+impl Http {
+    /// Listens on `addr`.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn bind(addr: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(addr)?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, clients: Vec::new() })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// What a round is worth being woken for: somebody who wants in, or has more to say.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let asking = self.clients.iter().filter(|client| client.output.is_none());
+        asking.map(|client| client.stream.as_fd()).chain([self.listener.as_fd()])
+    }
+
+    /// True while an answer is under way that its client has not taken: worth a look soon.
+    pub fn is_sending(&self) -> bool {
+        self.clients.iter().any(|client| client.output.is_some())
+    }
+
+    /// One round. `answer` gets the path of each question.
+    pub fn turn(&mut self, mut answer: impl FnMut(&str) -> Answer) {
+        for _ in 0..CLIENTS_MAX {
+            let Ok((stream, _)) = self.listener.accept() else { break };
+            if stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            if self.clients.len() >= CLIENTS_MAX {
+                // The one that has been here for longest makes room.
+                self.clients.remove(0);
+            }
+            let (since, input) = (Instant::now(), Vec::new());
+            self.clients.push(Client { stream, since, input, output: None, over: false });
+        }
+        for client in &mut self.clients {
+            client.serve(&mut answer);
+        }
+        self.clients.retain(|client| !client.over && client.since.elapsed() < PATIENCE);
+    }
+}
+
+impl Client {
+    fn serve(&mut self, answer: &mut impl FnMut(&str) -> Answer) {
+        if self.output.is_none() {
+            self.read();
+            if let Some(path) = self.question() {
+                let answer = path.map_or_else(|refused| refused, |path| answer(&path));
+                self.output = Some((answer.bytes(), 0));
+            }
+        }
+        self.write();
+    }
+
+    fn read(&mut self) {
+        let mut chunk = [0; 4096];
+        match self.stream.read(&mut chunk) {
+            Ok(0) => self.over = true,
+            Ok(count) => self.input.extend_from_slice(&chunk[..count]),
+            Err(error) => self.over |= !is_passing(&error),
+        }
+    }
+
+    /// The path of a whole question, or why it gets none; none while the question is not complete.
+    fn question(&self) -> Option<Result<String, Answer>> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut request = httparse::Request::new(&mut headers);
+        match request.parse(&self.input) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Ok(httparse::Status::Partial) if self.input.len() < HEAD_MAX => return None,
+            Ok(httparse::Status::Partial) => {
+                return Some(Err(Answer::text(
+                    "431 Request Header Fields Too Large",
+                    "the request is too long",
+                )));
+            }
+            Err(error) => return Some(Err(Answer::text("400 Bad Request", error.to_string()))),
+        }
+        if request.method != Some("GET") {
+            return Some(Err(Answer::text("405 Method Not Allowed", "only GET is answered")));
+        }
+        let path = request.path.unwrap_or("/");
+        Some(Ok(path.split('?').next().unwrap_or(path).to_owned()))
+    }
+
+    fn write(&mut self) {
+        let Some((bytes, sent)) = &mut self.output else { return };
+        match self.stream.write(&bytes[*sent..]) {
+            Ok(count) => *sent += count,
+            Err(error) => self.over |= !is_passing(&error),
+        }
+        self.over |= *sent == bytes.len();
+    }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Asks `question` and returns the answer, turning the server meanwhile.
+    fn ask(http: &mut Http, question: &[u8]) -> String {
+        let mut stream = TcpStream::connect(http.local_addr().expect("an address")).expect("it listens");
+        stream.write_all(question).expect("it takes it");
+        stream.set_read_timeout(Some(Duration::from_millis(5))).expect("a timeout");
+        let (mut text, begun) = (Vec::new(), Instant::now());
+        while begun.elapsed() < Duration::from_secs(10) {
+            http.turn(|path| Answer::text("200 OK", format!("this is {path}")));
+            let mut chunk = [0; 4096];
+            match stream.read(&mut chunk) {
+                Ok(0) => return String::from_utf8(text).expect("UTF-8"),
+                Ok(count) => text.extend_from_slice(&chunk[..count]),
+                Err(_) => {}
+            }
+        }
+        panic!("no end of the answer: {}", String::from_utf8_lossy(&text));
+    }
+
+    #[test]
+    fn get_is_answered_and_nothing_else() {
+        let mut http = Http::bind("127.0.0.1:0".parse().expect("an address")).expect("loopback");
+        let answer = ask(&mut http, b"GET /metrics?x=1 HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert!(
+            answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nthis is /metrics\n"),
+            "{answer}"
+        );
+        assert!(answer.contains("\r\nContent-Length: 17\r\n"), "{answer}");
+        assert!(ask(&mut http, b"POST / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405 "));
+        assert!(ask(&mut http, b"\x16\x03\x01 nonsense\r\n\r\n").starts_with("HTTP/1.1 400 "));
+        assert!(
+            ask(&mut http, &[&b"GET / HTTP/1.1\r\nA: "[..], &vec![b'a'; HEAD_MAX]].concat())
+                .starts_with("HTTP/1.1 431 ")
+        );
+        assert!(http.clients.is_empty());
+    }
+
+    #[test]
+    fn those_who_say_nothing_make_room() {
+        let mut http = Http::bind("127.0.0.1:0".parse().expect("an address")).expect("loopback");
+        let addr = http.local_addr().expect("an address");
+        let silent: Vec<TcpStream> =
+            (0..3 * CLIENTS_MAX).map(|_| TcpStream::connect(addr).expect("it listens")).collect();
+        assert!(ask(&mut http, b"GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200 "));
+        assert!(http.clients.len() <= CLIENTS_MAX);
+        drop(silent);
+    }
+}

@@ -1,0 +1,126 @@
+//! What watches the run from outside: Prometheus over HTTP, and systemd's notifications and watchdog. Both on the control
+//! thread, so that they fail when it does.
+
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+
+use super::health::Health;
+use super::{Running, StartError};
+use crate::config::Config;
+use crate::http::{Answer, Http};
+use crate::metrics::{CONTENT_TYPE, Page};
+
+/// The watchers, before and while there are workers.
+pub(super) struct Watch {
+    http: Option<Http>,
+    health: Health,
+    watchdog: Option<Watchdog>,
+}
+
+/// systemd's watchdog.
+struct Watchdog {
+    /// How often it wants to hear of us, halved.
+    every: Duration,
+    due: Instant,
+}
+
+impl Watch {
+    /// Takes the address that `config` names for metrics.
+    ///
+    /// # Errors
+    /// It cannot be had.
+    pub(super) fn bind(config: &Config) -> Result<Self, StartError> {
+        let bind = |listen: &toml::Spanned<std::net::SocketAddr>| {
+            Http::bind(*listen.get_ref()).map_err(|error| {
+                let message = format!(
+                    "cannot listen on {}: {error}; set metrics.listen to an address of this machine with a free port \
+                     (see \"ss -ltn\")",
+                    listen.get_ref()
+                );
+                StartError::Run(config.error(listen, message).to_string())
+            })
+        };
+        let http = config.metrics.listen.as_ref().map(bind).transpose()?;
+        Ok(Self { http, health: Health::new(&[], Instant::now()), watchdog: None })
+    }
+
+    /// The workers run: watches them, and tells systemd, where that has asked.
+    pub(super) fn begin(&mut self, running: &Running) {
+        let now = Instant::now();
+        self.health = Health::new(&running.stats, now);
+        if let Some(Ok(addr)) = self.http.as_ref().map(Http::local_addr) {
+            tracing::info!("metrics on http://{addr}/metrics, health on http://{addr}/healthz");
+        }
+        let every = sd_notify::watchdog_enabled().map(|every| every / 2);
+        self.watchdog = every.map(|every| Watchdog { every, due: now });
+        notify(&[NotifyState::Ready]);
+    }
+
+    /// Tells systemd that the run is to end.
+    pub(super) fn stopping(&self) {
+        notify(&[NotifyState::Stopping]);
+    }
+
+    /// What a round of the control thread is to wait for as well.
+    pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.http.iter().flat_map(Http::fds).collect()
+    }
+
+    /// The longest that a round of the control thread may wait.
+    pub(super) fn round(&self, round: Duration) -> Duration {
+        let watchdog = self.watchdog.as_ref().map_or(round, |watchdog| watchdog.every);
+        // A client that takes its answer in pieces cannot be waited for together with those that ask.
+        let sending = self.http.as_ref().is_some_and(Http::is_sending);
+        if sending { Duration::from_millis(5) } else { round.min(watchdog) }
+    }
+
+    /// One round: answers who asks, feeds the watchdog if every worker makes progress.
+    pub(super) fn turn(&mut self, running: &mut Running) {
+        let now = Instant::now();
+        let health = self.health.check(now);
+        if let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.due <= now) {
+            watchdog.due = now + watchdog.every;
+            match &health {
+                Ok(()) => notify(&[NotifyState::Watchdog]),
+                Err(stuck) => {
+                    tracing::error!("the watchdog is not fed: {stuck}");
+                    notify(&[NotifyState::Status(stuck)]);
+                }
+            }
+        }
+        let Some(http) = &mut self.http else { return };
+        // Made once a round, however many ask.
+        let mut page: Option<String> = None;
+        http.turn(|path| match (path, &health) {
+            ("/metrics", _) => {
+                let body = page.get_or_insert_with(|| running.page(health.is_ok()).text()).clone();
+                Answer { status: "200 OK", content_type: CONTENT_TYPE, body }
+            }
+            ("/healthz", Ok(())) => Answer::text("200 OK", "ok"),
+            ("/healthz", Err(stuck)) => Answer::text("503 Service Unavailable", stuck),
+            _ => Answer::text("404 Not Found", "there are /metrics and /healthz"),
+        });
+    }
+}
+
+impl Running {
+    /// The page for Prometheus as of now.
+    fn page(&mut self, healthy: bool) -> Page {
+        let stats = self.desk.stats();
+        let reports = self.desk.reporter.reports();
+        #[cfg(feature = "dpdk")]
+        let dpdk = self.eal.as_ref().map_or_else(|| "none".into(), |_| ::dpdk::version());
+        #[cfg(not(feature = "dpdk"))]
+        let dpdk = "none".into();
+        Page { stats, reports, healthy, dpdk }
+    }
+}
+
+/// To systemd, if it started us with `Type=notify`; else nothing is sent.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot notify systemd");
+    }
+}
