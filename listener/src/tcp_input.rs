@@ -156,7 +156,7 @@ fn send_synack(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos, verdict: 
 /// Answers the SYN with a cookie and keeps nothing.
 #[inline]
 fn send_cookie(env: &Env, syn: Syn<'_>, now: Nanos, verdict: &mut Verdict) {
-    let Syn { seg, slot, ahead, .. } = syn;
+    let Syn { seg, listener, slot, ahead, .. } = syn;
     let mut req = tcp_openreq_init(env, &syn, true);
     req.iss = match ahead {
         Ahead::Cookie { count, hashes } if count == syncookies::count(now) => {
@@ -165,7 +165,10 @@ fn send_cookie(env: &Env, syn: Syn<'_>, now: Nanos, verdict: &mut Verdict) {
         _ => cookie_init_sequence(&env.cookies, &seg.flow, seg.seq, req.mss, now),
     };
     let options = CookieOptions { wscale: req.snd_wscale, sack: req.sack_ok, ecn: req.ecn_ok };
-    if let Some(stamp) = env.socks.get(slot.synq_slot()) {
+    let stamp = slot.synq_slot();
+    if stamp == listener.id {
+        slot.synq_overflow(now);
+    } else if let Some(stamp) = env.socks.get(stamp) {
         stamp.synq_overflow(now);
     }
     env.snmp().inc(Mib::SyncookiesSent);
