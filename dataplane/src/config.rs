@@ -150,6 +150,9 @@ pub struct Workers {
     /// Cores to poll on, one worker each. Default `auto`: all that this process may use but the first, which stays
     /// with the control thread and the kernel; no more than the devices have queues.
     pub cores: Spanned<Cores>,
+    /// Whether a worker may run on another NUMA node than a device of its. Default false: each frame would cross from one
+    /// to the other.
+    pub allow_remote: bool,
     /// Frames that one turn takes from one queue: a multiple of 4 (vector drivers return nothing for less), 64 at
     /// most. Default 32: beyond it throughput hardly grows, and latency does.
     pub burst: Spanned<u16>,
@@ -160,7 +163,12 @@ pub struct Workers {
 
 impl Default for Workers {
     fn default() -> Self {
-        Self { cores: default_value(Cores::Auto), burst: default_value(32), idle: Idle::Auto }
+        Self {
+            cores: default_value(Cores::Auto),
+            allow_remote: false,
+            burst: default_value(32),
+            idle: Idle::Auto,
+        }
     }
 }
 

@@ -24,6 +24,17 @@ pub trait Protocol: Send {
     /// Counts a segment that was dropped before it got here, for a wrong checksum or a wrong header.
     fn count_bad_segment(&mut self, checksum: bool);
 
+    /// Whether segments that belong to no flow here, and may to one of another worker, are dropped as
+    /// [`HandoffFull`](listener::drop_reason::DropReason::HandoffFull) instead of being answered, so that the worker can
+    /// ask others.
+    fn set_hand_off(&mut self, _on: bool) {}
+
+    /// A segment that came to another worker, of which this one may know the flow; with `last`, nobody else is left to
+    /// be asked. The same drop reason says that it is not known here either.
+    fn rcv_handed_over(&mut self, seg: &Segment, _last: bool, now: Nanos) -> Verdict {
+        self.rcv(seg, Self::Found::default(), now)
+    }
+
     /// At most `budget` timers and commands that are due. `send` gets each segment that no frame asked for; false means
     /// that there is no room for it now.
     fn tick(&mut self, now: Nanos, budget: usize, send: impl FnMut(&Originated) -> bool);
@@ -50,6 +61,15 @@ impl Protocol for Core {
     #[inline]
     fn count_bad_segment(&mut self, checksum: bool) {
         Self::count_bad_segment(self, checksum);
+    }
+
+    fn set_hand_off(&mut self, on: bool) {
+        Self::set_hand_off(self, on);
+    }
+
+    #[inline]
+    fn rcv_handed_over(&mut self, seg: &Segment, last: bool, now: Nanos) -> Verdict {
+        Self::rcv_handed_over(self, seg, last, now)
     }
 
     #[inline]

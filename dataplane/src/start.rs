@@ -10,6 +10,7 @@ pub mod cores;
 pub mod dpdk;
 mod health;
 pub mod machine;
+pub mod numa;
 mod run;
 mod signals;
 pub mod stack;
@@ -22,6 +23,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +42,7 @@ use crate::io::pcap::{Pcap, PcapConfig};
 use crate::local::LocalTable;
 use crate::stats::CoreStats;
 use crate::wire::ether::MacAddr;
-use crate::worker::{self, Idle, Worker, WorkerConfig};
+use crate::worker::{self, HandOff, Idle, Worker, WorkerConfig};
 use team::Team;
 
 pub use run::{check, run};
@@ -92,7 +94,7 @@ pub struct FinalReport {
 /// What keeps it from running; nothing is left running then.
 pub fn start(config: &Config) -> Result<Running, StartError> {
     stack::rehearse(config)?;
-    let cores = cores::choose(config, &cores::allowed())?;
+    let cores = numa::local(config, cores::choose(config, &cores::allowed())?, Path::new("/sys"))?;
     if let Some(problem) = machine::problems(config).into_iter().next() {
         return Err(StartError::Run(problem));
     }
@@ -179,9 +181,9 @@ where
     I: PacketIo + 'static,
     E: Fn() -> Result<G, String> + Clone + Send + 'static,
 {
-    let queues_max = ports.iter().map(|port| port.queues.len()).max().unwrap_or(0);
+    let queues = ports.iter().map(|port| port.queues.len()).sum();
     let auto = *config.workers.cores.get_ref() == Cores::Auto;
-    let cpus = cores::fit(cores, u16::try_from(queues_max).unwrap_or(u16::MAX), auto);
+    let cpus = cores::fit(cores, queues, auto);
     let count = u16::try_from(cpus.len()).unwrap_or(u16::MAX);
     let mtus: Vec<u16> = ports.iter().map(|port| port.mtu).collect();
     let secret = stack::random_secret()
@@ -194,7 +196,7 @@ where
         let survive = if config.sysctl.values().tcp_syncookies == 2 { "all" } else { "those with a cookie" };
         tracing::info!(%file, current, survive, "cookie keys from a file: handshakes may end at another server");
     }
-    let (stack, mut protocols) = stack::build(config, &mtus, count, secret)?;
+    let (stack, mut protocols) = on_core(cpus[0], || stack::build(config, &mtus, count, secret))?;
     protocols.iter_mut().for_each(|core| core.set_cookie_keys(cookies.keys()));
     let listeners = stack::open_listeners(&stack, config)?;
 
@@ -219,6 +221,20 @@ where
     })
 }
 
+/// Runs `make` on a core, so that the memory that it fills is on that core's NUMA node: the kernel puts a page where it is
+/// first touched.
+fn on_core<T: Send>(cpu: usize, make: impl FnOnce() -> T + Send) -> T {
+    let pinned = || {
+        // A core that cannot be had is refused when its worker begins.
+        let _ = team::pin(cpu);
+        make()
+    };
+    std::thread::scope(|scope| match scope.spawn(pinned).join() {
+        Ok(made) => made,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
 /// What is local to each port.
 fn locals<I>(config: &Config, ports: &[OpenPort<I>]) -> Vec<Arc<LocalTable>> {
     let local = |(open, port): (&OpenPort<I>, &Port)| {
@@ -237,10 +253,12 @@ fn workers<I: PacketIo>(
     protocols: Vec<Core>,
 ) -> Vec<(usize, Worker<I, Core>)> {
     let mut shares: Vec<Vec<worker::Port<I>>> = cpus.iter().map(|_| Vec::new()).collect();
-    for (place, (open, local)) in ports.into_iter().zip(locals).enumerate() {
-        for (queue, io) in open.queues.into_iter().enumerate() {
+    let pollers = cores::shares(ports.iter().map(|port| port.queues.len()), cpus.len());
+    for (place, ((open, local), pollers)) in ports.into_iter().zip(locals).zip(pollers).enumerate() {
+        say_pollers(config.port[place].name.get_ref(), &pollers, cpus);
+        for ((queue, io), worker) in open.queues.into_iter().enumerate().zip(pollers) {
             let announce = queue == 0;
-            let share = &mut shares[cores::worker_of(queue, cpus.len())];
+            let share = &mut shares[worker];
             share.push(worker::Port::new(io, dev_index(place), Arc::clone(local), announce));
         }
     }
@@ -248,12 +266,33 @@ fn workers<I: PacketIo>(
     let (burst, rst_per_second) =
         (usize::from(*config.workers.burst.get_ref()), config.limits.rst_per_second);
     let mut workers = Vec::with_capacity(cpus.len());
+    let mut circle = HandOff::circle(cpus.len()).into_iter();
     for ((cpu, share), mut core) in cpus.iter().zip(shares).zip(protocols) {
         core.set_rst_limit(rst_per_second, rst_per_second);
         let worker = WorkerConfig { burst, idle, ..WorkerConfig::new(core.id()) };
-        workers.push((*cpu, Worker::new(worker, core, share)));
+        let mut worker = Worker::new(worker, core, share);
+        if let Some(circle) = circle.next() {
+            worker.join(circle);
+        }
+        workers.push((*cpu, worker));
     }
     workers
+}
+
+/// Says who polls a port with fewer queues than there are workers.
+fn say_pollers(port: &str, pollers: &[usize], cpus: &[usize]) {
+    if pollers.len() >= cpus.len() {
+        return;
+    }
+    let (queues, workers) = (pollers.len(), cpus.len());
+    let polling: Vec<usize> = pollers.iter().map(|worker| cpus[*worker]).collect();
+    tracing::info!(
+        port,
+        queues,
+        workers,
+        cores = cores::list(&polling),
+        "fewer queues than workers: these cores poll it, the others serve other ports"
+    );
 }
 
 /// What workers on `cpus` do without frames.

@@ -23,8 +23,13 @@ macro_rules! core_counters {
             tx_bytes: "bytes", "Their octets, without FCS.";
             originated: "frames", "Frames that no frame asked for and a device took: retransmissions, FINs, gratuitous ARP.";
             originated_lost: "segments", "Segments that no frame asked for and that had no device of this worker to go to.";
+            handed_over: "segments", "Segments of unknown flows that were given to the next worker, those that were taken over before included.";
+            taken_over: "segments", "Segments of unknown flows that another worker gave to this one.";
+            handoff_lost: "segments", "Segments taken over that were lost: no buffer for the answer, or no room at the next worker.";
             turns_busy: "turns", "Bursts received.";
             turns_idle: "turns", "Turns in which no device had a frame.";
+            busy_ns: "nanoseconds", "Time spent in turns with frames; times the TSC's rate, the cycles.";
+            idle_ns: "nanoseconds", "Time spent in turns without frames, asleep or not.";
         }
     };
 }
@@ -155,6 +160,24 @@ impl CoreStats {
     pub(crate) fn originated(&self, frames: usize, bytes: usize) {
         self.originated.add(frames as u64);
         self.sent(frames, bytes);
+    }
+
+    #[inline]
+    pub(crate) fn spent(&self, busy: bool, ns: u64) {
+        if busy { &self.busy_ns } else { &self.idle_ns }.add(ns);
+    }
+
+    pub(crate) fn handed_over(&self) {
+        self.handed_over.add(1);
+    }
+
+    pub(crate) fn taken_over(&self) {
+        self.taken_over.add(1);
+    }
+
+    #[cold]
+    pub(crate) fn handoff_lost(&self) {
+        self.handoff_lost.add(1);
     }
 
     #[cold]

@@ -18,8 +18,10 @@ use crate::stats::CoreStats;
 
 const _: () = assert!(Outcome::ALL.len() * 16 <= 64 && BURST_MAX < 1 << 16);
 
+mod hand_off;
 mod originate;
 
+pub use hand_off::HandOff;
 use originate::Outbox;
 
 /// What a worker does when no device has a frame.
@@ -82,6 +84,9 @@ pub struct Worker<I: PacketIo, P: Protocol> {
     stats: Arc<CoreStats>,
     mailbox: Arc<Mailbox>,
     interval: Box<Interval>,
+    hand_off: Option<HandOff>,
+    /// When the last turn ended.
+    turned: Option<Nanos>,
 }
 
 impl<I: PacketIo, P: Protocol> Worker<I, P> {
@@ -100,7 +105,15 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
             stats: Arc::default(),
             mailbox: Arc::default(),
             interval: Box::default(),
+            hand_off: None,
+            turned: None,
         }
+    }
+
+    /// Gives segments of unknown flows to other workers from now on, and takes theirs.
+    pub fn join(&mut self, circle: HandOff) {
+        self.protocol.set_hand_off(true);
+        self.hand_off = Some(circle);
     }
 
     /// Its counters.
@@ -129,7 +142,9 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
     /// Turns until `stop`, then leaves the last report.
     pub fn run<C: Clock>(mut self, stop: &AtomicBool, clock: &mut C) {
         // Before the first frame, so that timers count from the clock's present.
-        self.tick(clock.now());
+        let begin = clock.now();
+        self.tick(begin);
+        self.turned = Some(begin);
         while !stop.load(Ordering::Relaxed) {
             if self.poll(clock) == 0 {
                 match self.config.idle {
@@ -161,7 +176,11 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         if received == 0 {
             self.stats.idle(self.ports.iter().all(|port| port.io.exhausted()));
         }
-        self.tick(now.unwrap_or_else(|| clock.now()));
+        let now = now.unwrap_or_else(|| clock.now());
+        self.tick(now);
+        if let Some(before) = self.turned.replace(now) {
+            self.stats.spent(received != 0, now.since(before));
+        }
         if self.mailbox.is_asked() {
             self.stats.copy_to(&mut self.interval.counters);
             self.mailbox.hand_over(&mut self.interval);
@@ -171,7 +190,7 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
 
     /// One burst of one port. Returns the frames received, and the time after their answers were handed over.
     fn poll_port<C: Clock>(&mut self, index: usize, clock: &mut C) -> (usize, Option<Nanos>) {
-        let Self { ports, protocol, burst, stats, interval, config, .. } = self;
+        let Self { ports, protocol, burst, stats, interval, config, hand_off, .. } = self;
         let Port { io, dev, local, capabilities, .. } = &mut ports[index];
         let Burst { frames, heads, segs, found, fates, lanes, tx, tx_info } = &mut **burst;
         let received = io.rx_burst(&mut frames[..config.burst]);
@@ -187,6 +206,9 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         stage::echo(frames, heads, fates, lanes, local);
         stage::lookup(protocol, segs, lanes, found);
         stage::tcp(protocol, segs, found, lanes, fates, now);
+        if let Some(hand_off) = hand_off {
+            hand_off.give(segs, lanes, fates, stats);
+        }
         stage::reply(frames, (heads, segs), fates, lanes, local, *capabilities);
 
         count_bad_segments(protocol, &fates[..received]);
@@ -200,10 +222,13 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         (received, Some(end))
     }
 
-    /// Timers, commands and announcements.
+    /// Timers, commands, segments of other workers and announcements.
     fn tick(&mut self, now: Nanos) {
-        let Self { ports, protocol, stats, config, .. } = self;
+        let Self { ports, protocol, stats, config, hand_off, .. } = self;
         protocol.tick(now, config.tick_budget, |originated| send(ports, stats, originated));
+        if let Some(hand_off) = hand_off {
+            hand_off.take(ports, protocol, stats, config.tick_budget, now);
+        }
         for port in ports {
             let Port { io, local, outbox, .. } = port;
             outbox.announce(io, local);

@@ -333,7 +333,7 @@ fn behind<'a>(text: &'a str, name: &str) -> &'a str {
 fn settled(server: &Server<'_>) -> (Value, Value) {
     let mut stats = server.json(&["stats", "--json"]);
     // What goes on by itself: idle turns, and the SYN-ACK that nobody acknowledges.
-    for name in ["turns_idle", "originated", "tx_frames", "tx_bytes"] {
+    for name in ["turns_idle", "idle_ns", "originated", "tx_frames", "tx_bytes"] {
         stats["total"][name] = 0.into();
     }
     for name in ["OutSegs", "RetransSegs", "TCPSynRetrans", "TCPTimeouts"] {

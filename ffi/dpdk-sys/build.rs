@@ -21,7 +21,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_(find_next|macaddr_get|promiscuous_enable|allmulticast_enable|add_rx_callback|remove_rx_callback)",
     "rte_eth_(stats_get|xstats_get|xstats_get_names)",
     "rte_eth_dev_(info_get|configure|start|stop|close|socket_id|get_name_by_port|get_port_by_name)",
-    "rte_eth_dev_(adjust_nb_rx_tx_desc|get_mtu|set_mtu|rss_reta_query)",
+    "rte_eth_dev_(adjust_nb_rx_tx_desc|get_mtu|set_mtu|rss_reta_query|rss_hash_conf_get)",
     "rte_eth_(rx|tx)_queue_setup",
     "rte_hash_(create|free|free_key_with_position|add_key_data|del_key|lookup_data|lookup_bulk_data|count)",
     "rte_ring_(create|free)",

@@ -43,6 +43,7 @@ pub use lcore::Lcore;
 pub use mbuf::{Checksum, Mbuf, TxRequest};
 pub use mempool::{Mempool, PoolNeed};
 pub use port::{
-    Capabilities, Configured, Link, MacAddr, Offloads, Port, PortConfig, PortCounters, PortInfo, Started,
+    Capabilities, Configured, Link, MacAddr, Offloads, Port, PortConfig, PortCounters, PortInfo, RssKey,
+    Started,
 };
 pub use queue::{RxQueue, TxQueue};

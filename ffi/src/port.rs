@@ -59,6 +59,15 @@ pub struct Offloads {
     pub tx_multi_segs: bool,
 }
 
+/// The key of RSS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RssKey {
+    /// Both directions of a flow have one hash: the device took the key that makes it so.
+    pub symmetric: bool,
+    /// The key as the device reports it; empty where it does not.
+    pub key: Vec<u8>,
+}
+
 /// What DPDK knows of a port before anything is configured.
 #[derive(Clone, Debug)]
 pub struct PortInfo {
@@ -238,6 +247,7 @@ pub struct Started {
     pub(crate) offloads: Offloads,
     pub(crate) clamps: Vec<String>,
     pub(crate) reta: Vec<QueueId>,
+    pub(crate) rss: Option<RssKey>,
 }
 
 impl Started {
@@ -259,6 +269,11 @@ impl Started {
     /// What was asked for and not had, a sentence each.
     pub fn clamps(&self) -> &[String] {
         &self.clamps
+    }
+
+    /// How the device spreads flows over the queues, if by RSS.
+    pub fn rss(&self) -> Option<&RssKey> {
+        self.rss.as_ref()
     }
 
     /// The redirection table as the device reports it: the receive queue of each hash bucket. Empty where

@@ -153,7 +153,7 @@ fn a_device_without_rss_goes_without() {
     let pool = pool(1023);
     let config = PortConfig { queues: 2, ..Default::default() };
     let started = start("net_ring_rss0", &config, &pool);
-    assert!(!started.offloads().rss && started.reta().is_empty());
+    assert!(!started.offloads().rss && started.reta().is_empty() && started.rss().is_none());
     assert!(started.clamps().iter().any(|c| c.contains("no RSS")), "{:?}", started.clamps());
     assert!(started.clamps().iter().any(|c| c.contains("TCP transmit checksum")), "{:?}", started.clamps());
 }
@@ -167,6 +167,9 @@ fn the_reta_is_read_back() {
     let info = eal().port_info(started.id()).expect("it is open");
     assert_eq!(started.reta().len(), usize::from(info.capabilities.reta_size));
     assert!(started.reta().iter().all(|queue_id| queue_id.0 < 2), "{:?}", started.reta());
+    let rss = started.rss().expect("it runs");
+    assert!(rss.symmetric, "{rss:?}");
+    assert_eq!(rss.key, [0x6d, 0x5a].repeat(usize::from(info.capabilities.rss_key_len) / 2));
 }
 
 #[test]

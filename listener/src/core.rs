@@ -30,6 +30,7 @@ use crate::types::{CoreId, DevIndex, InetAddr, ListenerRef, Nanos};
 use crate::{tcp, tcp_ipv4};
 
 pub mod dry_run;
+pub(crate) mod hand_off;
 
 /// What [`Core::lookup_burst`] found for one segment: a hint for [`Core::rcv`].
 ///
@@ -142,6 +143,8 @@ pub(crate) struct Flows {
     pub challenges: PerSecond,
     /// Whether the last SYN was answered by a cookie.
     pub cookies: bool,
+    /// Whether other cores are asked about unknown flows, see [`hand_off`].
+    hands_off: bool,
     /// Bloom filter of the hashes that were put into the table since the last lookup of a burst.
     fresh: [u64; 4],
 }
@@ -230,6 +233,7 @@ impl Core {
             rst_limit: TokenBucket::default(),
             challenges: PerSecond::default(),
             cookies: config.sysctl.tcp_syncookies == 2,
+            hands_off: false,
             fresh: [0; 4],
         };
         Self {

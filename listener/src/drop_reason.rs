@@ -93,7 +93,7 @@ drop_reasons! {
     // Our own side.
     NoBuffer = "nobuffer": "No free buffer for an answer.",
     TxFull = "tx_full": "The device's transmit queue refused the answer.",
-    HandoffFull = "handoff_full": "The ring to the worker that owns the connection is full.",
+    HandoffFull = "handoff_full": "Another worker may know the connection, and the ring to it is full.",
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Where a segment goes: to a connection, a request, a listener, or nobody; and the RST that nobody sends.
 
+use crate::core::hand_off::STRAY;
 use crate::core::{Env, Flows, Found, What};
 use crate::drop_reason::DropReason;
 use crate::ehash::{EntryId, Kind};
@@ -92,10 +93,11 @@ fn flow(env: &Env, flows: &mut Flows, id: EntryId, seg: &Segment, now: Nanos) ->
 fn listen(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos, verdict: &mut Verdict) {
     let seg = syn.seg;
     if seg.has(flag::RST) {
-        *verdict = Verdict::Drop(DropReason::ListenRst);
+        *verdict = if flows.is_stray(seg) { STRAY } else { Verdict::Drop(DropReason::ListenRst) };
     } else if seg.has(flag::ACK) {
         let checked = if seg.has(flag::SYN) { None } else { tcp_v4_cookie_check(env, flows, &syn, now) };
-        *verdict = checked.unwrap_or_else(|| send_reset(flows, seg, now));
+        *verdict =
+            checked.unwrap_or_else(|| if flows.is_stray(seg) { STRAY } else { send_reset(flows, seg, now) });
     } else if !seg.has(flag::SYN) || seg.has(flag::FIN) {
         *verdict = Verdict::Drop(DropReason::ListenFlags);
     } else {
@@ -109,6 +111,16 @@ fn listen(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos, verdict: &mut 
 /// Linux v6.18 `tcp_v4_rcv`, label `no_tcp_socket`; RFC 9293 §3.10.7.1.
 #[inline]
 fn no_socket(flows: &mut Flows, seg: &Segment, now: Nanos, verdict: &mut Verdict) {
+    if flows.is_stray(seg) {
+        *verdict = STRAY;
+    } else {
+        unknown(flows, seg, now, verdict);
+    }
+}
+
+/// A segment that no core knows.
+#[inline]
+pub(crate) fn unknown(flows: &mut Flows, seg: &Segment, now: Nanos, verdict: &mut Verdict) {
     *verdict =
         if seg.has(flag::RST) { Verdict::Drop(DropReason::NoSocketRst) } else { send_reset(flows, seg, now) };
 }

@@ -44,9 +44,9 @@ pub fn list(cores: &[usize]) -> String {
     cores.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Takes away the cores that no device has a queue for, and says so.
-pub fn fit(mut cores: Vec<usize>, queues_max: u16, auto: bool) -> Vec<usize> {
-    let queues = usize::from(queues_max.max(1));
+/// Takes away the cores for which the devices have no queue, `queues` in all, and says so.
+pub fn fit(mut cores: Vec<usize>, queues: usize, auto: bool) -> Vec<usize> {
+    let queues = queues.max(1);
     if cores.len() > queues {
         let left = cores.len() - queues;
         cores.truncate(queues);
@@ -62,9 +62,12 @@ pub fn fit(mut cores: Vec<usize>, queues_max: u16, auto: bool) -> Vec<usize> {
     cores
 }
 
-/// The worker that polls queue `queue`: round and round, so that none has two more than another.
-pub const fn worker_of(queue: usize, workers: usize) -> usize {
-    queue % workers
+/// The worker that polls each queue of each port, for ports with this many queues: round and round, one port after the
+/// other, so that no worker has two queues more than another, and a device with few of them leaves the next device
+/// to the workers that it did not need.
+pub fn shares(queues: impl IntoIterator<Item = usize>, workers: usize) -> Vec<Vec<usize>> {
+    let mut next = (0..workers.max(1)).cycle();
+    queues.into_iter().map(|queues| next.by_ref().take(queues).collect()).collect()
 }
 
 #[cfg(test)]
@@ -98,8 +101,14 @@ mod tests {
         assert_eq!(fit(vec![1, 2, 3], 2, false), [1, 2]);
         assert_eq!(fit(vec![1, 2, 3], 8, true), [1, 2, 3]);
         assert_eq!(fit(vec![1, 2], 0, true), [1]);
-        let polled: Vec<usize> = (0..5).map(|queue| worker_of(queue, 2)).collect();
-        assert_eq!(polled, [0, 1, 0, 1, 0]);
+    }
+
+    #[test]
+    fn what_one_device_does_not_need_serves_the_next() {
+        assert_eq!(shares([5], 2), [[0, 1, 0, 1, 0]]);
+        assert_eq!(shares([1, 1, 1], 2), [[0], [1], [0]]);
+        assert_eq!(shares([2, 2], 2), [[0, 1], [0, 1]]);
+        assert_eq!(shares([1, 2, 4], 4), [vec![0], vec![1, 2], vec![3, 0, 1, 2]]);
     }
 
     #[test]

@@ -276,9 +276,37 @@ fn say(port: &Port, driver: &str, started: &Started, queues: usize) {
         mtu = started.mtu().unwrap_or_default(),
         link,
         offloads = offload_names(started.offloads()),
+        rss = rss_text(started),
         clamps = started.clamps().join("; "),
         "port"
     );
+}
+
+/// How frames come to their queues.
+fn rss_text(started: &Started) -> String {
+    let Some(rss) = started.rss() else { return "none".into() };
+    let kind = if rss.symmetric { "symmetric" } else { "the device's own" };
+    let mut text = format!("{kind}, key ");
+    match &rss.key[..] {
+        [] => text += "not told",
+        key => key.iter().for_each(|byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+        }),
+    }
+    let queues: Vec<u16> = started.reta().iter().map(|queue| queue.0).collect();
+    text + &table_text(&queues)
+}
+
+/// A redirection table, of which mostly a few entries repeat: `, table 128 x 0 1 2 3`.
+fn table_text(queues: &[u16]) -> String {
+    if queues.is_empty() {
+        return ", table not told".into();
+    }
+    let repeats = |len: &usize| queues.iter().enumerate().all(|(at, queue)| *queue == queues[at % len]);
+    let len = (1..queues.len()).find(repeats).unwrap_or(queues.len());
+    let period: Vec<String> = queues[..len].iter().map(u16::to_string).collect();
+    format!(", table of {}: {} and so on", queues.len(), period.join(" "))
 }
 
 fn offload_names(offloads: Offloads) -> String {
@@ -334,6 +362,13 @@ mod tests {
         );
         assert_eq!(need_mb, 71);
         assert_eq!(memory_need(&config("memory_mib = 100", ring), 2), (100, "as configured".into()));
+    }
+
+    #[test]
+    fn a_redirection_table_is_told_by_what_repeats() {
+        assert_eq!(table_text(&[0, 1, 0, 1, 0]), ", table of 5: 0 1 and so on");
+        assert_eq!(table_text(&[2, 2]), ", table of 2: 2 and so on");
+        assert_eq!(table_text(&[]), ", table not told");
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! `hearken run` and `hearken check`.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::signals::{Draining, Signals};
 use super::watch::Watch;
-use super::{FinalReport, Running, StartError, cores, machine, stack, start};
+use super::{FinalReport, Running, StartError, cores, machine, numa, stack, start};
 use crate::cli::CliError;
 use crate::config::{Config, Device};
 use crate::control::server::Server;
@@ -122,7 +123,7 @@ fn print(report: &FinalReport, out: &mut impl Write) -> std::io::Result<()> {
 /// With exit code 2 what is wrong with the configuration, with 1 what the machine lacks.
 pub fn check(config: &Config, out: &mut impl Write) -> Result<(), CliError> {
     stack::rehearse(config)?;
-    let cpus = cores::choose(config, &cores::allowed())?;
+    let cpus = numa::local(config, cores::choose(config, &cores::allowed())?, Path::new("/sys"))?;
     for port in &config.port {
         let (name, device) = (port.name.get_ref(), port.device.get_ref());
         writeln!(out, "port {name}: {device} {}", super::addresses(port))?;

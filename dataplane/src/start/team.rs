@@ -165,7 +165,8 @@ pub(super) fn drain(mut stream: &UnixStream) -> bool {
     }
 }
 
-fn pin(cpu: usize) -> Result<(), String> {
+/// Pins this thread.
+pub(super) fn pin(cpu: usize) -> Result<(), String> {
     // core_affinity aborts the process on a number beyond the kernel's CPU set.
     if super::cores::allowed().contains(&cpu)
         && core_affinity::set_for_current(core_affinity::CoreId { id: cpu })

@@ -103,8 +103,14 @@ impl<I: PacketIo> Outbox<I> {
         (sent, bytes)
     }
 
+    /// True if one more frame can wait.
+    #[inline]
+    pub(super) fn has_room(&self) -> bool {
+        self.waiting < OUTBOX_MAX
+    }
+
     fn put(&mut self, io: &mut I, build: impl FnOnce(&mut I::Frame) -> bool) -> bool {
-        if self.waiting == OUTBOX_MAX {
+        if !self.has_room() {
             return false;
         }
         let Some(mut frame) = io.alloc() else { return false };

@@ -41,6 +41,12 @@ pub fn peer_addr(v6: bool, number: u8) -> IpAddr {
 
 /// A stack with one core and one device.
 pub fn stack(sysctl: Sysctl, limits: Limits) -> (Stack, Core) {
+    let (stack, mut cores) = stack_of(1, sysctl, limits);
+    (stack, cores.pop().expect("one core was asked for"))
+}
+
+/// A stack with `cores` cores and one device.
+pub fn stack_of(cores: u16, sysctl: Sysctl, limits: Limits) -> (Stack, Vec<Core>) {
     let config = StackConfig {
         sysctl,
         devices: vec![Device {
@@ -50,12 +56,11 @@ pub fn stack(sysctl: Sysctl, limits: Limits) -> (Stack, Core) {
             any_ip: vec![],
             mtu: 1500,
         }],
-        cores: 1,
+        cores,
         limits,
         secret: Secret::from_seed(1),
     };
-    let (stack, mut cores) = Stack::new(config).expect("a good configuration");
-    (stack, cores.pop().expect("one core was asked for"))
+    Stack::new(config).expect("a good configuration")
 }
 
 fn addresses() -> Vec<(InetAddr, u8)> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dpdk_sys as sys;
 
-use super::{Offloads, Port, Started, dev_info, numa_node};
+use super::{Offloads, Port, RssKey, Started, dev_info, numa_node};
 use crate::{DpdkError, Mempool, NumaNode, QueueId, RxQueue, TxQueue, log};
 
 /// Ethernet header and two tags, what a frame is longer than the MTU.
@@ -96,6 +96,8 @@ pub struct Configured {
     offloads: Offloads,
     clamps: Vec<String>,
     reta_size: u16,
+    key_size: u8,
+    symmetric: bool,
 }
 
 /// Wishes against one device, collecting what had to give.
@@ -227,6 +229,7 @@ impl Port {
         }
         let mut printed = Vec::new();
         let mut rc = -1;
+        let mut symmetric = false;
         for rss in rss_attempts(offloads.rss, usize::from(info.hash_key_size) <= key.len()) {
             let mut conf = eth_conf(mtu, offloads, rss, &info);
             if rss == Rss::Symmetric {
@@ -240,6 +243,7 @@ impl Port {
                 sys::rte_eth_dev_configure(self.id.0, config.queues, config.queues, &conf)
             });
             if rc >= 0 {
+                symmetric = rss == Rss::Symmetric;
                 break;
             }
             match rss {
@@ -270,7 +274,8 @@ impl Port {
         (config.rx_desc, config.tx_desc) = (rx_desc, tx_desc);
         let clamps = fitting.clamps;
         drop(state);
-        Ok(Configured { port: self, config, offloads, clamps, reta_size: info.reta_size })
+        let (reta_size, key_size) = (info.reta_size, info.hash_key_size);
+        Ok(Configured { port: self, config, offloads, clamps, reta_size, key_size, symmetric })
     }
 }
 
@@ -388,11 +393,17 @@ impl Configured {
             "no all-multicast: IPv6 neighbours may not find this port",
         );
         let reta = if self.offloads.rss { read_reta(id.0, self.reta_size) } else { Vec::new() };
+        let rss = self.offloads.rss.then(|| {
+            let key = read_rss_key(id.0, self.key_size);
+            // A driver may take any key and keep its own.
+            let kept = key.is_empty() || key.chunks(2).all(|pair| SYMMETRIC_KEY.starts_with(pair));
+            RssKey { symmetric: self.symmetric && kept, key }
+        });
         drop(state);
-        Ok(self.into_started(reta))
+        Ok(self.into_started(reta, rss))
     }
 
-    fn into_started(self, reta: Vec<QueueId>) -> Started {
+    fn into_started(self, reta: Vec<QueueId>, rss: Option<RssKey>) -> Started {
         let Self { port, config, offloads, clamps, .. } = self;
         let port = Arc::new(port);
         let queues = 0..config.queues;
@@ -405,6 +416,7 @@ impl Configured {
             offloads,
             clamps,
             reta,
+            rss,
         }
     }
 }
@@ -416,6 +428,18 @@ fn wish(clamps: &mut Vec<String>, port: &str, rc: i32, refused: &str) {
         tracing::warn!(port, "{what}");
         clamps.push(what);
     }
+}
+
+/// The key in force, or nothing where the device does not tell.
+fn read_rss_key(port_id: u16, size: u8) -> Vec<u8> {
+    // Longer than any device's, for drivers that write as much as they have.
+    let mut key = [0; u8::MAX as usize];
+    let mut conf =
+        sys::rte_eth_rss_conf { rss_key: key.as_mut_ptr(), rss_key_len: size, ..Default::default() };
+    // SAFETY: `conf` is ours, and its key has room for any length that fits in `rss_key_len`.
+    let rc = unsafe { sys::rte_eth_dev_rss_hash_conf_get(port_id, &mut conf) };
+    let len = usize::from(if rc < 0 { 0 } else { conf.rss_key_len });
+    key[..len].to_vec()
 }
 
 /// The receive queue of each hash bucket, or nothing where the device has no table to read.
