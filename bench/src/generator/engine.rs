@@ -313,7 +313,7 @@ impl Share {
             return None;
         };
         if acked.flow < self.plan.first_flow {
-            self.tally.counts.add(Count::Forgotten);
+            self.tally.counts.add(Count::Stale);
             return None;
         }
         let (ends, target) = self.plan.ends(acked.flow)?;

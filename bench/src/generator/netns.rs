@@ -93,11 +93,11 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Lays it; what the server's end receives is handled on `cpu`.
+    /// Lays it.
     ///
     /// # Errors
     /// No right to.
-    pub fn new(cpu: usize) -> anyhow::Result<Self> {
+    pub fn new() -> anyhow::Result<Self> {
         let wire = Self { client: Namespace::new("client")?, server: Namespace::new("server")? };
         let far = &wire.client.0;
         wire.server.ip(&format!("link add {SERVER_DEV} type veth peer name {CLIENT_DEV} netns {far}"))?;
@@ -106,10 +106,16 @@ impl Wire {
             run(namespace.command("ethtool").args(["-K", device]).args(off))?;
             namespace.ip(&format!("link set {device} up"))?;
         }
-        // Without this a frame is handled by the CPU that sent it: the generator would pay for the server's work.
-        let mask = format!("{:x}", 1u64 << cpu.min(63));
-        wire.server.write(&format!("/sys/class/net/{SERVER_DEV}/queues/rx-0/rps_cpus"), &mask)?;
         Ok(wire)
+    }
+
+    /// Has the server's kernel handle on `cpu` what its end receives; else the CPU does that sent it.
+    ///
+    /// # Errors
+    /// The kernel has no receive packet steering.
+    pub fn steer(&self, cpu: usize) -> anyhow::Result<()> {
+        let mask = format!("{:x}", 1u64 << cpu.min(63));
+        self.server.write(&format!("/sys/class/net/{SERVER_DEV}/queues/rx-0/rps_cpus"), &mask)
     }
 }
 

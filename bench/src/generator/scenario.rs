@@ -254,7 +254,8 @@ impl Stage<'_> {
         }
         Ok((
             "What this machine does",
-            "The largest rate at which next to no SYN stays without its answer, then half of that rate, at which latency means              something; first SYNs, each answered with a cookie, then whole connections.",
+            "The largest rate at which next to no SYN stays without its answer, then half of that rate, at which latency means \
+             something; first SYNs, each answered with a cookie, then whole connections.",
         ))
     }
 

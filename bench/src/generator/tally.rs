@@ -44,7 +44,8 @@ counts! {
     WrongChecksum "wrong_checksum" "Segments with a wrong checksum, or malformed."
     WrongOptions "wrong_options" "SYN-ACKs without an MSS, with an option that was not offered, or a wrong time stamp echo."
     WrongPeer "wrong_peer" "Answers from another address or port than the one that was asked."
-    Forgotten "too_late" "Answers to SYNs of so long ago, or of an earlier run, that nobody knows whether they are the first."
+    Forgotten "too_late" "Right answers so late that nobody knows whether they are the first."
+    Stale "stale" "Answers to SYNs of an earlier run."
     Acked "handshakes" "Handshakes completed by our ACK."
     Data "data" "Segments that the server sent on connections, FINs among them."
     Closed "closed" "Connections whose FIN the server acknowledged."
@@ -107,13 +108,13 @@ impl Counts {
     /// Flows without any answer, right or wrong. Wrong answers to flows that had a right one make it too small.
     pub fn silent(&self) -> u64 {
         let wrong = self.wrong() - self.of(Count::Unexpected);
-        self.of(Count::Sent).saturating_sub(self.answered() + wrong)
+        self.of(Count::Sent).saturating_sub(self.answered() + self.of(Count::Forgotten) + wrong)
     }
 
     /// Flows without a right answer, as a share of those sent.
     pub fn loss(&self) -> f64 {
         let sent = self.of(Count::Sent);
-        if sent == 0 { 0.0 } else { sent.saturating_sub(self.answered()) as f64 / sent as f64 }
+        if sent == 0 { 0.0 } else { sent.saturating_sub(self.answered() + self.of(Count::Forgotten)) as f64 / sent as f64 }
     }
 }
 

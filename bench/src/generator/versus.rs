@@ -1,8 +1,9 @@
 //! `hearken-load kernel`: the same load over the same veth pair against Linux's own TCP and against hearken, in turn.
 //!
 //! # How it is measured
-//! Both servers own the same address behind `hk0`, listen with the same backlog and close what they accept. Linux handles what
-//! `hk0` receives on the CPU on which hearken polls (receive packet steering); the generator has another one to itself.
+//! Both servers own the same address behind `hk0`, listen with the same backlog and close what they accept. Both have one CPU: Linux
+//! by receive packet steering, without which its work would fall to the generator's; hearken polls there. For hearken the kernel
+//! must put frames into its ring on the other CPU, the sender's: on its own, interrupts would keep it from ever polling.
 //! Each is offered far more than it can answer, first as SYNs, then as connections: the answers a second are its rate.
 //! Then a moderate number of SYNs, which both can answer: how long that takes, and how busy the server's CPU is. (hearken
 //! polls, so its CPU always is.) Every contestant has its turn in every round; the table has medians.
@@ -201,7 +202,7 @@ impl KernelArgs {
 
     /// One turn on a wire of its own, so that nobody inherits another's half-open handshakes.
     fn turn(&self, contestant: Contestant) -> anyhow::Result<Turn> {
-        let wire = Wire::new(self.cpus[1])?;
+        let wire = Wire::new()?;
         let dir = tempfile::Builder::new().prefix("hearken-versus").tempdir()?;
         let _server = if contestant.hearken {
             self.hearken(&wire, contestant.syncookies, dir.path())?
@@ -220,6 +221,7 @@ impl KernelArgs {
 
     fn linux(&self, wire: &Wire, syncookies: u8) -> anyhow::Result<Running> {
         let server = &wire.server;
+        wire.steer(self.cpus[1])?;
         server.ip(&format!("addr add {SERVER}/24 dev {SERVER_DEV}"))?;
         server.ip(&format!("route add {SOURCES} via {CLIENT}"))?;
         server.sysctl("ipv4/tcp_syncookies", &syncookies.to_string())?;

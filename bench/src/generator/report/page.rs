@@ -31,7 +31,7 @@ th:first-child,td:first-child,td.text,th.text{text-align:left}
 td.text{color:var(--soft)}
 figure{margin:.8rem 0}
 svg{width:100%;height:auto;display:block}
-.note{border-left:4px solid #d29922;background:#fff8e6;padding:.5rem .8rem;margin:.8rem 0}
+.note{border-left:4px solid #d29922;background:#fff8e6;padding:.5rem .8rem;margin:.8rem 0;white-space:pre-line}
 .columns{columns:2;column-gap:2.5rem}
 .columns div{display:flex;justify-content:space-between;break-inside:avoid;border-bottom:1px solid var(--line);padding:.2rem .3rem;font-size:.9rem;font-variant-numeric:tabular-nums}
 @media print{@page{size:A4;margin:14mm}body{margin:0;max-width:none;padding:0;font-size:10pt}h1{font-size:17pt}
@@ -92,9 +92,11 @@ pub fn body(report: &Report) -> anyhow::Result<String> {
         let _ = writeln!(html, "<p class=\"note\">{}</p>", escape(note));
     }
     html += &tiles(report);
-    if report.samples.len() > 1 {
-        let _ =
-            write!(html, "<h2>Rates over time</h2>\n<figure>{}</figure>\n", plots::rates(&report.samples)?);
+    // What is behind the last SYN is no rate any more.
+    let end = report.seconds + 0.05;
+    let samples: Vec<_> = report.samples.iter().copied().filter(|sample| sample.at < end).collect();
+    if samples.len() > 1 {
+        let _ = write!(html, "<h2>Rates over time</h2>\n<figure>{}</figure>\n", plots::rates(&samples)?);
     }
     if report.cores.iter().any(|core| !core.curve.is_empty()) {
         let _ = write!(

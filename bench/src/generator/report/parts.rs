@@ -82,7 +82,7 @@ impl Parts {
     }
 
     fn is_common(&self, note: &String) -> bool {
-        self.parts.iter().all(|part| part.notes.contains(note)) && self.parts.len() > 1
+        self.parts.iter().all(|part| part.notes.contains(note))
     }
 
     /// Side by side and one by one, as a page.
@@ -110,6 +110,11 @@ impl Parts {
             html += "</tr>\n";
         }
         html += "</table>\n";
+        let common = self.parts.first().map(|part| part.notes.clone()).unwrap_or_default();
+        let common: Vec<String> = common.into_iter().filter(|note| self.is_common(note)).collect();
+        for note in &common {
+            let _ = writeln!(html, "<p class=\"note\">{}</p>", escape(note));
+        }
         let lines: Vec<Line> = self
             .parts
             .iter()
@@ -121,7 +126,9 @@ impl Parts {
             let _ = write!(html, "<h2>Time to the SYN-ACK, part by part</h2>\n<figure>{plot}</figure>\n");
         }
         for part in &self.parts {
-            let _ = write!(html, "<h1 class=\"part\">{}</h1>\n{}", escape(&part.title), page::body(part)?);
+            let mut part = part.clone();
+            part.notes.retain(|note| !common.contains(note));
+            let _ = write!(html, "<h1 class=\"part\">{}</h1>\n{}", escape(&part.title), page::body(&part)?);
         }
         if let Some(part) = self.parts.first() {
             html += &page::foot(part);

@@ -93,7 +93,7 @@ pub fn rates(samples: &[SampleReport]) -> anyhow::Result<String> {
                 .label(name.as_str())
                 .legend(label(colour, width));
         }
-        legend(&mut chart, SeriesLabelPosition::LowerRight)
+        legend(&mut chart, SeriesLabelPosition::LowerMiddle)
     })
 }
 
@@ -151,7 +151,7 @@ pub fn percentile_lines(lines: &[Line]) -> anyhow::Result<String> {
                 .label(name.as_str())
                 .legend(label(colour, 3u32));
         }
-        legend(&mut chart, SeriesLabelPosition::UpperLeft)
+        legend(&mut chart, SeriesLabelPosition::LowerRight)
     })
 }
 
