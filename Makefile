@@ -1,4 +1,4 @@
-# The two commands of the README, and what they stand on.
+# The commands of the README, and what they stand on.
 .PHONY: demo bench test portable instructions setup setup-demo build help
 
 CARGO ?= cargo

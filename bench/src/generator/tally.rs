@@ -114,7 +114,11 @@ impl Counts {
     /// Flows without a right answer, as a share of those sent.
     pub fn loss(&self) -> f64 {
         let sent = self.of(Count::Sent);
-        if sent == 0 { 0.0 } else { sent.saturating_sub(self.answered() + self.of(Count::Forgotten)) as f64 / sent as f64 }
+        if sent == 0 {
+            0.0
+        } else {
+            sent.saturating_sub(self.answered() + self.of(Count::Forgotten)) as f64 / sent as f64
+        }
     }
 }
 
