@@ -1,7 +1,7 @@
 //! A very small HTTP server for a management address: GET, one answer a connection, everything bounded.
 //!
 //! Everything is nonblocking and goes round by round, as on the control socket: in one round each client gets at most one
-//! read, one answer and one write. A client costs at most [`HEAD_MAX`] bytes and one page, and the page is made at most
+//! read, one answer and one write. A client costs at most 8 KiB and one page, and the page is made at most
 //! once a round. Threads there are none.
 
 use std::io::{self, ErrorKind, Read, Write};

@@ -1,5 +1,10 @@
 //! What a stream is asked to be, on the command line or in a scenario file; and the values that both are made of.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "the comments are what --help prints, defaults in brackets"
+)]
+
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
