@@ -1,6 +1,7 @@
 //! The command line: arguments are types, a subcommand's body is a call.
 
 mod cookie_keys;
+mod doctor;
 mod latency;
 
 use std::fmt;
@@ -49,6 +50,8 @@ enum Command {
     Ss(SsArgs),
     /// Show the counters of each core and device
     Stats(StatsArgs),
+    /// Look at this machine: what DPDK will miss, and the command that mends it
+    Doctor(doctor::DoctorArgs),
     /// Show how long answers took, per core and outcome
     Latency(LatencyArgs),
     /// Show or change the keys of SYN cookies
@@ -62,6 +65,8 @@ pub enum CliError {
     Usage(String),
     /// Exit code 1: the run.
     Run(String),
+    /// Exit code 3: nothing failed, and something could be better.
+    Warn(String),
 }
 
 impl CliError {
@@ -70,6 +75,7 @@ impl CliError {
         match self {
             Self::Usage(_) => 2,
             Self::Run(_) => 1,
+            Self::Warn(_) => 3,
         }
     }
 }
@@ -77,7 +83,7 @@ impl CliError {
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(message) | Self::Run(message) => f.write_str(message),
+            Self::Usage(message) | Self::Run(message) | Self::Warn(message) => f.write_str(message),
         }
     }
 }
@@ -119,6 +125,7 @@ impl Cli {
             Command::Ss(args) => args.run(out),
             Command::Stats(args) => args.run(out),
             Command::Latency(args) => args.run(out),
+            Command::Doctor(args) => args.run(out),
             Command::CookieKeys(args) => args.run(out),
         }
     }

@@ -233,6 +233,29 @@ fn what_the_machine_lacks_is_exit_code_1() {
 }
 
 #[test]
+fn the_doctor_looks_at_this_machine() {
+    let place = Place::on_files(LISTENER);
+    let output = hearken(&["doctor", "--json", "--config", &place.config()]);
+    let findings: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let worst = |grade: &str| findings.as_array().expect("findings").iter().any(|f| f["grade"] == grade);
+    let code = if worst("fail") {
+        1
+    } else if worst("warn") {
+        3
+    } else {
+        0
+    };
+    assert_eq!(output.status.code(), Some(code), "{findings}");
+    let text = String::from_utf8(hearken(&["doctor"]).stdout).expect("UTF-8");
+    for check in ["cpu", "hugepages", "memlock", "vfio", "nic", "capabilities", "clock source"] {
+        assert!(
+            text.lines().any(|line| line.get(6..).is_some_and(|rest| rest.starts_with(check))),
+            "{check}: {text}"
+        );
+    }
+}
+
+#[test]
 fn files_are_answered_and_counted_to_the_end() {
     let place = Place::on_files(LISTENER);
     let (code, stdout, stderr) = place.run(&[]).end();

@@ -10,6 +10,7 @@ use super::{FinalReport, Running, StartError, cores, machine, numa, stack, start
 use crate::cli::CliError;
 use crate::config::{Config, Device};
 use crate::control::server::Server;
+use crate::doctor;
 use crate::report;
 
 /// How long the control thread sleeps when nobody asks for anything: commands that found a worker's ring full are
@@ -37,7 +38,7 @@ pub fn run(config: &Config, duration: Option<Duration>, out: &mut impl Write) ->
     // First of all, so that a second server with this name does not touch the devices of the first.
     let mut server = Server::bind(&config.socket()).map_err(StartError::Bind)?;
     let mut watch = Watch::bind(config)?;
-    let mut running = start(config)?;
+    let mut running = start(config).inspect_err(|error| complain(config, error))?;
     watch.begin(&running);
     tracing::info!(socket = %server.path().display(), "answering on the control socket");
     let why = serve(config, &mut server, &mut running, (&signals, &mut watch), duration);
@@ -50,6 +51,16 @@ pub fn run(config: &Config, duration: Option<Duration>, out: &mut impl Write) ->
         Err(why) => return Err(CliError::Run(why)),
     }
     ended.map_err(CliError::Run)
+}
+
+/// Prints what else is wrong with the machine, for where it is that which kept it from running.
+fn complain(config: &Config, error: &StartError) {
+    if let StartError::Run(_) = error {
+        let complaints = doctor::complaints(config);
+        if !complaints.is_empty() {
+            eprint!("what hearken doctor says of this machine:\n{complaints}");
+        }
+    }
 }
 
 /// The control thread's loop. Returns why it is over.

@@ -1,0 +1,154 @@
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+/// A machine made of files.
+struct Fixture(tempfile::TempDir);
+
+impl Fixture {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a directory"))
+    }
+
+    fn file(&self, path: &str, text: &str) -> &Self {
+        let path = self.0.path().join(path);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+        fs::write(path, text).expect("a file");
+        self
+    }
+
+    fn link(&self, path: &str, to: &str) -> &Self {
+        let path = self.0.path().join(path);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+        symlink(to, path).expect("a link");
+        self
+    }
+
+    /// A PCI device with its class, driver and IOMMU group.
+    fn pci(&self, pci: &str, class: &str, driver: &str, group: &str) -> &Self {
+        let dir = format!("sys/bus/pci/devices/{pci}");
+        self.file(&format!("{dir}/class"), class);
+        if !driver.is_empty() {
+            self.file(&format!("sys/bus/pci/drivers/{driver}/bind"), "");
+            self.link(&format!("{dir}/driver"), &format!("../../drivers/{driver}"));
+        }
+        if !group.is_empty() {
+            self.link(&format!("{dir}/iommu_group"), &format!("../../../../kernel/iommu_groups/{group}"));
+            self.file(&format!("sys/kernel/iommu_groups/{group}/devices/{pci}"), "");
+        }
+        self
+    }
+
+    fn examine(&self, device: &str) -> Vec<Finding> {
+        let text = format!("[[port]]\nname = \"p0\"\ndevice = \"{device}\"\n[eal]\nhuge = \"require\"\n");
+        let config = Config::parse(Path::new("h.toml"), text).expect("a configuration");
+        examine_in(self.0.path(), Some(&config))
+    }
+}
+
+#[track_caller]
+fn of<'a>(findings: &'a [Finding], check: &str) -> &'a Finding {
+    findings.iter().find(|finding| finding.check == check).unwrap_or_else(|| panic!("no {check}"))
+}
+
+#[test]
+fn an_empty_root_is_examined_without_a_panic() {
+    let findings = examine_in(Fixture::new().0.path(), None);
+    assert!(findings.len() > 10);
+    for finding in &findings {
+        assert!(finding.grade == Grade::Ok || finding.next.is_some(), "{finding:?}");
+    }
+}
+
+#[test]
+fn nics_are_judged_by_driver_and_group() {
+    let fixture = Fixture::new();
+    fixture
+        .pci("0000:01:00.0", "0x020000", "vfio-pci", "7")
+        .pci("0000:01:00.1", "0x020000", "ixgbe", "7")
+        .pci("0000:02:00.0", "0x020000", "mlx5_core", "8")
+        .pci("0000:03:00.0", "0x020000", "", "")
+        .pci("0000:04:00.0", "0x010601", "ahci", "");
+    let nic = |device: &str| {
+        let findings = fixture.examine(device);
+        let of_device = findings.into_iter().find(|f| f.check == "nic" && f.found.starts_with(device));
+        of_device.unwrap_or_else(|| panic!("{device}"))
+    };
+    let shared_group = nic("0000:01:00.0");
+    assert_eq!(shared_group.grade, Grade::Fail);
+    assert_eq!(
+        shared_group.found,
+        "0000:01:00.0, IOMMU group 7: on vfio-pci; its group holds 0000:01:00.1 too, on a driver of the kernel"
+    );
+    assert_eq!(shared_group.next.as_deref(), Some("dpdk-devbind.py --bind=vfio-pci 0000:01:00.1"));
+    assert_eq!(nic("0000:01:00.1").next.as_deref(), Some("dpdk-devbind.py --bind=vfio-pci 0000:01:00.1"));
+    assert_eq!(nic("0000:02:00.0").grade, Grade::Ok);
+    assert_eq!((nic("0000:03:00.0").grade, nic("0000:09:00.0").grade), (Grade::Fail, Grade::Fail));
+    let findings = fixture.examine("net_ring0");
+    assert!(findings.iter().filter(|f| f.check == "nic").all(|f| f.grade != Grade::Fail), "none is wanted");
+    assert!(!findings.iter().any(|f| f.found.contains("0000:04:00.0")), "a disk is no NIC");
+}
+
+#[cfg(feature = "dpdk")]
+#[test]
+fn hugepages_are_counted_against_the_need() {
+    let fixture = Fixture::new();
+    for (node, free) in [("node0", "3"), ("node1", "5")] {
+        let dir = format!("sys/devices/system/node/{node}/hugepages/hugepages-2048kB");
+        fixture.file(&format!("{dir}/nr_hugepages"), "10\n").file(&format!("{dir}/free_hugepages"), free);
+    }
+    let findings = fixture.examine("net_ring0");
+    let pages = of(&findings, "hugepages");
+    assert_eq!(pages.grade, Grade::Fail, "huge = require");
+    assert!(
+        pages.found.starts_with("node0: 3 of 10 pages of 2 MB free; node1: 5 of 10 pages of 2 MB free; "),
+        "{pages:?}"
+    );
+    assert!(pages.next.as_ref().is_some_and(|next| next.starts_with("sysctl vm.nr_hugepages=")), "{pages:?}");
+}
+
+#[test]
+fn files_of_dead_programs_are_named_with_their_owner() {
+    let fixture = Fixture::new();
+    fixture.file("proc/mounts", "proc /proc proc rw 0 0\nnodev /dev/hugepages hugetlbfs rw 0 0\n");
+    assert_eq!(of(&fixture.examine("net_ring0"), "stale files").grade, Grade::Ok);
+    fixture.file("dev/hugepages/rtemap_0", "").file("dev/hugepages/rtemap_1", "");
+    let findings = fixture.examine("net_ring0");
+    let stale = of(&findings, "stale files");
+    let uid = rustix::process::geteuid().as_raw();
+    assert!(
+        stale.found.starts_with(&format!("/dev/hugepages/rtemap_0 of user {uid} and 1 more")),
+        "{stale:?}"
+    );
+    assert!(stale.next.as_ref().is_some_and(|next| next.contains("rm /dev/hugepages/rtemap_*")), "{stale:?}");
+}
+
+#[test]
+fn the_kernels_settings_are_read() {
+    let fixture = Fixture::new();
+    fixture
+        .file("proc/cmdline", "quiet isolcpus=1-3 nohz_full=1-3 rcu_nocbs=1-3\n")
+        .file("proc/cpuinfo", "processor\t: 0\nmodel name\t: A CPU\nflags\t\t: fpu sse4_2 avx2\n")
+        .file("proc/self/status", "Name:\thearken\nCapEff:\t0000000000003000\n")
+        .file("sys/kernel/mm/transparent_hugepage/enabled", "always madvise [never]\n")
+        .file("sys/devices/system/clocksource/clocksource0/current_clocksource", "hpet\n")
+        .file("sys/devices/system/clocksource/clocksource0/available_clocksource", "tsc hpet acpi_pm\n");
+    let findings = fixture.examine("net_ring0");
+    let line = |check: &str| {
+        let Finding { grade, found, next, .. } = of(&findings, check);
+        (*grade, found.clone(), next.clone().unwrap_or_default())
+    };
+    assert_eq!(line("command line").0, Grade::Ok);
+    assert_eq!(line("cpu"), (Grade::Ok, "A CPU: sse4_2 avx2".into(), String::new()));
+    let (grade, found, next) = line("capabilities");
+    assert_eq!(grade, Grade::Warn);
+    assert!(found.starts_with("without cap_net_bind_service cap_ipc_lock,"), "{found}");
+    assert!(next.contains("setcap cap_net_bind_service,cap_ipc_lock+ep"), "{next}");
+    assert_eq!(line("thp").0, Grade::Warn);
+    assert_eq!(
+        line("clock source").2,
+        "echo tsc > /sys/devices/system/clocksource/clocksource0/current_clocksource"
+    );
+    let text = text(&findings);
+    assert!(text.contains("warn  thp            never: "), "{text}");
+}
