@@ -4,6 +4,7 @@
 //! fast wrong table is no peer.
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ const IDLE: usize = usize::MAX;
 /// A contestant that answered wrongly.
 #[derive(Debug)]
 pub struct Disagreement {
-    contestant: &'static str,
+    contestant: String,
     lane: String,
 }
 
@@ -45,7 +46,30 @@ pub fn agree(load: &Load, peers: &[Box<dyn Peer + '_>], chunks: usize) -> Result
             if let Some(lane) = (0..CHUNK).find(|&lane| found[lane] != chunk.want[lane]) {
                 let (key, found, want) = (&chunk.listen[lane], found[lane], chunk.want[lane]);
                 let lane = format!("{key:?} gave {found:?}, not {want:?}");
-                return Err(Disagreement { contestant: peer.name(), lane });
+                return Err(Disagreement { contestant: peer.name().to_owned(), lane });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Fails if some contestant answers some segment of `load` otherwise than the last one does.
+///
+/// # Errors
+/// The first [`Disagreement`].
+pub fn agree_among(load: &Load, peers: &[Box<dyn Peer + '_>], chunks: usize) -> Result<(), Disagreement> {
+    let Some((last, others)) = peers.split_last() else { return Ok(()) };
+    let mut chunk = Chunk::default();
+    let (mut want, mut found) = (vec![None; CHUNK], vec![None; CHUNK]);
+    for at in 0..chunks {
+        load.fill(at, &mut chunk);
+        last.lookup(&chunk, &mut want);
+        for peer in others {
+            peer.lookup(&chunk, &mut found);
+            if let Some(lane) = (0..CHUNK).find(|&lane| found[lane] != want[lane]) {
+                let (key, found, want) = (&chunk.listen[lane], found[lane], want[lane]);
+                let lane = format!("{key:?} gave {found:?}, and {} says {want:?}", last.name());
+                return Err(Disagreement { contestant: peer.name().to_owned(), lane });
             }
         }
     }
@@ -78,7 +102,6 @@ pub struct Plan {
 
 /// Times all contestants under all churns, interleaved.
 pub fn measure(load: &Load, peers: &[Box<dyn Peer + '_>], churns: &[u32], plan: Plan) -> Vec<Series> {
-    let clock = clock_cost();
     let mut series: Vec<Series> = churns
         .iter()
         .flat_map(|&churn| {
@@ -103,7 +126,7 @@ pub fn measure(load: &Load, peers: &[Box<dyn Peer + '_>], churns: &[u32], plan: 
             for series in &mut series {
                 let before = writer.begin(series.peer, series.churn);
                 let begin = Instant::now();
-                series.ns.push(turn(load, peers[series.peer].as_ref(), plan, round, clock));
+                series.ns.push(turn(load, peers[series.peer].as_ref(), plan, round));
                 series.churn_time += begin.elapsed();
                 series.churned += writer.end() - before;
             }
@@ -117,7 +140,9 @@ pub fn measure(load: &Load, peers: &[Box<dyn Peer + '_>], churns: &[u32], plan: 
 const PUT_ASIDE: u32 = 8;
 
 /// Nanoseconds per lookup of one turn: the mean over its chunks, without those in which the thread was put aside.
-fn turn(load: &Load, peer: &dyn Peer, plan: Plan, round: usize, clock: Duration) -> f64 {
+pub fn turn(load: &Load, peer: &dyn Peer, plan: Plan, round: usize) -> f64 {
+    static CLOCK: OnceLock<Duration> = OnceLock::new();
+    let clock = *CLOCK.get_or_init(clock_cost);
     let mut chunk = Chunk::default();
     let mut found = vec![None; CHUNK];
     let mut times = Vec::with_capacity(1 << 16);
@@ -264,7 +289,7 @@ mod tests {
     struct Wrong;
 
     impl Peer for Wrong {
-        fn name(&self) -> &'static str {
+        fn name(&self) -> &str {
             "wrong"
         }
 

@@ -4,6 +4,7 @@
 pub mod compare;
 pub mod frames;
 pub mod generator;
+pub mod handshakes;
 pub mod load;
 pub mod lookup;
 pub mod machine;
@@ -12,5 +13,6 @@ pub mod pcap;
 pub mod peers;
 pub mod places;
 pub mod plot;
+pub mod service;
 pub mod stack;
 pub mod stages;

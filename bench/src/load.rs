@@ -5,7 +5,7 @@
 
 use listener::inet_hashtables::{HashKey, ListenKey};
 use listener::segment::FlowKey;
-use listener::types::{InetAddr, ListenerId, TcpPort};
+use listener::types::{DevIndex, InetAddr, ListenerId, TcpPort};
 
 use crate::frames::Scatter;
 
@@ -29,7 +29,7 @@ pub struct Key {
 
 impl Key {
     /// Listener `number`: 65,536 addresses, then the next port.
-    const fn of_listener(number: u32) -> Self {
+    pub const fn of_listener(number: u32) -> Self {
         Self { addr: NET + (number & 0xffff), port: 1024 + (number >> 16) as u16 }
     }
 
@@ -56,17 +56,31 @@ impl Key {
 
 /// Listeners and a stream of segments. The stream is computed, not stored: megabytes of it would take the cache from
 /// the contestants' tables.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Load {
     listeners: u32,
     hit_percent: u32,
     seed: u64,
+    /// Hits go to these listeners only.
+    only: Option<Vec<u32>>,
+    /// Segments come in on one of three devices and from any port, and have no known answer.
+    varied: bool,
 }
 
 impl Load {
     /// `listeners` listeners; of the segments, `hit_percent` in a hundred go to one of them, all in random order.
     pub const fn new(listeners: u32, hit_percent: u32, seed: u64) -> Self {
-        Self { listeners, hit_percent, seed }
+        Self { listeners, hit_percent, seed, only: None, varied: false }
+    }
+
+    /// The same listeners, of which only those with a number in `only` are asked for; it names one at least.
+    pub fn only(&self, only: Vec<u32>) -> Self {
+        Self { hit_percent: 100, only: Some(only), ..self.clone() }
+    }
+
+    /// The same listeners, asked for from three devices and many ports. [`Chunk::want`] then says nothing.
+    pub fn varied(&self) -> Self {
+        Self { varied: true, ..self.clone() }
     }
 
     /// The listeners. Ids are their numbers.
@@ -98,8 +112,17 @@ impl Load {
             let hit = below(word as u32, 100) < self.hit_percent;
             let number = (word >> 32) as u32;
             let number = if hit { below(number, self.listeners) } else { below(number, 1 << 20) };
+            let number = match &self.only {
+                Some(only) => only[below(number, only.len() as u32) as usize],
+                None => number,
+            };
             let key = if hit { Key::of_listener(number) } else { Key::of_miss(number) };
             chunk.set(lane, key);
+            if self.varied {
+                let flow = &mut chunk.listen[lane].flow;
+                flow.sport = TcpPort((word >> 8) as u16);
+                chunk.listen[lane].dev = DevIndex((word >> 24) as u16 % 3);
+            }
             chunk.want[lane] = hit.then_some(ListenerId(number));
         }
     }

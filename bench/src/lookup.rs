@@ -6,15 +6,17 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use comfy_table::{CellAlignment, Table};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::compare::{self, Plan, Series, ratios, spread};
 use crate::load::{CHUNK, Load};
 use crate::machine::Machine;
 use crate::peers::{self, BASELINE, Hearken, Peer};
 use crate::plot;
+
+mod extras;
 
 /// Compare listener lookups, contestants taking turns on the same keys
 #[derive(Clone, Debug, clap::Args)]
@@ -40,6 +42,9 @@ pub struct LookupArgs {
     /// Only contestants whose name begins so (and the baseline)
     #[arg(long)]
     only: Option<String>,
+    /// Measure nothing; take the rows of these earlier runs, each made with --json
+    #[arg(long, value_delimiter = ',', value_name = "FILE.json")]
+    from: Vec<PathBuf>,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -49,7 +54,7 @@ pub struct LookupArgs {
 }
 
 /// One figure.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// Who.
     pub contestant: String,
@@ -72,7 +77,7 @@ pub struct Row {
 }
 
 /// What churn left of a contestant's own speed: median of the rounds' ratios.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Kept {
     contestant: String,
     listeners: u32,
@@ -83,7 +88,7 @@ pub struct Kept {
 }
 
 /// The machine, and what else this bench depends on.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Surroundings {
     #[serde(flatten)]
     machine: Machine,
@@ -95,11 +100,11 @@ struct Surroundings {
     /// When the run began: somebody else's work in the figures.
     load_average: String,
     /// What hearken's lookup uses.
-    instruction_set: &'static str,
+    instruction_set: String,
 }
 
 impl Surroundings {
-    fn here(instruction_set: &'static str) -> Self {
+    fn here(instruction_set: &str) -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
         let rustc = Command::new("rustc").arg("--version").output();
         Self {
@@ -110,17 +115,17 @@ impl Surroundings {
             transparent_hugepages: read("/sys/kernel/mm/transparent_hugepage/enabled"),
             hugepages: read("/proc/sys/vm/nr_hugepages"),
             load_average: read("/proc/loadavg"),
-            instruction_set,
+            instruction_set: instruction_set.to_owned(),
         }
     }
 }
 
 /// All of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Report {
-    bench: &'static str,
+    bench: String,
     machine: Surroundings,
-    notes: [&'static str; 3],
+    notes: Vec<String>,
     rows: Vec<Row>,
     kept_under_churn: Vec<Kept>,
 }
@@ -139,6 +144,21 @@ impl LookupArgs {
     /// # Errors
     /// Contestants that disagree, DPDK without memory, a file that cannot be written.
     pub fn run(&self, out: &mut impl Write) -> Result<()> {
+        let report = if self.from.is_empty() { self.measure()? } else { self.collect()? };
+        if let Some(path) = &self.plot {
+            plot::lookup(path, &report.rows, self.hit[0], &report.machine.machine)?;
+        }
+        if self.json {
+            serde_json::to_writer_pretty(&mut *out, &report)?;
+            writeln!(out)?;
+        } else {
+            print(out, &report)?;
+        }
+        Ok(())
+    }
+
+    /// Runs all contestants.
+    fn measure(&self) -> Result<Report> {
         ensure!(
             self.listeners.iter().all(|count| (1..=1 << 20).contains(count)),
             "--listeners takes 1 to 1048576"
@@ -162,29 +182,45 @@ impl LookupArgs {
                 let plan =
                     Plan { rounds: self.rounds.max(1), turn: Duration::from_millis(self.turn_ms.max(1)) };
                 let series = compare::measure(&load, &all, &self.churn, plan);
-                let (more_rows, more_kept) = judge(&load, hit, &all, &series);
+                let baseline = all.iter().position(|peer| peer.name() == BASELINE);
+                let (more_rows, more_kept) = judge(&load, hit, &all, &series, baseline);
                 rows.extend(more_rows);
                 kept.extend(more_kept);
+                if hit == 100 && self.only.is_none() {
+                    rows.extend(extras::rows(&load, &hearken, &rte, plan)?);
+                }
             }
         }
-        if let Some(path) = &self.plot {
-            plot::lookup(path, &rows, self.hit[0], &machine.machine)?;
+        let notes = NOTES.map(str::to_owned).to_vec();
+        Ok(Report { bench: "lookup".to_owned(), machine, notes, rows, kept_under_churn: kept })
+    }
+
+    /// The rows of earlier runs in one report, which says of the machine what the first of them says.
+    fn collect(&self) -> Result<Report> {
+        let read = |path: &PathBuf| -> Result<Report> {
+            let text = fs::read(path).with_context(|| path.display().to_string())?;
+            serde_json::from_slice(&text)
+                .with_context(|| format!("{}: no report of this bench", path.display()))
+        };
+        let mut reports = self.from.iter().map(read).collect::<Result<Vec<_>>>()?.into_iter();
+        let mut all = reports.next().context("--from names a file at least")?;
+        for report in reports {
+            all.rows.extend(report.rows);
+            all.kept_under_churn.extend(report.kept_under_churn);
         }
-        let report = Report { bench: "lookup", machine, notes: NOTES, rows, kept_under_churn: kept };
-        if self.json {
-            serde_json::to_writer_pretty(&mut *out, &report)?;
-            writeln!(out)?;
-        } else {
-            print(out, &report)?;
-        }
-        Ok(())
+        Ok(all)
     }
 }
 
 /// The rows of one table's series, and what churn left of each contestant's speed.
-fn judge(load: &Load, hit: u32, peers: &[Box<dyn Peer + '_>], series: &[Series]) -> (Vec<Row>, Vec<Kept>) {
+fn judge(
+    load: &Load,
+    hit: u32,
+    peers: &[Box<dyn Peer + '_>],
+    series: &[Series],
+    baseline: Option<usize>,
+) -> (Vec<Row>, Vec<Kept>) {
     let (mut rows, mut kept) = (Vec::new(), Vec::new());
-    let baseline = peers.iter().position(|peer| peer.name() == BASELINE);
     let of = |peer, churn| series.iter().find(|other| other.peer == peer && other.churn == churn);
     for one in series {
         let contestant = peers[one.peer].name().to_owned();
@@ -222,7 +258,7 @@ fn print(out: &mut impl Write, report: &Report) -> std::io::Result<()> {
     let machine = &report.machine;
     writeln!(out, "{}", machine.machine)?;
     writeln!(out, "{}, lookup in {}, load {}", machine.rustc, machine.instruction_set, machine.load_average)?;
-    for note in report.notes {
+    for note in &report.notes {
         writeln!(out, "{note}")?;
     }
     let mut table = Table::new();

@@ -8,6 +8,7 @@
 mod chained;
 mod dashmap;
 mod hearken;
+mod mixed;
 mod papaya;
 mod rte_hash;
 mod rwlock_hashmap;
@@ -19,6 +20,7 @@ use crate::load::{Chunk, Key, Load};
 
 pub use chained::Chained;
 pub use hearken::Hearken;
+pub use mixed::Mixed;
 pub use rte_hash::{RteTable, start_eal};
 
 /// The baseline of all ratios.
@@ -30,7 +32,7 @@ pub const BURST: usize = 32;
 /// Whatever answers lookups.
 pub trait Peer: Sync {
     /// As the report prints it.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// Answers all segments of `chunk` in `found`.
     fn lookup(&self, chunk: &Chunk, found: &mut [Option<ListenerId>]);
@@ -45,6 +47,16 @@ pub trait Peer: Sync {
 /// Where every listener's wildcard twin would stand for the maps.
 const fn any_of(packed: u64) -> u64 {
     packed & 0xffff
+}
+
+/// hearken in bursts.
+pub fn burst(hearken: &Hearken) -> Box<dyn Peer + '_> {
+    Box::new(hearken::Burst(hearken))
+}
+
+/// The baseline.
+pub fn bulk(rte: &RteTable) -> Box<dyn Peer + '_> {
+    Box::new(rte_hash::Bulk(rte))
 }
 
 /// All contestants, filled with `load`'s listeners, and one wildcard listener on a port that nobody asks for, so that

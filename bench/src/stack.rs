@@ -10,7 +10,7 @@ use listener::config::{Device, Secret, StackConfig};
 use listener::limits::Limits;
 use listener::sockaddr::{Caller, Family};
 use listener::sysctl::Sysctl;
-use listener::types::{DevIndex, InetAddr};
+use listener::types::{DevIndex, InetAddr, SockFd};
 use listener::{Core, Stack};
 
 use crate::frames::{Kind, MIX_PORTS, OPEN_PORT, SERVER_MAC, SERVER_V4, SERVER_V6};
@@ -47,9 +47,14 @@ pub fn for_kind(kind: Kind) -> anyhow::Result<(Stack, Core)> {
     Ok((stack, core))
 }
 
-fn open(stack: &Stack, family: Family, addr: SocketAddr) -> anyhow::Result<()> {
+/// A listener at `addr`.
+///
+/// # Errors
+/// What the listen API says.
+pub fn open(stack: &Stack, family: Family, addr: SocketAddr) -> anyhow::Result<SockFd> {
     let fail = |error: listener::error::ListenError| anyhow::anyhow!("{error:?}");
     let fd = stack.socket(family, 0).map_err(fail)?;
     stack.bind(fd, addr.into(), Caller::ROOT).map_err(fail)?;
-    stack.listen(fd, 4096).map_err(fail)
+    stack.listen(fd, 4096).map_err(fail)?;
+    Ok(fd)
 }

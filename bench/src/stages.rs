@@ -1,4 +1,4 @@
-//! `hearken-bench stages`: where a frame's time goes, stage by stage.
+//! `hearken-bench stages`: where a frame's time goes, stage by stage, and how long frames take at half load.
 //!
 //! # How it is measured
 //! The worker's own stages run on bursts as the worker runs them, with the time stamp counter read in between, which
@@ -28,10 +28,13 @@ use listener::types::{CoreId, DevIndex};
 use serde::Serialize;
 
 use crate::frames::{self, FRAMES, Kind, SERVER_MAC};
+use crate::service::{self, Service};
 use crate::{machine, pcap, stack};
 
 const DEV: DevIndex = DevIndex(1);
 const STAGES: [&str; 8] = ["rx", "parse", "neighbour, echo", "lookup", "tcp", "reply", "collect", "tx"];
+/// So much longer than a stage runs the schedule of half load: its last percentile is of few frames.
+const SERVICE_TIMES: f64 = 2.0;
 /// Bursts between two looks at the clock.
 const BLOCK: usize = 1000;
 
@@ -83,6 +86,8 @@ struct Report {
     on: On,
     burst: usize,
     rows: Vec<Row>,
+    /// At half load, see [`crate::service`].
+    service: Vec<Service>,
 }
 
 /// A device that always has frames.
@@ -157,7 +162,14 @@ impl Args {
             }));
         }
         let machine = machine::Machine::here();
-        let report = Report { bench: "stages", machine, on: self.on, burst: self.burst, rows };
+        let mut service = Vec::new();
+        if self.on == On::Memory && !self.worker {
+            for &kind in kinds {
+                let length = Duration::from_secs_f64(self.seconds * SERVICE_TIMES);
+                service.extend(service::half_load(kind, self.burst, length, hz)?);
+            }
+        }
+        let report = Report { bench: "stages", machine, on: self.on, burst: self.burst, rows, service };
         if self.json {
             println!("{}", serde_json::to_string_pretty(&report)?);
         } else {
@@ -165,6 +177,12 @@ impl Args {
             for Row { kind, stage, ns_per_frame, cycles_per_frame } in &report.rows {
                 let kind = format!("{kind:?}").to_lowercase();
                 println!("{kind:9} {stage:16} {ns_per_frame:7.2} ns {cycles_per_frame:7.1} cycles a frame");
+            }
+            if !report.service.is_empty() {
+                println!("service time at half load, from when a frame was due:");
+            }
+            for service in &report.service {
+                println!("{service}");
             }
         }
         Ok(())

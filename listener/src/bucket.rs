@@ -50,6 +50,7 @@
 
 mod direct;
 mod explain;
+mod lanes;
 mod memory;
 mod simd;
 mod slab;
@@ -64,6 +65,7 @@ use crate::sync::{Arc, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Mutex, Order
 use crate::types::{InetAddr, ListenerId, TcpPort};
 
 pub(crate) use direct::{Direct, Wild, Wilds};
+pub(crate) use lanes::{LaneSet, Lanes};
 pub(crate) use simd::Kernel;
 
 use crate::inet_hashtables::ListenKey;
@@ -231,54 +233,6 @@ impl Column {
     }
 }
 
-/// Some lanes of a burst: bit `i` is lane `i`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LaneSet(pub(crate) u32);
-
-impl LaneSet {
-    /// The first `len` lanes.
-    #[inline]
-    pub(crate) const fn first(len: usize) -> Self {
-        Self(if len >= LANES { u32::MAX >> (32 - LANES) } else { (1 << len) - 1 })
-    }
-
-    /// True if there are none.
-    #[inline]
-    pub(crate) const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// The lanes, in order.
-    #[inline]
-    pub(crate) fn iter(self) -> impl Iterator<Item = usize> {
-        let mut rest = self.0;
-        std::iter::from_fn(move || {
-            let lane = (rest != 0).then(|| rest.trailing_zeros() as usize % LANES);
-            rest &= rest.wrapping_sub(1);
-            lane
-        })
-    }
-}
-
-/// What the passes over a burst leave to be looked up lane by lane.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Lanes {
-    /// Lanes to ask [`Direct::find`] about.
-    pub(crate) missed: LaneSet,
-    /// Lanes to ask [`View::find`] about.
-    pub(crate) slow: LaneSet,
-    /// Some key was not IPv4: its lane is in one of the sets or in none, and `found` says nothing about it.
-    pub(crate) other_family: bool,
-}
-
-impl Lanes {
-    /// True if some lane has no final answer yet.
-    #[inline]
-    pub(crate) fn unanswered(&self) -> bool {
-        self.missed.0 | self.slow.0 != 0 || self.other_family
-    }
-}
-
 /// How many bytes from the first bucket of all the first bucket of a hash lies.
 #[inline(always)]
 const fn place(bits: u32, hash: u64) -> u64 {
@@ -398,6 +352,11 @@ impl<'g, N> Entry<'g, N> {
         // SAFETY: the word named the node when it was loaded (Acquire), under the guard or lock that 'g stands for; the
         // node is released through `epoch::defer` after its word was overwritten, hence after 'g.
         unsafe { self.nodes.get(number) }.map(Held::List)
+    }
+
+    /// True if it stands in the key's second bucket.
+    pub(crate) fn is_displaced(&self) -> bool {
+        self.word & DISPLACED != 0
     }
 
     /// Asks for the node's line, if it is a list.

@@ -12,6 +12,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
+    Handshakes(bench::handshakes::Args),
     Lookup(bench::lookup::LookupArgs),
     Packets(bench::packets::Args),
     Pcap(bench::pcap::Args),
@@ -21,6 +22,7 @@ enum Bench {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().bench {
+        Bench::Handshakes(args) => args.run(),
         Bench::Lookup(args) => args.run(&mut std::io::stdout().lock()),
         Bench::Packets(args) => args.run(),
         Bench::Pcap(args) => args.run(),

@@ -79,7 +79,7 @@ impl Chained {
 }
 
 impl Peer for Chained {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "chain per bucket (lhash2)"
     }
 

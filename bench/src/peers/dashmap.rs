@@ -24,7 +24,7 @@ impl Dash {
 }
 
 impl Peer for Dash {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "dashmap"
     }
 

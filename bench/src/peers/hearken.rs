@@ -43,7 +43,7 @@ impl Hearken {
 pub(super) struct Burst<'t>(pub(super) &'t Hearken);
 
 impl Peer for Burst<'_> {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "hearken"
     }
 
@@ -67,7 +67,7 @@ impl Peer for Burst<'_> {
 pub(super) struct Single<'t>(pub(super) &'t Hearken);
 
 impl Peer for Single<'_> {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "hearken single"
     }
 

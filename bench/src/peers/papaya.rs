@@ -24,7 +24,7 @@ impl Papaya {
 }
 
 impl Peer for Papaya {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "papaya"
     }
 

@@ -46,7 +46,7 @@ impl RteTable {
 pub(super) struct Bulk<'t>(pub(super) &'t RteTable);
 
 impl Peer for Bulk<'_> {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         BASELINE
     }
 
@@ -73,7 +73,7 @@ impl Peer for Bulk<'_> {
 pub(super) struct Single<'t>(pub(super) &'t RteTable);
 
 impl Peer for Single<'_> {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "rte_hash single"
     }
 

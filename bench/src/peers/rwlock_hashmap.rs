@@ -25,7 +25,7 @@ impl RwLockHashMap {
 }
 
 impl Peer for RwLockHashMap {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "RwLock<HashMap>"
     }
 

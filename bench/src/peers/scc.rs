@@ -24,7 +24,7 @@ impl Scc {
 }
 
 impl Peer for Scc {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "scc"
     }
 
