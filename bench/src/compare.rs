@@ -239,7 +239,6 @@ impl Writer {
                 std::thread::sleep(Duration::from_micros(100));
                 continue;
             };
-            self.busy.store(self.peer.load(Ordering::SeqCst), Ordering::SeqCst);
             self.churn(load, peer.as_ref());
             self.busy.store(IDLE, Ordering::SeqCst);
         }
@@ -247,22 +246,23 @@ impl Writer {
 
     /// Opens one and closes the one opened [`CHURN_OPEN`] before, evenly over time, while it is the table's turn.
     fn churn(&self, load: &Load, peer: &dyn Peer) {
-        let (begin, rate) = (Instant::now(), self.rate.load(Ordering::SeqCst) as f64);
         let turn = self.peer.load(Ordering::SeqCst);
-        let mut opened = 0;
+        let mut opened = CHURN_OPEN;
+        (0..opened).for_each(|new| peer.open(Key::of_churn(new), load.churn_id(new)));
+        self.busy.store(turn, Ordering::SeqCst);
+        let (begin, rate) = (Instant::now(), self.rate.load(Ordering::SeqCst) as f64);
         while turn != IDLE && self.peer.load(Ordering::SeqCst) == turn {
-            let due = (begin.elapsed().as_secs_f64() * rate) as u32;
+            let due = CHURN_OPEN + (begin.elapsed().as_secs_f64() * rate) as u32;
             while opened < due {
                 peer.open(Key::of_churn(opened % CHURN_KEYS), load.churn_id(opened));
-                if let Some(old) = opened.checked_sub(CHURN_OPEN) {
-                    peer.close(Key::of_churn(old % CHURN_KEYS), load.churn_id(old));
-                    self.churned.fetch_add(1, Ordering::Relaxed);
-                }
+                let old = opened - CHURN_OPEN;
+                peer.close(Key::of_churn(old % CHURN_KEYS), load.churn_id(old));
+                self.churned.fetch_add(1, Ordering::Relaxed);
                 opened += 1;
             }
             std::hint::spin_loop();
         }
-        for old in opened.saturating_sub(CHURN_OPEN)..opened {
+        for old in opened - CHURN_OPEN..opened {
             peer.close(Key::of_churn(old % CHURN_KEYS), load.churn_id(old));
         }
     }

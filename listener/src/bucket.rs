@@ -354,11 +354,6 @@ impl<'g, N> Entry<'g, N> {
         unsafe { self.nodes.get(number) }.map(Held::List)
     }
 
-    /// True if it stands in the key's second bucket.
-    pub(crate) fn is_displaced(&self) -> bool {
-        self.word & DISPLACED != 0
-    }
-
     /// Asks for the node's line, if it is a list.
     #[inline]
     pub(crate) fn prefetch(&self) {

@@ -133,14 +133,6 @@ impl ListenHash {
         table.update(hash, |node| node.key == key, |held| edit_exact(key, held, f)).map_err(|Full| TableFull)
     }
 
-    /// True if `key` stands in its second bucket: the longest way that a lookup can take. For benches.
-    pub fn is_displaced(&self, key: HashKey) -> bool {
-        let guard = self.pin();
-        let table = if key.addr().is_v4() { &self.v4 } else { &self.v6 };
-        let hash = self.mix.hash(key.addr(), key.port());
-        table.view(&guard).find(hash, |node| node.key == key).is_some_and(|entry| entry.is_displaced())
-    }
-
     /// What `key` holds now.
     pub fn key_list(&self, key: HashKey) -> KeyList {
         let guard = self.pin();

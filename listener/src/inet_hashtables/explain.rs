@@ -46,6 +46,11 @@ impl ListenHash {
         })
     }
 
+    /// True if `key` stands in its second bucket: the longest way that a lookup can take.
+    pub fn is_displaced(&self, key: HashKey) -> bool {
+        matches!(self.bucket_of(key), BucketOf::Hashed { displaced: true, .. })
+    }
+
     fn bucket_of(&self, key: HashKey) -> BucketOf {
         if key.addr().is_any() {
             return BucketOf::Port(key.port().0);
