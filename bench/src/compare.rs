@@ -124,8 +124,7 @@ pub fn measure(load: &Load, peers: &[Box<dyn Peer + '_>], churns: &[u32], plan: 
         });
         for round in 0..plan.rounds {
             for series in &mut series {
-                let before = writer.begin(series.peer, series.churn);
-                let begin = Instant::now();
+                let (before, begin) = (writer.begin(series.peer, series.churn), Instant::now());
                 series.ns.push(turn(load, peers[series.peer].as_ref(), plan, round));
                 series.churn_time += begin.elapsed();
                 series.churned += writer.end() - before;
@@ -208,7 +207,6 @@ impl Default for Writer {
 impl Writer {
     /// Sets the churn of `peer`'s turn on; returns the count so far.
     fn begin(&self, peer: usize, rate: u32) -> u64 {
-        let before = self.churned.load(Ordering::SeqCst);
         if rate > 0 {
             self.rate.store(rate as usize, Ordering::SeqCst);
             self.peer.store(peer, Ordering::SeqCst);
@@ -216,7 +214,7 @@ impl Writer {
                 std::hint::spin_loop();
             }
         }
-        before
+        self.churned.load(Ordering::SeqCst)
     }
 
     /// Ends it; returns the count so far.

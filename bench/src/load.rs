@@ -111,10 +111,9 @@ impl Load {
             let word = random.draw();
             let hit = below(word as u32, 100) < self.hit_percent;
             let number = (word >> 32) as u32;
-            let number = if hit { below(number, self.listeners) } else { below(number, 1 << 20) };
             let number = match &self.only {
                 Some(only) => only[below(number, only.len() as u32) as usize],
-                None => number,
+                None => below(number, if hit { self.listeners } else { 1 << 20 }),
             };
             let key = if hit { Key::of_listener(number) } else { Key::of_miss(number) };
             chunk.set(lane, key);
@@ -185,6 +184,18 @@ mod tests {
         assert_eq!(churn.len(), CHURN_KEYS as usize);
         assert!(listeners.is_disjoint(&churn));
         assert!((0..1 << 20).all(|number| !listeners.contains(&Key::of_miss(number).packed())));
+    }
+
+    #[test]
+    fn all_that_were_named_are_asked_for_and_no_others() {
+        let named: Vec<u32> = (0..1000).step_by(7).collect();
+        let load = Load::new(1000, 0, 42).only(named.clone());
+        let (mut chunk, mut seen) = (Chunk::default(), HashSet::new());
+        for at in 0..64 {
+            load.fill(at, &mut chunk);
+            seen.extend(chunk.want.iter().flatten().map(|id| id.0));
+        }
+        assert_eq!(seen, named.into_iter().collect());
     }
 
     #[test]
