@@ -112,9 +112,6 @@ pub fn measure(load: &Load, peers: &[Box<dyn Peer + '_>], churns: &[u32], plan: 
         .collect();
     let writer = Writer::default();
     let cores = core_affinity::get_core_ids().unwrap_or_default();
-    if let Some(&core) = cores.first() {
-        core_affinity::set_for_current(core);
-    }
     std::thread::scope(|scope| {
         scope.spawn(|| {
             if let Some(&core) = cores.get(1) {
@@ -122,15 +119,21 @@ pub fn measure(load: &Load, peers: &[Box<dyn Peer + '_>], churns: &[u32], plan: 
             }
             writer.run(load, peers);
         });
-        for round in 0..plan.rounds {
-            for series in &mut series {
-                let (before, begin) = (writer.begin(series.peer, series.churn), Instant::now());
-                series.ns.push(turn(load, peers[series.peer].as_ref(), plan, round));
-                series.churn_time += begin.elapsed();
-                series.churned += writer.end() - before;
+        // A thread of its own: it is pinned, and the caller shall not be.
+        scope.spawn(|| {
+            if let Some(&core) = cores.first() {
+                core_affinity::set_for_current(core);
             }
-        }
-        writer.stop();
+            for round in 0..plan.rounds {
+                for series in &mut series {
+                    let (before, begin) = (writer.begin(series.peer, series.churn), Instant::now());
+                    series.ns.push(turn(load, peers[series.peer].as_ref(), plan, round));
+                    series.churn_time += begin.elapsed();
+                    series.churned += writer.end() - before;
+                }
+            }
+            writer.stop();
+        });
     });
     series
 }

@@ -31,6 +31,7 @@ pub fn lookup(path: &Path, rows: &[Row], hit_percent: u32, machine: &Machine) ->
     let mut chart = ChartBuilder::on(&area)
         .caption(title, ("sans-serif", 18))
         .margin(12)
+        .margin_right(36)
         .x_label_area_size(40)
         .y_label_area_size(56)
         .build_cartesian_2d((1u32..listeners_max).log_scale(), (least * 0.7..most * 1.4).log_scale())?;
