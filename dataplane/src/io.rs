@@ -8,6 +8,8 @@
 //! [`mem`] (queues in memory), [`pcap`] (replay and record a file), [`faulty`] (wraps another one and spoils frames by
 //! seed), and with feature `dpdk` an rx and tx queue of a DPDK port.
 
+use std::time::Duration;
+
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod faulty;
@@ -114,6 +116,22 @@ pub trait PacketIo: Send {
 
     /// What the device does by itself.
     fn capabilities(&self) -> Capabilities;
+
+    /// Lets the queue's receive interrupt end [`PacketIo::wait`] on this thread. Once, on the thread that polls.
+    ///
+    /// # Errors
+    /// Why it has none.
+    fn add_interrupt(&mut self) -> Result<(), String> {
+        Err("has no receive interrupts".into())
+    }
+
+    /// Has the device raise an interrupt when the next frame comes, or none.
+    fn arm_interrupt(&mut self, _on: bool) {}
+
+    /// Waits until a queue of this thread raises an interrupt, for at most `limit`.
+    fn wait(limit: Duration) {
+        std::thread::sleep(limit);
+    }
 
     /// True if no frame will ever come again: the end of a file that is replayed once.
     fn exhausted(&self) -> bool {

@@ -35,6 +35,11 @@ pub trait Protocol: Send {
         self.rcv(seg, Self::Found::default(), now)
     }
 
+    /// When [`Protocol::tick`] next has something to do for a timer, if any runs.
+    fn next_timer(&self) -> Option<Nanos> {
+        None
+    }
+
     /// At most `budget` timers and commands that are due. `send` gets each segment that no frame asked for; false means
     /// that there is no room for it now.
     fn tick(&mut self, now: Nanos, budget: usize, send: impl FnMut(&Originated) -> bool);
@@ -61,6 +66,10 @@ impl Protocol for Core {
     #[inline]
     fn count_bad_segment(&mut self, checksum: bool) {
         Self::count_bad_segment(self, checksum);
+    }
+
+    fn next_timer(&self) -> Option<Nanos> {
+        Self::next_timer(self)
     }
 
     fn set_hand_off(&mut self, on: bool) {

@@ -301,6 +301,7 @@ fn idle(wanted: config::Idle, cpus: &[usize], allowed: &[usize]) -> Idle {
         config::Idle::Spin => Idle::Spin,
         config::Idle::Pause => Idle::Pause,
         config::Idle::Yield => Idle::Yield,
+        config::Idle::Interrupt => Idle::Interrupt,
         config::Idle::Auto if allowed.iter().all(|core| cpus.contains(core)) => {
             tracing::info!(
                 "the workers take every core, so idle ones yield to the control thread (workers.idle)"

@@ -19,22 +19,12 @@ use crate::stats::CoreStats;
 const _: () = assert!(Outcome::ALL.len() * 16 <= 64 && BURST_MAX < 1 << 16);
 
 mod hand_off;
+mod idle;
 mod originate;
 
 pub use hand_off::HandOff;
+pub use idle::Idle;
 use originate::Outbox;
-
-/// What a worker does when no device has a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Idle {
-    /// Asks again at once.
-    #[default]
-    Spin,
-    /// Tells the processor that it spins, so that a sibling thread or the power budget gains.
-    Pause,
-    /// Offers the core to the kernel's scheduler: for machines with more threads than cores. A system call.
-    Yield,
-}
 
 /// How a worker is set up.
 #[derive(Clone, Copy, Debug)]
@@ -145,13 +135,13 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         let begin = clock.now();
         self.tick(begin);
         self.turned = Some(begin);
+        let mut idle_turns = 0u32;
         while !stop.load(Ordering::Relaxed) {
             if self.poll(clock) == 0 {
-                match self.config.idle {
-                    Idle::Spin => {}
-                    Idle::Pause => std::hint::spin_loop(),
-                    Idle::Yield => std::thread::yield_now(),
-                }
+                idle_turns = idle_turns.saturating_add(1);
+                self.idle(idle_turns, clock);
+            } else {
+                idle_turns = 0;
             }
         }
         self.finish();

@@ -557,3 +557,22 @@ fn a_ring_runs_without_hugepages_for_as_long_as_told() {
     assert!(stdout.contains("imissed"), "{stdout}");
     assert!(!place.path("h.sock").exists());
 }
+
+#[test]
+fn a_device_without_interrupts_is_refused_by_its_drivers_name() {
+    let idle = "[workers]\nidle = \"interrupt\"\n";
+    let files = Place::on_files(idle);
+    let (code, _, stderr) = files.run(&["--for", "1s"]).end();
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("h.toml:5: a file raises no interrupts; set workers.idle to"), "{stderr}");
+    if cfg!(feature = "dpdk") {
+        let eal = format!("[eal]\nhuge = \"never\"\nfile_prefix = \"hearken-test-{}\"", std::process::id());
+        let ring = Place::new("device = \"net_ring0\"", &format!("{eal}\n{idle}"));
+        let (code, _, stderr) = ring.run(&["--for", "1s"]).end();
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(
+            stderr.contains("the driver net_ring has no receive interrupts for this device; choose"),
+            "{stderr}"
+        );
+    }
+}

@@ -67,8 +67,8 @@ fn on_af_packet(workers: usize) -> Option<Bench> {
     Some(Bench { hearken, client: wire.client, _server: Some(wire.server), _turn: turn })
 }
 
-/// hearken on a tap device whose other end is the kernel of the same namespace.
-fn on_tap(workers: usize) -> Option<Bench> {
+/// hearken on a tap device whose other end is the kernel of the same namespace; `idle` is what its workers do then.
+fn on_tap(workers: usize, idle: &str) -> Option<Bench> {
     let turn = my_turn();
     if !Path::new("/dev/net/tun").exists() {
         skip("a test on net_tap", "there is no /dev/net/tun");
@@ -82,7 +82,8 @@ fn on_tap(workers: usize) -> Option<Bench> {
         }
     };
     let hearken = Hearken::start(hearken_program(), &namespace, |socket| {
-        lab::config(socket, "net_tap0,iface=hk0", workers, &LISTENERS)
+        let text = lab::config(socket, "net_tap0,iface=hk0", workers, &LISTENERS);
+        text.replace("[workers]\n", &format!("[workers]\nidle = \"{idle}\"\n"))
     })
     .expect("hearken starts on net_tap");
     namespace.no_offloads("hk0").expect("the tap's offloads can be turned off");
@@ -103,12 +104,25 @@ fn af_packet_with_two_workers() {
 
 #[test]
 fn tap_with_one_worker() {
-    whole_life(on_tap(1));
+    whole_life(on_tap(1, "auto"));
 }
 
 #[test]
 fn tap_with_two_workers() {
-    whole_life(on_tap(2));
+    whole_life(on_tap(2, "auto"));
+}
+
+/// A worker that sleeps hardly turns while nothing comes, and is there at once when something does.
+#[test]
+fn tap_with_a_worker_that_sleeps() {
+    let Some(bench) = on_tap(1, "interrupt") else { return };
+    let idle =
+        |name: &str| bench.hearken.json("stats").expect("stats")["total"][name].as_u64().expect("a number");
+    let (turns, slept) = (idle("turns_idle"), idle("idle_ns"));
+    std::thread::sleep(Duration::from_millis(500));
+    let (turns, slept) = (idle("turns_idle") - turns, idle("idle_ns") - slept);
+    assert!(slept > 200_000_000 && turns < 20_000, "{turns} turns in {slept} ns: it does not sleep");
+    whole_life(Some(bench));
 }
 
 /// All that a user would try, in one life of the server; then its books have to balance.

@@ -9,8 +9,11 @@ use dpdk_sys as sys;
 use crate::port::Port;
 use crate::{Mbuf, PortId, QueueId};
 
+mod interrupt;
 #[cfg(test)]
 mod tests;
+
+pub use interrupt::wait_for_interrupt;
 
 /// One receive queue. `Send`, neither `Sync` nor `Clone`: one poller at a time is DPDK's rule.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use listener::types::InetAddr;
 use toml::Spanned;
 
-use super::{BURST_MAX, Config, ConfigError, Device, Listener, Place, Port, QUEUES_MAX, Queues};
+use super::{BURST_MAX, Config, ConfigError, Device, Idle, Listener, Place, Port, QUEUES_MAX, Queues};
 
 type Check = Result<(), ConfigError>;
 
@@ -22,6 +22,12 @@ pub(super) fn check(config: &Config) -> Check {
         }
     }
     burst(config)?;
+    if let Some(port) = config.port.iter().find(|port| {
+        config.workers.idle == Idle::Interrupt && matches!(port.device.get_ref(), Device::Pcap { .. })
+    }) {
+        let message = "a file raises no interrupts; set workers.idle to \"spin\", \"pause\" or \"yield\"";
+        return Err(config.error(&port.device, message));
+    }
     config.sysctl.check(config)?;
     cookies(config)?;
     for (index, listener) in config.listener.iter().enumerate() {

@@ -174,6 +174,8 @@ pub enum Idle {
     Pause,
     /// Offers the core to other threads first: a system call each time.
     Yield,
+    /// Sleeps until a device raises an interrupt, where its driver can.
+    Interrupt,
 }
 
 /// Whether the device does checksums.

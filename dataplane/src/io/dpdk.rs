@@ -4,6 +4,8 @@
 //! in. Offloads are the port's, fixed when it was configured; the VLAN tag stays in the frame but on drivers that
 //! take it out whatever they are told.
 
+use std::time::Duration;
+
 use dpdk::{Checksum, Mbuf, Mempool, Offloads, RxQueue, Started, TxQueue, TxRequest};
 
 use super::{Capabilities, Csum, Frame, PacketIo, RxMeta, TxOffload};
@@ -85,6 +87,13 @@ impl DpdkIo {
     }
 }
 
+impl DpdkIo {
+    /// True if [`PacketIo::wait`] can wait for this queue.
+    pub fn has_interrupt(&self) -> bool {
+        self.rx.has_interrupt()
+    }
+}
+
 impl PacketIo for DpdkIo {
     type Frame = Mbuf;
 
@@ -101,6 +110,18 @@ impl PacketIo for DpdkIo {
     #[inline]
     fn alloc(&mut self) -> Option<Mbuf> {
         self.pool.alloc()
+    }
+
+    fn add_interrupt(&mut self) -> Result<(), String> {
+        self.rx.add_interrupt().map_err(|error| error.to_string())
+    }
+
+    fn arm_interrupt(&mut self, on: bool) {
+        self.rx.arm_interrupt(on);
+    }
+
+    fn wait(limit: Duration) {
+        dpdk::wait_for_interrupt(limit);
     }
 
     #[inline]

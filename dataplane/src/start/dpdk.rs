@@ -235,12 +235,17 @@ impl Opening<'_> {
             tx_checksum: offloads,
             vlan_insert: offloads,
             promiscuous: port.promiscuous,
+            rx_interrupts: self.config.workers.idle == config::Idle::Interrupt,
             ..PortConfig::default()
         };
         let configured = self.eal.open(id).and_then(|port| port.configure(&wish)).map_err(text)?;
         let pool = self.pool(port, &configured)?;
         let mut started = configured.start(&pool).map_err(text)?;
-        Ok((DpdkIo::take_all(&mut started, &pool), started))
+        let queues = DpdkIo::take_all(&mut started, &pool);
+        if wish.rx_interrupts && !queues.iter().all(DpdkIo::has_interrupt) {
+            return Err(no_interrupts(&info.driver));
+        }
+        Ok((queues, started))
     }
 
     fn pool(&self, port: &Port, configured: &Configured) -> Result<Mempool, String> {
@@ -252,6 +257,13 @@ impl Opening<'_> {
             format!("no memory for {need}: {error}; raise eal.memory_mib or lower the descriptors")
         })
     }
+}
+
+fn no_interrupts(driver: &str) -> String {
+    format!(
+        "workers.idle = \"interrupt\", and the driver {driver} has no receive interrupts for this device; choose \
+         \"spin\", \"pause\" or \"yield\""
+    )
 }
 
 fn text(error: DpdkError) -> String {

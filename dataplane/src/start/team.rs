@@ -60,10 +60,12 @@ impl Team {
         for (number, (cpu, worker)) in workers.into_iter().enumerate() {
             let (enter, stop) = (enter.clone(), Arc::clone(&team.stop));
             let (sender, waker) = (sender.clone(), Arc::clone(&waker));
+            let mut worker = worker;
             let body = move || {
                 let run = || {
                     pin(cpu)?;
                     let _entered = enter()?;
+                    worker.begin()?;
                     let _ = sender.send(News::Begun);
                     worker.run(&stop, &mut clock.clone());
                     Ok(())

@@ -29,6 +29,8 @@ pub struct PortConfig {
     pub vlan_insert: bool,
     /// Spread flows over the queues by a symmetric hash.
     pub rss: bool,
+    /// Let a thread sleep until a queue has a frame, see [`RxQueue::has_interrupt`].
+    pub rx_interrupts: bool,
     /// Receive frames for any MAC address.
     pub promiscuous: bool,
     /// Receive all multicast frames.
@@ -48,6 +50,7 @@ impl Default for PortConfig {
             tx_checksum: true,
             vlan_insert: true,
             rss: true,
+            rx_interrupts: false,
             promiscuous: false,
             allmulticast: true,
         }
@@ -232,6 +235,7 @@ impl Port {
         let mut symmetric = false;
         for rss in rss_attempts(offloads.rss, usize::from(info.hash_key_size) <= key.len()) {
             let mut conf = eth_conf(mtu, offloads, rss, &info);
+            conf.intr_conf.set_rxq(config.rx_interrupts.into());
             if rss == Rss::Symmetric {
                 conf.rx_adv_conf.rss_conf.rss_key = key.as_mut_ptr();
                 conf.rx_adv_conf.rss_conf.rss_key_len = info.hash_key_size;

@@ -1,0 +1,75 @@
+//! What a worker does when no device has a frame.
+
+use std::time::Duration;
+
+use super::Worker;
+use crate::clock::Clock;
+use crate::io::PacketIo;
+use crate::protocol::Protocol;
+
+/// What a worker does when no device has a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Idle {
+    /// Asks again at once.
+    #[default]
+    Spin,
+    /// Tells the processor that it spins, so that a sibling thread or the power budget gains.
+    Pause,
+    /// Offers the core to the kernel's scheduler: for machines with more threads than cores. A system call.
+    Yield,
+    /// Sleeps until a device raises an interrupt: for boxes that are idle most of the time. System calls.
+    Interrupt,
+}
+
+/// Idle turns before a worker sleeps: frames that follow each other closely are polled for.
+const TURNS_BEFORE_SLEEP: u32 = 256;
+/// How long a worker sleeps at most, and so how late it may see what no device tells: a command of the control side, a
+/// segment from another worker.
+const SLEEP_MAX: Duration = Duration::from_millis(10);
+
+impl<I: PacketIo, P: Protocol> Worker<I, P> {
+    /// Makes ready for [`Idle::Interrupt`], on the thread that will run.
+    ///
+    /// # Errors
+    /// A device without receive interrupts.
+    pub fn begin(&mut self) -> Result<(), String> {
+        if self.config.idle == Idle::Interrupt {
+            for port in &mut self.ports {
+                port.io.add_interrupt()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// After `turns` idle turns in a row.
+    #[inline]
+    pub(super) fn idle<C: Clock>(&mut self, turns: u32, clock: &mut C) {
+        match self.config.idle {
+            Idle::Spin => {}
+            Idle::Pause => std::hint::spin_loop(),
+            Idle::Yield => std::thread::yield_now(),
+            Idle::Interrupt if turns < TURNS_BEFORE_SLEEP => {}
+            Idle::Interrupt => self.sleep(clock),
+        }
+    }
+
+    /// Sleeps until a frame comes or a timer is due.
+    #[cold]
+    fn sleep<C: Clock>(&mut self, clock: &mut C) {
+        self.ports.iter_mut().for_each(|port| port.io.arm_interrupt(true));
+        // What came before the interrupt was armed raises none.
+        if self.poll(clock) == 0 {
+            let now = clock.now();
+            let timer = self.protocol.next_timer().map(|at| Duration::from_nanos(at.since(now)));
+            let limit = timer.map_or(SLEEP_MAX, |timer| timer.min(SLEEP_MAX));
+            if !limit.is_zero() {
+                I::wait(limit);
+            }
+            let woken = clock.now();
+            if let Some(before) = self.turned.replace(woken) {
+                self.stats.spent(false, woken.since(before));
+            }
+        }
+        self.ports.iter_mut().for_each(|port| port.io.arm_interrupt(false));
+    }
+}
