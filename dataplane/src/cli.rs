@@ -19,6 +19,7 @@ use crate::control::proto::{self, Accepted, Closed, Listen, Listening, Request, 
 use crate::report;
 use latency::LatencyArgs;
 
+mod capture;
 mod reload;
 mod why;
 
@@ -46,6 +47,8 @@ enum Command {
     Reload(reload::ReloadArgs),
     /// Say what would become of a segment, and why: a dry run that changes nothing
     Why(why::WhyArgs),
+    /// Write frames that come in to a pcapng file, each with its verdict as a comment
+    Capture(capture::CaptureArgs),
     /// Show the listeners, as ss -ltn does
     Ss(SsArgs),
     /// Show the counters of each core and device
@@ -122,6 +125,7 @@ impl Cli {
             Command::Accept(args) => args.run(out),
             Command::Reload(args) => args.run(out),
             Command::Why(args) => args.run(out),
+            Command::Capture(args) => args.run(out),
             Command::Ss(args) => args.run(out),
             Command::Stats(args) => args.run(out),
             Command::Latency(args) => args.run(out),

@@ -30,6 +30,7 @@ use std::time::Duration;
 use listener::Core;
 
 use crate::config::{self, Config, ConfigError, Cores, Device, Port};
+use crate::control::capture::Captures;
 use crate::control::cookie_keys::CookieDesk;
 use crate::control::proto::{Latency, Stats};
 use crate::control::reload::Loaded;
@@ -203,13 +204,15 @@ where
     let locals = locals(config, &ports);
     let workers = workers(config, &cpus, ports, &locals, protocols);
     let stats = workers.iter().map(|(_, worker)| worker.stats()).collect();
+    let taps = workers.iter().map(|(_, worker)| worker.tap()).collect();
     let reporter = Reporter::new(workers.iter().map(|(_, worker)| worker.mailbox()));
     let team = Team::start(workers, enter).map_err(StartError::Run)?;
     tracing::info!(workers = count, cores = cores::list(&cpus), listeners = config.listener.len(), "running");
     let ports = stack::port_names(config);
     let loaded = Loaded { config: config.clone(), listeners };
+    let captures = Captures::new(taps, team.epoch());
     let (stack, accepted, dry_runs) = (Arc::new(stack), HashMap::new(), DryRuns::new(locals));
-    let desk = Desk { stack, reporter, devices, ports, cpus, cookies, accepted, loaded, dry_runs };
+    let desk = Desk { stack, reporter, devices, ports, cpus, cookies, accepted, loaded, dry_runs, captures };
     Ok(Running {
         #[cfg(feature = "dpdk")]
         peers: Vec::new(),

@@ -8,6 +8,7 @@ use listener::segment::{Originated, Outcome, Verdict};
 use listener::types::{CoreId, DevIndex, Nanos};
 
 use crate::burst::{BURST_DEFAULT, BURST_MAX, Burst, Fate};
+use crate::capture::{Capturer, Tap};
 use crate::clock::Clock;
 use crate::histogram::{Interval, Mailbox};
 use crate::io::{Capabilities, Frame, PacketIo};
@@ -77,6 +78,7 @@ pub struct Worker<I: PacketIo, P: Protocol> {
     hand_off: Option<HandOff>,
     /// When the last turn ended.
     turned: Option<Nanos>,
+    capturer: Capturer,
 }
 
 impl<I: PacketIo, P: Protocol> Worker<I, P> {
@@ -97,6 +99,7 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
             interval: Box::default(),
             hand_off: None,
             turned: None,
+            capturer: Capturer::default(),
         }
     }
 
@@ -114,6 +117,11 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
     /// Where [`crate::histogram::Reporter`] asks it.
     pub fn mailbox(&self) -> (CoreId, Arc<Mailbox>) {
         (self.config.core, Arc::clone(&self.mailbox))
+    }
+
+    /// Where captures of its frames begin.
+    pub fn tap(&self) -> Arc<Tap> {
+        self.capturer.tap()
     }
 
     /// Its half of the stack.
@@ -180,7 +188,7 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
 
     /// One burst of one port. Returns the frames received, and the time after their answers were handed over.
     fn poll_port<C: Clock>(&mut self, index: usize, clock: &mut C) -> (usize, Option<Nanos>) {
-        let Self { ports, protocol, burst, stats, interval, config, hand_off, .. } = self;
+        let Self { ports, protocol, burst, stats, interval, config, hand_off, capturer, .. } = self;
         let Port { io, dev, local, capabilities, .. } = &mut ports[index];
         let Burst { frames, heads, segs, found, fates, lanes, tx, tx_info } = &mut **burst;
         let received = io.rx_burst(&mut frames[..config.burst]);
@@ -191,6 +199,7 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         let frames = &mut frames[..received];
         stats.received(received, frames.iter().flatten().map(|frame| frame.bytes().len()).sum());
 
+        capturer.before(frames, *dev, now);
         stage::parse(frames, local, *dev, stage::parse::Columns { heads, segs, fates, lanes });
         stage::neighbour(frames, heads, fates, lanes, local);
         stage::echo(frames, heads, fates, lanes, local);
@@ -206,6 +215,7 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         let ready = collect(frames, fates, tx, tx_info, &mut tally);
         let sent = if ready == 0 { 0 } else { io.tx_burst(&mut tx[..ready]) };
         tally.sent(&tx_info[..ready], sent);
+        capturer.after(&fates[..received], sent);
         tx[sent..ready].fill_with(|| None);
         let end = clock.now();
         tally.record(interval, end.since(now));

@@ -32,11 +32,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+mod capture;
 mod steer;
 mod why;
 
 use serde::{Deserialize, Serialize};
 
+pub use capture::{Capture, Captured, CapturedFrame, SNAPLEN_DEFAULT};
 pub use steer::{Change, ChangeKind, Reloaded};
 pub use why::{AskWhy, Why, WhyCandidate, WhyListener, WhyTried};
 
@@ -91,6 +93,10 @@ pub enum Request {
     },
     /// What would become of a frame; → [`Why`].
     Why(AskWhy),
+    /// Begins to copy frames; → an empty object.
+    Capture(Capture),
+    /// The frames that were copied; → [`Captured`].
+    Captured {},
     /// Counters; → [`Stats`].
     Stats {},
     /// Latency since start; → [`Latency`].
@@ -377,6 +383,7 @@ pub enum Reply {
     Accepted(Accepted),
     Reloaded(Reloaded),
     Why(Box<Why>),
+    Captured(Captured),
     Stats(Box<Stats>),
     Latency(Latency),
     CookieKeys(CookieKeysReply),

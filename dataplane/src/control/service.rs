@@ -12,6 +12,7 @@ use listener::sockaddr::{Caller, Endpoint, Family, SockAddr};
 use listener::sockopt::SockOpt;
 use listener::types::{DevIndex, SockFd, Then};
 
+use super::capture::Captures;
 use super::cookie_keys::CookieDesk;
 use super::proto::{
     self, Accepted, Closed, CoreLatency, CoreStats, DeviceStats, Histograms, Latency, Listen, Listening,
@@ -59,6 +60,8 @@ pub struct Desk<D> {
     pub loaded: Loaded,
     /// For frames that are only tried.
     pub dry_runs: DryRuns,
+    /// Frames that are shown.
+    pub captures: Captures,
 }
 
 /// Opens a listener: socket, options, bind, listen; what fails leaves nothing behind.
@@ -120,6 +123,8 @@ impl<D: Devices> Service for Desk<D> {
             Request::Accept(which) => self.accept(peer, &which),
             Request::CloseConnection { fd, reset } => self.close_connection(peer, SockFd(fd), reset),
             Request::Reload { check } => self.reload(check).map(Reply::Reloaded),
+            Request::Capture(wanted) => self.capture(peer, &wanted).map(|()| Reply::Done {}),
+            Request::Captured {} => self.captured(peer).map(Reply::Captured),
             Request::Why(ask) => self.why(&ask).map(|why| Reply::Why(Box::new(why))),
             Request::Stats {} => Ok(Reply::Stats(Box::new(self.stats()))),
             Request::Latency { core } => self.latency(core).map(Reply::Latency),
@@ -134,6 +139,7 @@ impl<D: Devices> Service for Desk<D> {
     }
 
     fn gone(&mut self, client: u64) {
+        self.captures.gone(client);
         for fd in self.accepted.remove(&client).unwrap_or_default() {
             let _ = self.stack.close(fd, false);
         }

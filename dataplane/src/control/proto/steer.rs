@@ -14,7 +14,9 @@ impl Request {
             | Self::Close(_)
             | Self::Accept(_)
             | Self::CloseConnection { .. }
-            | Self::Reload { .. } => true,
+            | Self::Reload { .. }
+            | Self::Capture(_)
+            | Self::Captured {} => true,
             Self::CookieKeys { rotate } => *rotate,
             Self::Ss { .. } | Self::Why(_) | Self::Stats {} => false,
             Self::Latency { .. } | Self::Histograms { .. } => false,

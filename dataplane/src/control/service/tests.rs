@@ -44,6 +44,7 @@ pub(crate) fn desk_on(sysctl: Sysctl) -> TestDesk {
         accepted: HashMap::new(),
         loaded: Loaded { config: crate::config::Config::default(), listeners: Vec::new() },
         dry_runs: DryRuns::default(),
+        captures: Captures::default(),
     }
 }
 
