@@ -21,6 +21,7 @@ use latency::LatencyArgs;
 
 mod capture;
 mod reload;
+mod top;
 mod why;
 
 /// The listening half of TCP, on DPDK.
@@ -49,6 +50,8 @@ enum Command {
     Why(why::WhyArgs),
     /// Write frames that come in to a pcapng file, each with its verdict as a comment
     Capture(capture::CaptureArgs),
+    /// Watch cores, drops, listeners and floods live
+    Top(top::TopArgs),
     /// Show the listeners, as ss -ltn does
     Ss(SsArgs),
     /// Show the counters of each core and device
@@ -126,6 +129,7 @@ impl Cli {
             Command::Reload(args) => args.run(out),
             Command::Why(args) => args.run(out),
             Command::Capture(args) => args.run(out),
+            Command::Top(args) => args.run(out),
             Command::Ss(args) => args.run(out),
             Command::Stats(args) => args.run(out),
             Command::Latency(args) => args.run(out),

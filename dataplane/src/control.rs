@@ -11,4 +11,5 @@ pub mod proto;
 pub mod reload;
 pub mod server;
 pub mod service;
+pub mod top;
 pub mod why;

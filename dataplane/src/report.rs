@@ -16,7 +16,7 @@ use crate::names;
 use crate::stats::CORE_COUNTERS;
 
 /// A table without lines, for terminals and for `awk` alike.
-fn table(header: Vec<String>) -> Table {
+pub fn table(header: Vec<String>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     table
@@ -34,7 +34,7 @@ fn numbers_right(table: &mut Table) {
 }
 
 /// The text of `table` with no blanks at line ends.
-fn text(table: &mut Table) -> String {
+pub fn text(table: &mut Table) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }

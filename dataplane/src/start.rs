@@ -36,6 +36,7 @@ use crate::control::proto::{Latency, Stats};
 use crate::control::reload::Loaded;
 use crate::control::server::{BindError, Server};
 use crate::control::service::{Desk, Devices, dev_index};
+use crate::control::top::TopWindow;
 use crate::control::why::DryRuns;
 use crate::histogram::Reporter;
 use crate::io::PacketIo;
@@ -212,7 +213,19 @@ where
     let loaded = Loaded { config: config.clone(), listeners };
     let captures = Captures::new(taps, team.epoch());
     let (stack, accepted, dry_runs) = (Arc::new(stack), HashMap::new(), DryRuns::new(locals));
-    let desk = Desk { stack, reporter, devices, ports, cpus, cookies, accepted, loaded, dry_runs, captures };
+    let desk = Desk {
+        stack,
+        reporter,
+        devices,
+        ports,
+        cpus,
+        cookies,
+        accepted,
+        loaded,
+        dry_runs,
+        captures,
+        top: TopWindow::default(),
+    };
     Ok(Running {
         #[cfg(feature = "dpdk")]
         peers: Vec::new(),

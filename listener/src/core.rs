@@ -361,6 +361,7 @@ impl Core {
         let ids = &mut ids[..missed.len()];
         let guard = self.env.hash.pin();
         self.env.hash.inet_lookup_listener_burst(&guard, &self.keys[..missed.len()], ids);
+        self.env.shared.live.watch.count(ids);
         for (&at, id) in missed.iter().zip(ids) {
             // The generation is read under the pin that the id was found under, so it is that listener's or later.
             if let Some(id) = *id

@@ -5,6 +5,8 @@
 //! exchanges them for its own at its next tick and leaves the old ones, which the control side frees. So a worker
 //! allocates and frees nothing, and a segment meets the old knobs or the new ones, never some of each.
 
+mod watch;
+
 use crossbeam::atomic::AtomicCell;
 use crossbeam::queue::ArrayQueue;
 
@@ -30,6 +32,8 @@ pub struct Settings {
 pub(crate) struct Live {
     /// Answers to [`Command::Peek`].
     pub(crate) peeked: ArrayQueue<Peeked>,
+    /// Segments by listener.
+    pub(crate) watch: watch::Watch,
     next: AtomicCell<Option<Box<Settings>>>,
     done: AtomicCell<Option<Box<Settings>>>,
     requests: AtomicU32,
@@ -40,6 +44,7 @@ impl Default for Live {
     fn default() -> Self {
         Self {
             peeked: ArrayQueue::new(PEEKED),
+            watch: watch::Watch::default(),
             next: AtomicCell::default(),
             done: AtomicCell::default(),
             requests: AtomicU32::new(0),

@@ -34,12 +34,14 @@ use std::time::Duration;
 
 mod capture;
 mod steer;
+mod top;
 mod why;
 
 use serde::{Deserialize, Serialize};
 
 pub use capture::{Capture, Captured, CapturedFrame, SNAPLEN_DEFAULT};
 pub use steer::{Change, ChangeKind, Reloaded};
+pub use top::{Top, TopCore, TopDrop, TopListener};
 pub use why::{AskWhy, Why, WhyCandidate, WhyListener, WhyTried};
 
 use super::cookie_keys::CookieKeysReply;
@@ -93,6 +95,8 @@ pub enum Request {
     },
     /// What would become of a frame; → [`Why`].
     Why(AskWhy),
+    /// What happened in the last second or so; → [`Top`].
+    Top {},
     /// Begins to copy frames; → an empty object.
     Capture(Capture),
     /// The frames that were copied; → [`Captured`].
@@ -384,6 +388,7 @@ pub enum Reply {
     Reloaded(Reloaded),
     Why(Box<Why>),
     Captured(Captured),
+    Top(Box<Top>),
     Stats(Box<Stats>),
     Latency(Latency),
     CookieKeys(CookieKeysReply),

@@ -20,6 +20,7 @@ use super::proto::{
 };
 use super::reload::Loaded;
 use super::server::{Peer, Service};
+use super::top::TopWindow;
 use super::why::DryRuns;
 use crate::config::then_name;
 use crate::histogram::{self, CoreReport, Reporter};
@@ -62,6 +63,8 @@ pub struct Desk<D> {
     pub dry_runs: DryRuns,
     /// Frames that are shown.
     pub captures: Captures,
+    /// For who watches.
+    pub top: TopWindow,
 }
 
 /// Opens a listener: socket, options, bind, listen; what fails leaves nothing behind.
@@ -125,6 +128,7 @@ impl<D: Devices> Service for Desk<D> {
             Request::Reload { check } => self.reload(check).map(Reply::Reloaded),
             Request::Capture(wanted) => self.capture(peer, &wanted).map(|()| Reply::Done {}),
             Request::Captured {} => self.captured(peer).map(Reply::Captured),
+            Request::Top {} => Ok(Reply::Top(Box::new(self.top(peer)))),
             Request::Why(ask) => self.why(&ask).map(|why| Reply::Why(Box::new(why))),
             Request::Stats {} => Ok(Reply::Stats(Box::new(self.stats()))),
             Request::Latency { core } => self.latency(core).map(Reply::Latency),
@@ -140,6 +144,7 @@ impl<D: Devices> Service for Desk<D> {
 
     fn gone(&mut self, client: u64) {
         self.captures.gone(client);
+        self.top_gone(client);
         for fd in self.accepted.remove(&client).unwrap_or_default() {
             let _ = self.stack.close(fd, false);
         }

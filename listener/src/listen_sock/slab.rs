@@ -79,6 +79,16 @@ impl ListenSocks {
         debug_assert!(stored.is_ok(), "a slot was freed twice");
     }
 
+    /// Slots that there may be.
+    pub(crate) fn slots(&self) -> usize {
+        self.capacity as usize
+    }
+
+    /// Slots that were ever given out.
+    pub(crate) fn slots_used(&self) -> usize {
+        self.fresh.load(Ordering::Relaxed) as usize
+    }
+
     /// A slab with copies of these slots alone, to try things on: it gives none out.
     pub(crate) fn copy_of(&self, ids: &[ListenerId]) -> Self {
         let copy = Self {

@@ -18,7 +18,7 @@ impl Request {
             | Self::Capture(_)
             | Self::Captured {} => true,
             Self::CookieKeys { rotate } => *rotate,
-            Self::Ss { .. } | Self::Why(_) | Self::Stats {} => false,
+            Self::Ss { .. } | Self::Why(_) | Self::Top {} | Self::Stats {} => false,
             Self::Latency { .. } | Self::Histograms { .. } => false,
         }
     }

@@ -45,6 +45,7 @@ pub(crate) fn desk_on(sysctl: Sysctl) -> TestDesk {
         loaded: Loaded { config: crate::config::Config::default(), listeners: Vec::new() },
         dry_runs: DryRuns::default(),
         captures: Captures::default(),
+        top: TopWindow::default(),
     }
 }
 

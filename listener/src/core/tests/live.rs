@@ -97,3 +97,28 @@ fn a_stack_that_drains_takes_no_syn_and_ends_what_has_begun() {
     tick(&mut core);
     assert_eq!(stack.in_use(), Some(InUse { requests: 0, connections: 1 }));
 }
+
+#[test]
+fn segments_are_counted_by_listener_while_somebody_watches() {
+    let (stack, mut core) = stack();
+    let other = listen_on(&stack, 81, 8, Then::Queue);
+    let ids = [SockFd(0), other].map(|fd| stack.listener_id(fd).expect("it listens"));
+    let at = |sport, port| Segment { flow: FlowKey { dport: TcpPort(port), ..flow(sport) }, ..syn(sport) };
+    rcv(&mut core, at(1, 80));
+    let mut before = Vec::new();
+    assert_eq!(stack.busiest(&mut before, 9), []);
+    stack.watch_listeners(true);
+    for sport in 2..5 {
+        rcv(&mut core, at(sport, 81));
+    }
+    rcv(&mut core, at(5, 80));
+    rcv(&mut core, at(5, 82));
+    assert_eq!(stack.busiest(&mut before, 9), [(ids[1], 3), (ids[0], 1)]);
+    assert_eq!(stack.busiest(&mut before, 9), []);
+    rcv(&mut core, at(6, 81));
+    rcv(&mut core, at(7, 80));
+    assert_eq!(stack.busiest(&mut before, 1), [(ids[0], 1)]);
+    stack.watch_listeners(false);
+    rcv(&mut core, at(8, 80));
+    assert_eq!(stack.busiest(&mut before, 9), []);
+}
