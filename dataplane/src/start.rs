@@ -211,7 +211,7 @@ where
     tracing::info!(workers = count, cores = cores::list(&cpus), listeners = config.listener.len(), "running");
     let ports = stack::port_names(config);
     let loaded = Loaded { config: config.clone(), listeners };
-    let captures = Captures::new(taps, team.epoch());
+    let captures = Captures::new(taps);
     let (stack, accepted, dry_runs) = (Arc::new(stack), HashMap::new(), DryRuns::new(locals));
     let desk = Desk {
         stack,

@@ -137,8 +137,8 @@ fn frames_are_written_as_they_came_with_what_became_of_them() {
     );
     assert_eq!(tcpdump.lines().filter(|line| line.contains("IP ")).count(), 4, "{tcpdump}");
     let age = run(Command::new("tcpdump").args(["-tt", "-n", "-r"]).arg(&file)).expect("tcpdump reads it");
-    let times = age.lines().filter_map(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-    let seconds = times.last().unwrap_or_else(|| panic!("no times in {age}"));
+    let mut times = age.lines().filter_map(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    let seconds = times.next().unwrap_or_else(|| panic!("no times in {age}"));
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     assert!((now.as_secs_f64() - seconds).abs() < 60.0, "the time of day is {seconds}");
     let why = bench.hearken.ctl(&format!("why --pcap {}", file.display())).expect("why reads it");

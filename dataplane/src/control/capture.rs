@@ -1,7 +1,6 @@
 //! The control side of captures: one at a time, owned by the client that began it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::proto::{self, Captured, CapturedFrame, Refusal};
 use super::server::Peer;
@@ -14,11 +13,9 @@ use crate::hex;
 const REPLY_OCTETS: usize = 256 * 1024;
 
 /// The workers' taps, and who has them open.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Captures {
     taps: Vec<Arc<Tap>>,
-    /// When the workers' clock began.
-    epoch: SystemTime,
     open: Option<Open>,
 }
 
@@ -28,16 +25,10 @@ struct Open {
     rings: Vec<Rings>,
 }
 
-impl Default for Captures {
-    fn default() -> Self {
-        Self::new(Vec::new(), UNIX_EPOCH)
-    }
-}
-
 impl Captures {
-    /// On these taps, one a worker, whose clocks began at `epoch`.
-    pub fn new(taps: Vec<Arc<Tap>>, epoch: SystemTime) -> Self {
-        Self { taps, epoch, open: None }
+    /// On these taps, one a worker.
+    pub fn new(taps: Vec<Arc<Tap>>) -> Self {
+        Self { taps, open: None }
     }
 
     /// The client is gone, and with it its capture.
@@ -45,12 +36,6 @@ impl Captures {
         if self.open.take_if(|open| open.client == client).is_some() {
             self.taps.iter().for_each(|tap| tap.stop());
         }
-    }
-
-    /// Nanoseconds since 1970 at time `at` of the workers.
-    fn unix_ns(&self, at: listener::types::Nanos) -> u64 {
-        let since = (self.epoch + Duration::from_nanos(at.0)).duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
@@ -120,7 +105,8 @@ impl<D> Desk<D> {
         };
         let device = usize::from(record.dev.0).checked_sub(1).and_then(|place| self.ports.get(place));
         CapturedFrame {
-            unix_ns: self.captures.unix_ns(record.at),
+            // Workers count Unix time.
+            unix_ns: record.at.0,
             device: device.cloned().unwrap_or_default(),
             core,
             len: record.len,

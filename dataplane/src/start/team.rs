@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::clock::RealClock;
 use crate::io::PacketIo;
@@ -34,7 +34,6 @@ pub struct Team {
     news: Receiver<News>,
     wake: UnixStream,
     failure: Option<String>,
-    epoch: SystemTime,
 }
 
 impl Team {
@@ -56,14 +55,7 @@ impl Team {
         let (waker, (sender, news)) = (Arc::new(waker), mpsc::channel());
         let stop = Arc::new(AtomicBool::new(false));
         let count = workers.len();
-        let mut team = Self {
-            stop,
-            threads: Vec::with_capacity(count),
-            news,
-            wake,
-            failure: None,
-            epoch: SystemTime::now(),
-        };
+        let mut team = Self { stop, threads: Vec::with_capacity(count), news, wake, failure: None };
         let clock = RealClock::begin();
         for (number, (cpu, worker)) in workers.into_iter().enumerate() {
             let (enter, stop) = (enter.clone(), Arc::clone(&team.stop));
@@ -110,11 +102,6 @@ impl Team {
             return Err(failure);
         }
         Ok(())
-    }
-
-    /// When the workers' clock began.
-    pub fn epoch(&self) -> SystemTime {
-        self.epoch
     }
 
     /// Becomes readable when a worker has ended.
