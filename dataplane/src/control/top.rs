@@ -92,8 +92,8 @@ impl<D> Desk<D> {
                 let (now, before) = grown(of);
                 now.saturating_sub(before) as f64
             };
-            let busy = difference(|report| report.counters.turns_busy);
-            let turns = busy + difference(|report| report.counters.turns_idle);
+            let busy = difference(|report| report.counters.busy_ns);
+            let all = busy + difference(|report| report.counters.idle_ns);
             let latency = window_latency(now, before);
             let at = |quantile| if latency.is_empty() { 0 } else { latency.value_at_quantile(quantile) };
             TopCore {
@@ -103,7 +103,7 @@ impl<D> Desk<D> {
                 rx_frames: rate(|report| report.counters.rx_frames),
                 tx_frames: rate(|report| report.counters.tx_frames),
                 rx_bits: 8.0 * rate(|report| report.counters.rx_bytes),
-                busy_percent: if turns > 0.0 { 100.0 * busy / turns } else { 0.0 },
+                busy_percent: if all > 0.0 { 100.0 * busy / all } else { 0.0 },
                 p50_ns: at(0.5),
                 p99_ns: at(0.99),
                 p99_9_ns: at(0.999),

@@ -42,7 +42,7 @@ pub struct TopCore {
     pub tx_frames: f64,
     /// Bits a second that came in, without FCS.
     pub rx_bits: f64,
-    /// Per cent of turns that received something.
+    /// Per cent of the time in turns that received something.
     pub busy_percent: f64,
     /// Latency of all outcomes in the window, in nanoseconds; 0 without frames.
     pub p50_ns: u64,
