@@ -112,6 +112,7 @@ mod tcp_output;
 mod tcp_timer;
 pub mod timer;
 pub mod types;
+pub mod vector;
 
 pub use api::Stack;
 pub use core::Core;

@@ -50,14 +50,24 @@ impl Kernel {
         {
             if is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("bmi1")
                 && is_x86_feature_detected!("bmi2")
+                && is_x86_feature_detected!("popcnt")
+                && is_x86_feature_detected!("lzcnt")
+                && is_x86_feature_detected!("movbe")
             {
                 sets.push(Self(Choice::Avx512));
             }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") {
+            if is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("bmi1")
+                && is_x86_feature_detected!("bmi2")
+                && is_x86_feature_detected!("popcnt")
+            {
                 sets.push(Self(Choice::Avx2));
             }
-            if is_x86_feature_detected!("sse4.2") {
+            if is_x86_feature_detected!("sse4.2") && is_x86_feature_detected!("popcnt") {
                 sets.push(Self(Choice::Sse42));
             }
         }
@@ -344,6 +354,7 @@ pub(super) fn prefetch(line: *const u8) {
 }
 
 mod pass;
+mod run;
 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
 mod x86;
 

@@ -1,0 +1,98 @@
+//! Loops over columns in the widest vectors that the machine has, for callers that forbid `unsafe`.
+//!
+//! The crates are compiled for any x86-64, whose vectors hold four words. A loop over columns is written as a plain loop
+//! and given to [`Vectors::run`], where the compiler makes it into code for each set of instructions, and the machine
+//! chooses. Which sets there are and which one a machine has is decided where the lookup decides it,
+//! `bucket.rs`, the crate's one door to `unsafe`.
+//!
+//! # What makes a loop fast there
+//! - It is inlined: the closure is written `#[inline(always)] || ...`, and so is marked every function that it calls.
+//!   What is called without being inlined is compiled for any machine.
+//! - Its bounds are seen to hold: columns are arrays, and the count a multiple of 16 that is at most their length.
+
+use crate::bucket::Kernel;
+
+/// A set of instructions that this machine has been seen to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vectors(Kernel);
+
+impl Vectors {
+    /// The best set that this machine has.
+    pub fn best() -> Self {
+        Self(Kernel::best())
+    }
+
+    /// Every set that this machine has, the best first and the one that any machine has last.
+    pub fn available() -> Vec<Self> {
+        Kernel::available().into_iter().map(Self).collect()
+    }
+
+    /// As the benches print it.
+    pub fn name(self) -> &'static str {
+        self.0.name()
+    }
+
+    /// Runs `f` compiled for these instructions, as far as it is inlined into this call: see the module's head.
+    ///
+    /// ```
+    /// use listener::vector::Vectors;
+    ///
+    /// let (seq, mut ack) = ([7; 64], [0; 64]);
+    /// Vectors::best().run(#[inline(always)] || {
+    ///     for row in 0..32 {
+    ///         ack[row] = seq[row] + 1;
+    ///     }
+    /// });
+    /// assert!(ack[..32] == [8; 32] && ack[32..] == [0; 32]);
+    /// ```
+    #[inline]
+    pub fn run<R>(self, f: impl FnOnce() -> R) -> R {
+        self.0.run(f)
+    }
+
+    /// `columns[j][i] = rows[i][j]`, and the other way round by itself. Within [`Vectors::run`] or without.
+    #[inline]
+    pub fn transpose(self, rows: &[[u32; 16]; 16]) -> [[u32; 16]; 16] {
+        self.0.transpose(rows)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn all_sets_transpose_alike(rows in proptest::array::uniform16(any::<[u32; 16]>())) {
+            for vectors in Vectors::available() {
+                let columns = vectors.transpose(&rows);
+                for (row, words) in rows.iter().enumerate() {
+                    prop_assert_eq!(columns.map(|column| column[row]), *words, "{}, row {}", vectors.name(), row);
+                }
+                prop_assert_eq!(vectors.transpose(&columns), rows, "{}", vectors.name());
+            }
+        }
+
+        /// Rotations, swaps and products, whose instructions differ among the sets.
+        #[test]
+        fn a_loop_means_the_same_in_all_sets(a: [u32; 32], b: [u32; 32], rows in 0..33usize) {
+            let step = |a: u32, b: u32| {
+                let wide = u64::from(a).wrapping_mul(u64::from(b) << 32 | 5).rotate_left(13);
+                (wide as u32).swap_bytes() ^ a.rotate_left(b) ^ b.leading_zeros() ^ wide.count_ones()
+            };
+            for vectors in Vectors::available() {
+                let mut out = [0; 32];
+                let rounded = vectors.run(#[inline(always)] || {
+                    let rounded = rows.next_multiple_of(16).min(32);
+                    for row in 0..rounded {
+                        out[row] = step(a[row], b[row]);
+                    }
+                    rounded
+                });
+                let want = |row| if row < rounded { step(a[row], b[row]) } else { 0 };
+                prop_assert_eq!(out, std::array::from_fn(want), "{}", vectors.name());
+            }
+        }
+    }
+}
