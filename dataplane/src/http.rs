@@ -26,23 +26,33 @@ pub struct Answer {
     /// The body's type.
     pub content_type: &'static str,
     /// The body.
-    pub body: String,
+    pub body: Vec<u8>,
 }
 
 impl Answer {
     /// A line of text.
     pub fn text(status: &'static str, line: impl Into<String>) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", body: line.into() + "\n" }
+        let body = (line.into() + "\n").into_bytes();
+        Self { status, content_type: "text/plain; charset=utf-8", body }
     }
 
     fn bytes(&self) -> Vec<u8> {
         let Self { status, content_type, body } = self;
         let len = body.len();
-        format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{body}"
-        )
-        .into_bytes()
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n"
+        );
+        [head.as_bytes(), body].concat()
     }
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Without what follows a `?`.
+    pub path: String,
+    /// All `Accept` headers, with commas between them; empty if there is none.
+    pub accept: String,
 }
 
 /// The listening socket and its clients.
@@ -92,8 +102,8 @@ impl Http {
         self.clients.iter().any(|client| client.output.is_some())
     }
 
-    /// One round. `answer` gets the path of each question.
-    pub fn turn(&mut self, mut answer: impl FnMut(&str) -> Answer) {
+    /// One round. `answer` gets each question.
+    pub fn turn(&mut self, mut answer: impl FnMut(&Question) -> Answer) {
         for _ in 0..CLIENTS_MAX {
             let Ok((stream, _)) = self.listener.accept() else { break };
             if stream.set_nonblocking(true).is_err() {
@@ -114,11 +124,11 @@ impl Http {
 }
 
 impl Client {
-    fn serve(&mut self, answer: &mut impl FnMut(&str) -> Answer) {
+    fn serve(&mut self, answer: &mut impl FnMut(&Question) -> Answer) {
         if self.output.is_none() {
             self.read();
-            if let Some(path) = self.question() {
-                let answer = path.map_or_else(|refused| refused, |path| answer(&path));
+            if let Some(question) = self.question() {
+                let answer = question.map_or_else(|refused| refused, |question| answer(&question));
                 self.output = Some((answer.bytes(), 0));
             }
         }
@@ -134,8 +144,8 @@ impl Client {
         }
     }
 
-    /// The path of a whole question, or why it gets none; none while the question is not complete.
-    fn question(&self) -> Option<Result<String, Answer>> {
+    /// A whole question, or why it gets no answer; none while the question is not complete.
+    fn question(&self) -> Option<Result<Question, Answer>> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut headers);
         match request.parse(&self.input) {
@@ -153,7 +163,14 @@ impl Client {
             return Some(Err(Answer::text("405 Method Not Allowed", "only GET is answered")));
         }
         let path = request.path.unwrap_or("/");
-        Some(Ok(path.split('?').next().unwrap_or(path).to_owned()))
+        let accept: Vec<_> = request
+            .headers
+            .iter()
+            .filter(|header| header.name.eq_ignore_ascii_case("accept"))
+            .map(|header| String::from_utf8_lossy(header.value))
+            .collect();
+        let path = path.split('?').next().unwrap_or(path).to_owned();
+        Some(Ok(Question { path, accept: accept.join(",") }))
     }
 
     fn write(&mut self) {
@@ -181,7 +198,9 @@ mod tests {
         stream.set_read_timeout(Some(Duration::from_millis(5))).expect("a timeout");
         let (mut text, begun) = (Vec::new(), Instant::now());
         while begun.elapsed() < Duration::from_secs(10) {
-            http.turn(|path| Answer::text("200 OK", format!("this is {path}")));
+            http.turn(|Question { path, accept }| {
+                Answer::text("200 OK", format!("this is {path} as {accept}"))
+            });
             let mut chunk = [0; 4096];
             match stream.read(&mut chunk) {
                 Ok(0) => return String::from_utf8(text).expect("UTF-8"),
@@ -195,12 +214,14 @@ mod tests {
     #[test]
     fn get_is_answered_and_nothing_else() {
         let mut http = Http::bind("127.0.0.1:0".parse().expect("an address")).expect("loopback");
-        let answer = ask(&mut http, b"GET /metrics?x=1 HTTP/1.1\r\nHost: h\r\n\r\n");
+        let answer =
+            ask(&mut http, b"GET /metrics?x=1 HTTP/1.1\r\nHost: h\r\naccept: a\r\nAccept: b/c\r\n\r\n");
         assert!(
-            answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nthis is /metrics\n"),
+            answer.starts_with("HTTP/1.1 200 OK\r\n")
+                && answer.ends_with("\r\n\r\nthis is /metrics as a,b/c\n"),
             "{answer}"
         );
-        assert!(answer.contains("\r\nContent-Length: 17\r\n"), "{answer}");
+        assert!(answer.contains("\r\nContent-Length: 26\r\n"), "{answer}");
         assert!(ask(&mut http, b"POST / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405 "));
         assert!(ask(&mut http, b"\x16\x03\x01 nonsense\r\n\r\n").starts_with("HTTP/1.1 400 "));
         assert!(

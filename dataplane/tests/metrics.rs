@@ -2,18 +2,20 @@
 //! parser; its notifications are caught; dashboards and alerts name only what is there.
 
 mod lab;
+mod scraped;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use assert_cmd::cargo::cargo_bin;
 use lab::skip;
+use scraped::{Server, get};
 use serde_json::Value;
 
 /// Reads a page by the strict parser of Prometheus' Python client, a package of the system's Python; prints JSON.
@@ -22,67 +24,6 @@ import json, sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse
 print(json.dumps([[s.name, s.labels, s.value] for f in parse(sys.stdin.read()) for s in f.samples]))
 ";
-
-/// A hearken on a capture file of one frame, with metrics on a free port; killed when dropped.
-struct Server {
-    child: Child,
-    metrics: SocketAddr,
-    dir: tempfile::TempDir,
-}
-
-impl Server {
-    fn start(envs: &[(&str, &Path)]) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = |name: &str| dir.path().join(name);
-        let file = fs::File::create(path("in.pcap")).expect("a file");
-        // One frame, to nobody.
-        let frame = pcap_file::pcap::PcapPacket::new(Duration::ZERO, 60, &[0; 60]);
-        let mut writer = pcap_file::pcap::PcapWriter::new(file).expect("a header");
-        writer.write_packet(&frame).expect("a frame");
-        let text = format!(
-            "[control]\nsocket = {:?}\n[metrics]\nlisten = \"127.0.0.1:0\"\n[[port]]\nname = \"p0\"\ndevice = \"pcap:{}\"\n\
-             addresses = [\"198.18.0.1/24\"]\n[workers]\ncores = [0]\nidle = \"yield\"\n",
-            path("h.sock"),
-            path("in.pcap").display()
-        );
-        fs::write(path("h.toml"), text).expect("a file");
-        let log = fs::File::create(path("log")).expect("a file");
-        let mut command = Command::new(cargo_bin("hearken"));
-        command.args(["run", "--for", "60s", "--config"]).arg(path("h.toml")).envs(envs.iter().copied());
-        let child = command.stdout(Stdio::null()).stderr(log).spawn().expect("hearken starts");
-        let metrics = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Self { child, metrics, dir };
-        let begun = Instant::now();
-        while server.metrics.port() == 0 {
-            let log = fs::read_to_string(server.dir.path().join("log")).expect("its log");
-            assert!(begun.elapsed() < Duration::from_secs(30), "no metrics: {log}");
-            let addr = log.split("metrics on http://").nth(1).and_then(|rest| rest.split_once("/metrics"));
-            if let Some((addr, _)) = addr {
-                server.metrics = addr.parse().expect("an address");
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        server
-    }
-
-    /// Status line and body of `GET path`.
-    fn get(&self, path: &str) -> (String, String) {
-        let mut stream = TcpStream::connect(self.metrics).expect("it listens");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: hearken\r\n\r\n").expect("it takes it");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).expect("an answer to its end");
-        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
-        (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// The samples of a page: name, labels, value.
 fn parse(page: &str) -> Option<Vec<(String, Value, f64)>> {
@@ -123,6 +64,28 @@ fn prometheus_reads_every_number() {
     assert_eq!(value("hearken_healthy", "", ""), 1.0);
     assert!(value("hearken_turns_idle_total", "core", "0") > 0.0);
     assert_eq!(value("hearken_latency_seconds_bucket", "le", "+Inf"), 0.0);
+}
+
+#[test]
+fn who_asks_for_a_format_gets_it() {
+    let server = Server::start(&[]);
+    let protobuf =
+        "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
+    for (accept, kind, begin) in [
+        ("*/*", "application/openmetrics-text; version=1.0.0; charset=utf-8", "# HELP hearken_rx_frames "),
+        ("text/plain", "text/plain; version=0.0.4; charset=utf-8", "# HELP hearken_rx_frames_total "),
+        (
+            protobuf,
+            "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited",
+            "\n\x17hearken_rx_frames_total\x12",
+        ),
+    ] {
+        let (head, body) = get(server.metrics, "/metrics", accept);
+        assert!(head.contains(&format!("\r\nContent-Type: {kind}\r\n")), "{head}");
+        // A protobuf's length is in front of it, in one octet.
+        let body: String = body.chars().skip(usize::from(accept == protobuf)).take(60).collect();
+        assert!(body.starts_with(begin), "{body:?}");
+    }
 }
 
 #[test]
@@ -183,9 +146,10 @@ fn dashboard_and_alerts_name_only_what_is_on_the_page() {
     let mut known: BTreeSet<String> = BTreeSet::new();
     for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = line.split_once(' ').expect("a name and a type");
+        // One that is native in Prometheus has the name itself.
         let suffixes: &[&str] = match kind {
             "counter" => &["_total"],
-            "histogram" => &["_bucket", "_sum", "_count"],
+            "histogram" => &["_bucket", "_sum", "_count", ""],
             _ => &[""],
         };
         known.extend(suffixes.iter().map(|suffix| format!("{name}{suffix}")));

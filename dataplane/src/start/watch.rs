@@ -10,7 +10,7 @@ use super::health::Health;
 use super::{Running, StartError};
 use crate::config::Config;
 use crate::http::{Answer, Http};
-use crate::metrics::{CONTENT_TYPE, Page};
+use crate::metrics::{Format, Page};
 
 /// The watchers, before and while there are workers.
 pub(super) struct Watch {
@@ -91,12 +91,14 @@ impl Watch {
             }
         }
         let Some(http) = &mut self.http else { return };
-        // Made once a round, however many ask.
-        let mut page: Option<String> = None;
-        http.turn(|path| match (path, &health) {
+        // Made once a round and format, however many ask.
+        let mut pages: [Option<Vec<u8>>; Format::ALL.len()] = Default::default();
+        http.turn(|question| match (question.path.as_str(), &health) {
             ("/metrics", _) => {
-                let body = page.get_or_insert_with(|| running.page(health.is_ok()).text()).clone();
-                Answer { status: "200 OK", content_type: CONTENT_TYPE, body }
+                let format = Format::negotiate(&question.accept);
+                let page = &mut pages[format as usize];
+                let body = page.get_or_insert_with(|| running.page(health.is_ok()).bytes(format)).clone();
+                Answer { status: "200 OK", content_type: format.content_type(), body }
             }
             ("/healthz", Ok(())) => Answer::text("200 OK", "ok"),
             ("/healthz", Err(stuck)) => Answer::text("503 Service Unavailable", stuck),
