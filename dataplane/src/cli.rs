@@ -6,20 +6,21 @@ mod latency;
 
 use std::fmt;
 use std::io::Write;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
-use crate::config::{self, Config, ConfigError, ListenAddr, ThenName};
-use crate::control::client::{Client, ClientError};
+use crate::config::{ConfigError, ListenAddr, ThenName};
+use crate::control::client::ClientError;
 use crate::control::proto::{self, Accepted, Closed, Listen, Listening, Request, Ss, Stats, Which};
 use crate::report;
 use latency::LatencyArgs;
+use place::{ConfigArgs, ServerArgs};
 
 mod capture;
+mod place;
 mod reload;
 mod top;
 mod why;
@@ -56,7 +57,7 @@ enum Command {
     Ss(SsArgs),
     /// Show the counters of each core and device
     Stats(StatsArgs),
-    /// Look at this machine: what DPDK will miss, and the command that mends it
+    /// Look at this machine and, where there is a configuration, for what it asks: what DPDK will miss, what mends it
     Doctor(doctor::DoctorArgs),
     /// Show how long answers took, per core and outcome
     Latency(LatencyArgs),
@@ -139,28 +140,6 @@ impl Cli {
     }
 }
 
-/// Which server is asked.
-#[derive(Debug, Args)]
-struct ServerArgs {
-    /// Its control socket [default: /run/hearken/hearken.sock; without root below $XDG_RUNTIME_DIR]
-    #[arg(long, value_name = "PATH", conflicts_with = "config")]
-    socket: Option<PathBuf>,
-    /// Its configuration file, which says where the socket is
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-}
-
-impl ServerArgs {
-    fn connect(&self) -> Result<Client, CliError> {
-        let path = match (&self.socket, &self.config) {
-            (Some(socket), _) => socket.clone(),
-            (None, Some(config)) => Config::load(config)?.socket(),
-            (None, None) => config::default_socket("hearken"),
-        };
-        Ok(Client::connect(&path)?)
-    }
-}
-
 /// A span of time: `10s`, `500ms`, `2m`, `1h`.
 #[derive(Clone, Copy, Debug)]
 struct Span(Duration);
@@ -185,9 +164,8 @@ impl FromStr for Span {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// Configuration file (see configs/)
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigArgs,
     /// End by itself after this time
     #[arg(long = "for", value_name = "TIME")]
     duration: Option<Span>,
@@ -195,21 +173,20 @@ struct RunArgs {
 
 impl RunArgs {
     fn run(&self, out: &mut impl Write) -> Done {
-        let config = Config::load(&self.config)?;
+        let config = self.config.load()?;
         crate::start::run(&config, self.duration.map(|span| span.0), out)
     }
 }
 
 #[derive(Debug, Args)]
 struct CheckArgs {
-    /// Configuration file (see configs/)
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigArgs,
 }
 
 impl CheckArgs {
     fn run(&self, out: &mut impl Write) -> Done {
-        let config = Config::load(&self.config)?;
+        let config = self.config.load()?;
         crate::start::check(&config, out)
     }
 }

@@ -28,6 +28,8 @@ pub use metrics::Metrics;
 pub use sysctl::Sysctl;
 pub use value::{Cores, Huge, Idle, ListenAddr, Mac, Offloads, Prefix, Queues, ThenName, then_name};
 
+/// The machine's configuration: what is read when no file is named.
+pub const DEFAULT_FILE: &str = "/etc/hearken/hearken.toml";
 /// Queues that one device may have: one for each worker.
 pub const QUEUES_MAX: u16 = listener::limits::CORES_MAX;
 /// Frames that one turn may receive at most: what a burst's columns hold.

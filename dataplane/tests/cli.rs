@@ -169,9 +169,7 @@ fn usage_is_exit_code_2() {
     let output = hearken(&[]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("Usage: hearken <COMMAND>"));
-    for args in
-        [&["lissen"][..], &["ss", "--jsn"], &["run"], &["listen"], &["run", "--config", "x", "--for", "10"]]
-    {
+    for args in [&["lissen"][..], &["ss", "--jsn"], &["listen"], &["run", "--config", "x", "--for", "10"]] {
         assert_eq!(refused(args).0, Some(2), "{args:?}");
     }
     let (code, message) = refused(&["listen", "198.18.0.1:0"]);

@@ -1,19 +1,17 @@
 //! `hearken doctor`: what this machine lacks, and the command that mends it.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use clap::Args;
 
+use super::place::ConfigArgs;
 use super::{CliError, Done, print};
-use crate::config::Config;
 use crate::doctor::{self, Grade};
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
-    /// Configuration file whose devices and memory are looked at too
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -22,7 +20,7 @@ pub(super) struct DoctorArgs {
 impl DoctorArgs {
     /// Prints the findings; exit code 0 if all are ok, 3 if the worst is a warning, 1 if one fails.
     pub(super) fn run(&self, out: &mut impl Write) -> Done {
-        let config = self.config.as_deref().map(Config::load).transpose()?;
+        let config = self.config.load_if_any()?;
         let findings = doctor::examine(config.as_ref());
         print(out, self.json, &findings, || doctor::text(&findings))?;
         match findings.iter().map(|finding| finding.grade).max() {

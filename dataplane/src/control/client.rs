@@ -19,14 +19,14 @@ const REPLY_MAX: u64 = 16 << 20;
 pub enum ClientError {
     /// The file is not there.
     #[error(
-        "no server listens at {}: there is no such socket; start one with \"hearken run --config FILE\", or say where it \
+        "no server listens at {}: there is no such socket; start one with \"hearken run\", or say where it \
          is with --socket PATH or --config FILE", .0.display()
     )]
     NoSocket(PathBuf),
     /// The file is there, and nobody behind it.
     #[error(
         "no server listens at {}: the socket was left by a run that was killed; start one with \
-         \"hearken run --config FILE\"", .0.display()
+         \"hearken run\"", .0.display()
     )]
     Stale(PathBuf),
     /// Not ours to ask.
