@@ -97,7 +97,10 @@ fn build() -> Result<(), Wrong> {
         shim.flag(flag);
     }
     shim.try_compile("dpdk_shim").map_err(|e| {
-        Wrong::new(format!("the C compiler refused shim.c: {e}"), "a C compiler is needed: gcc")
+        Wrong::new(
+            format!("the C compiler refused shim.c: {e}"),
+            format!("install gcc; if it is there, its words above say what it misses in libdpdk {version}"),
+        )
     })?;
 
     // A driver, and so not among the libraries that pkg-config names; its header is there if it is.

@@ -2,6 +2,12 @@
 #define _GNU_SOURCE
 #include "bindings.h"
 
+/* Installed only where the driver was built. */
+#if __has_include(<rte_eth_ring.h>)
+#include <rte_eth_ring.h>
+#define HAS_ETH_RING
+#endif
+
 uint16_t shim_rte_eth_rx_burst(uint16_t port_id, uint16_t queue_id, struct rte_mbuf **pkts, uint16_t room)
 {
 	return rte_eth_rx_burst(port_id, queue_id, pkts, room);
@@ -64,11 +70,10 @@ int shim_rte_eth_link_get_nowait(uint16_t port_id, struct shim_link *link)
 	return rc;
 }
 
-/* The header is installed only where the driver was built. */
 int shim_rte_eth_from_rings(const char *name, struct rte_ring *rx[], struct rte_ring *tx[],
 			    unsigned int queues, unsigned int numa_node)
 {
-#if __has_include(<rte_eth_ring.h>)
+#ifdef HAS_ETH_RING
 	return rte_eth_from_rings(name, rx, queues, tx, queues, numa_node);
 #else
 	(void)name, (void)rx, (void)tx, (void)queues, (void)numa_node;
