@@ -115,10 +115,16 @@ fn start_dpdk(config: &Config, cores: Vec<usize>) -> Result<Running, StartError>
         ports.push(OpenPort { queues: port.queues, mac: port.mac, mtu: port.mtu });
     }
     let (eal, handle) = (devices.eal.clone(), Some(devices.eal.clone()));
-    let enter = move || eal.register_thread().map_err(|error| error.to_string());
+    let lcores = telemetry::Lcores::default();
+    let entered = lcores.clone();
+    let enter = move |worker: usize| {
+        let lcore = eal.register_thread().map_err(|error| error.to_string())?;
+        entered.add(lcore.id(), worker);
+        Ok(lcore)
+    };
     let running = start_workers(config, cores, ports, Box::new(devices), enter)?;
     if let Some(eal) = handle.as_ref().filter(|_| config.eal.telemetry) {
-        let registered = telemetry::register(eal, &running.stats, &running.desk.stack);
+        let registered = telemetry::register(eal, &running.stats, &running.desk.stack, lcores);
         registered.map_err(|error| StartError::Run(error.to_string()))?;
     }
     Ok(Running { peers, eal: handle, ..running })
@@ -143,7 +149,7 @@ fn start_pcap(config: &Config, cores: Vec<usize>) -> Result<Running, StartError>
         tracing::info!(port = name, device = %port.device.get_ref(), frames, %mac, addresses, "port");
         ports.push(OpenPort { queues: vec![io], mac, mtu: *port.mtu.get_ref() });
     }
-    start_workers(config, cores, ports, Box::new(NoDevices), || Ok(()))
+    start_workers(config, cores, ports, Box::new(NoDevices), |_| Ok(()))
 }
 
 /// Files count nothing.
@@ -181,7 +187,7 @@ fn start_workers<I, G, E>(
 ) -> Result<Running, StartError>
 where
     I: PacketIo + 'static,
-    E: Fn() -> Result<G, String> + Clone + Send + 'static,
+    E: Fn(usize) -> Result<G, String> + Clone + Send + 'static,
 {
     let queues = ports.iter().map(|port| port.queues.len()).sum();
     let auto = *config.workers.cores.get_ref() == Cores::Auto;

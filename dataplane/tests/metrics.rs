@@ -264,4 +264,34 @@ fn dpdks_telemetry_has_our_numbers() {
         help.as_array().is_some_and(|all| all.iter().any(|command| command == "/hearken/snmp")),
         "{help}"
     );
+    let log = fs::read_to_string(path("log")).expect("a log");
+    lcore_usage_is_shown(ask, &log);
+}
+
+/// The command is DPDK's, from 23.03 on; the start says where it is missing.
+#[cfg(feature = "dpdk")]
+fn lcore_usage_is_shown(ask: impl Fn(&str) -> Option<Value>, log: &str) {
+    let ask = |question| ask(question).expect("an answer");
+    let commands = ask("/");
+    let has_usage =
+        commands.as_array().is_some_and(|all| all.iter().any(|command| command == "/eal/lcore/usage"));
+    assert_eq!(has_usage, !log.contains("/eal/lcore/usage is not there"), "{log}");
+    if !has_usage {
+        return;
+    }
+    let (before, usage, after) =
+        (ask("/hearken/counters"), ask("/eal/lcore/usage"), ask("/hearken/counters"));
+    let cycles = |name: &str| match usage[name].as_array().map(Vec::as_slice) {
+        Some([one]) => one.as_f64().expect("a number"),
+        _ => panic!("one worker, and not the main lcore: {usage}"),
+    };
+    let ns = |counters: &Value, names: &[&str]| -> f64 {
+        names.iter().map(|name| counters[*name].as_f64().expect("a number")).sum()
+    };
+    // Of the same counters, between two moments; the clock's rate is not known here, but the share is.
+    let (busy, total) = (cycles("busy_cycles"), cycles("total_cycles"));
+    assert!(0.0 < busy && busy < total, "{usage}");
+    let least = ns(&before, &["busy_ns"]) / ns(&after, &["busy_ns", "idle_ns"]);
+    let most = ns(&after, &["busy_ns"]) / ns(&before, &["busy_ns", "idle_ns"]);
+    assert!((least * 0.999..=most * 1.001).contains(&(busy / total)), "{before} {usage} {after}");
 }

@@ -91,3 +91,26 @@ int shim_rte_tel_data_add_dict_uint(struct rte_tel_data *data, const char *name,
 	return rte_tel_data_add_dict_u64(data, name, value);
 #endif
 }
+
+/* The callback came in 23.03. */
+#if RTE_VERSION >= RTE_VERSION_NUM(23, 3, 0, 0)
+static shim_lcore_usage_cb lcore_usage;
+
+static int ask_lcore_usage(unsigned int lcore_id, struct rte_lcore_usage *usage)
+{
+	return lcore_usage(lcore_id, &usage->total_cycles, &usage->busy_cycles);
+}
+
+int shim_rte_lcore_register_usage_cb(shim_lcore_usage_cb cb)
+{
+	lcore_usage = cb;
+	rte_lcore_register_usage_cb(ask_lcore_usage);
+	return 0;
+}
+#else
+int shim_rte_lcore_register_usage_cb(shim_lcore_usage_cb cb)
+{
+	(void)cb;
+	return -ENOTSUP;
+}
+#endif

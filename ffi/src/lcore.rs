@@ -1,8 +1,12 @@
 //! Threads that DPDK knows.
 
+mod usage;
+
 use std::marker::PhantomData;
 
 use dpdk_sys as sys;
+
+pub use usage::LcoreUsage;
 
 use crate::{DpdkError, Eal, LcoreId};
 

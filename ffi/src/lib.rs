@@ -39,7 +39,7 @@ pub use error::DpdkError;
 pub use hash::{HASH_BULK_MAX, RteHash};
 pub use hugepages::hugepages_free_mb;
 pub use ids::{LcoreId, NumaNode, PortId, QueueId};
-pub use lcore::Lcore;
+pub use lcore::{Lcore, LcoreUsage};
 pub use mbuf::{Checksum, Mbuf, TxRequest};
 pub use mempool::{Mempool, PoolNeed};
 pub use port::{

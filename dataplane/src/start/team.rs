@@ -38,7 +38,7 @@ pub struct Team {
 
 impl Team {
     /// Starts one thread for each worker, pinned to the core beside it, and waits until all poll. Each thread calls
-    /// `enter` after it is pinned, and keeps what it gets until its worker has ended.
+    /// `enter` with its worker's place after it is pinned, and keeps what it gets until its worker has ended.
     ///
     /// # Errors
     /// A thread that cannot start, be pinned, or enter; then none is left.
@@ -46,7 +46,7 @@ impl Team {
     where
         I: PacketIo + 'static,
         P: Protocol + 'static,
-        E: Fn() -> Result<G, String> + Clone + Send + 'static,
+        E: Fn(usize) -> Result<G, String> + Clone + Send + 'static,
     {
         let (wake, waker) =
             UnixStream::pair().map_err(|error| format!("cannot make a socket pair: {error}"))?;
@@ -64,7 +64,7 @@ impl Team {
             let body = move || {
                 let run = || {
                     pin(cpu)?;
-                    let _entered = enter()?;
+                    let _entered = enter(number)?;
                     worker.begin()?;
                     let _ = sender.send(News::Begun);
                     worker.run(&stop, &mut clock.clone());

@@ -1,9 +1,10 @@
 //! Our numbers on DPDK's telemetry socket, by the names of [`crate::names`]: `/hearken/drops` for all cores, `/hearken/drops,1`
-//! for worker 1.
+//! for worker 1. And how busy the workers are, for the commands that DPDK has for that.
 
-use std::sync::{Arc, Weak};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use dpdk::{DpdkError, Eal};
+use dpdk::{DpdkError, Eal, LcoreId, LcoreUsage};
 use listener::Stack;
 use listener::drop_reason::DropReason;
 use listener::segment::Outcome;
@@ -16,11 +17,32 @@ type Numbers = Vec<(String, u64)>;
 /// A command below `/hearken/`, its help, and what of a core's counters it shows.
 type Group = (&'static str, &'static str, fn(&Counters) -> Numbers);
 
+/// Which worker has which lcore.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lcores(Arc<Mutex<BTreeMap<LcoreId, usize>>>);
+
+impl Lcores {
+    /// The worker with this place runs on this lcore.
+    pub(super) fn add(&self, lcore: LcoreId, worker: usize) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(lcore, worker);
+    }
+
+    fn worker(&self, lcore: LcoreId) -> Option<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&lcore).copied()
+    }
+}
+
 /// Registers the commands. They read the workers' counters as they are, on a thread of DPDK's, and ask nobody.
 ///
 /// # Errors
 /// What DPDK refuses.
-pub(super) fn register(eal: &Eal, stats: &[Arc<CoreStats>], stack: &Arc<Stack>) -> Result<(), DpdkError> {
+pub(super) fn register(
+    eal: &Eal,
+    stats: &[Arc<CoreStats>],
+    stack: &Arc<Stack>,
+    lcores: Lcores,
+) -> Result<(), DpdkError> {
+    report_usage(eal, stats.to_vec(), lcores);
     let groups: [Group; 3] = [
         ("counters", "Frames, bytes and turns", |counters| {
             proto::CoreStats::of(counters).plain().map(|(name, count)| (name.to_owned(), count)).to_vec()
@@ -65,4 +87,36 @@ fn chosen(stats: &[Arc<CoreStats>], params: &str) -> Option<Counters> {
         sum.add(&stats.snapshot());
     }
     Some(sum)
+}
+
+/// Has `/eal/lcore/usage` show the workers' time in cycles, where DPDK has that.
+fn report_usage(eal: &Eal, stats: Vec<Arc<CoreStats>>, lcores: Lcores) {
+    let hz = dpdk::tsc_hz();
+    let reported = eal.report_lcore_usage(move |lcore| {
+        let counters = stats.get(lcores.worker(lcore)?)?.snapshot();
+        Some(usage(counters.busy_ns, counters.idle_ns, hz))
+    });
+    if let Err(error) = reported {
+        tracing::info!("/eal/lcore/usage is not there: {error}; /hearken/counters has busy_ns and idle_ns");
+    }
+}
+
+/// Nanoseconds of work and without, in ticks of which there are `hz` a second.
+fn usage(busy_ns: u64, idle_ns: u64, hz: u64) -> LcoreUsage {
+    // As the clock's nanoseconds: 64 bits of ticks last for centuries.
+    let cycles = |ns: u64| (u128::from(ns) * u128::from(hz) / 1_000_000_000) as u64;
+    LcoreUsage { total_cycles: cycles(busy_ns.saturating_add(idle_ns)), busy_cycles: cycles(busy_ns) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_becomes_cycles() {
+        let usage = usage(1_000_000_000, 3_000_000_000, 2_600_000_000);
+        assert_eq!((usage.busy_cycles, usage.total_cycles), (2_600_000_000, 10_400_000_000));
+        let century = super::usage(3_000_000_000_000_000_000, 0, 5_000_000_000);
+        assert_eq!(century.busy_cycles, 15_000_000_000_000_000_000);
+    }
 }
