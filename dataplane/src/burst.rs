@@ -114,6 +114,8 @@ pub struct Burst<I: PacketIo, Found> {
     pub tx: [Option<I::Frame>; BURST_MAX],
     /// The outcome of each answer, and its octets.
     pub tx_info: [(Outcome, u16); BURST_MAX],
+    /// How long each frame had waited when it was received, in ns, where [`PacketIo::waited`] says.
+    pub waited: [u64; BURST_MAX],
 }
 
 impl<I: PacketIo, Found: Copy + Default> Burst<I, Found> {
@@ -128,6 +130,7 @@ impl<I: PacketIo, Found: Copy + Default> Burst<I, Found> {
             lanes: Lanes::EMPTY,
             tx: [const { None }; BURST_MAX],
             tx_info: [(Outcome::Other, 0); BURST_MAX],
+            waited: [0; BURST_MAX],
         }
     }
 }

@@ -42,8 +42,6 @@ pub struct RxMeta {
     pub vlan_tci: Option<u16>,
     /// The frame is spread over several buffers, and [`Frame::bytes`] is only the first of them.
     pub chained: bool,
-    /// The device's time of arrival in nanoseconds of its own clock.
-    pub timestamp: Option<u64>,
 }
 
 /// What the device is asked to do with a frame that goes out. Whoever writes a frame sets it, also to the default,
@@ -116,6 +114,14 @@ pub trait PacketIo: Send {
 
     /// What the device does by itself.
     fn capabilities(&self) -> Capabilities;
+
+    /// Where the device stamps frames with their time of arrival: writes how long each of `frames`, which have just been
+    /// received, had waited by then, in ns, and returns true; 0 for one without a stamp that can be used. Elsewhere writes
+    /// nothing and returns false, which is all that it then costs.
+    #[inline]
+    fn waited(&self, _frames: &[Option<Self::Frame>], _waited: &mut [u64]) -> bool {
+        false
+    }
 
     /// Lets the queue's receive interrupt end [`PacketIo::wait`] on this thread. Once, on the thread that polls.
     ///

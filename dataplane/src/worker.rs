@@ -10,7 +10,7 @@ use listener::types::{CoreId, DevIndex, Nanos};
 use crate::burst::{BURST_DEFAULT, BURST_MAX, Burst, Fate};
 use crate::capture::{Capturer, Tap};
 use crate::clock::Clock;
-use crate::histogram::{Interval, Mailbox};
+use crate::histogram::{Interval, Latency, Mailbox};
 use crate::io::{Capabilities, Frame, PacketIo};
 use crate::local::LocalTable;
 use crate::protocol::Protocol;
@@ -22,6 +22,7 @@ const _: () = assert!(Outcome::ALL.len() * 16 <= 64 && BURST_MAX < 1 << 16);
 mod hand_off;
 mod idle;
 mod originate;
+mod stamped;
 
 pub use hand_off::HandOff;
 pub use idle::Idle;
@@ -190,13 +191,14 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
     fn poll_port<C: Clock>(&mut self, index: usize, clock: &mut C) -> (usize, Option<Nanos>) {
         let Self { ports, protocol, burst, stats, interval, config, hand_off, capturer, .. } = self;
         let Port { io, dev, local, capabilities, .. } = &mut ports[index];
-        let Burst { frames, heads, segs, found, fates, lanes, tx, tx_info } = &mut **burst;
+        let Burst { frames, heads, segs, found, fates, lanes, tx, tx_info, waited } = &mut **burst;
         let received = io.rx_burst(&mut frames[..config.burst]);
         if received == 0 {
             return (0, None);
         }
         let now = clock.now();
         let frames = &mut frames[..received];
+        let stamped = io.waited(frames, waited);
         stats.received(received, frames.iter().flatten().map(|frame| frame.bytes().len()).sum());
 
         capturer.before(frames, *dev, now);
@@ -218,7 +220,11 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         capturer.after(&fates[..received], sent);
         tx[sent..ready].fill_with(|| None);
         let end = clock.now();
-        tally.record(interval, end.since(now));
+        let ns = end.since(now);
+        if stamped {
+            stamped::record(&mut interval.latency, &fates[..received], waited, sent, ns);
+        }
+        tally.record((!stamped).then_some(&mut interval.latency), ns);
         (received, Some(end))
     }
 
@@ -315,13 +321,16 @@ impl Tally<'_> {
         }
     }
 
-    /// One addition and one record per outcome, so that counters and histograms cannot part.
+    /// One addition and one record per outcome, so that counters and histograms cannot part; no record where each frame
+    /// has had its own.
     #[inline]
-    fn record(self, interval: &mut Interval, ns: u64) {
+    fn record(self, mut latency: Option<&mut Latency>, ns: u64) {
         for (outcome, frames) in Outcome::ALL.into_iter().zip(self.outcomes) {
             if frames != 0 {
                 self.stats.outcome(outcome, frames);
-                interval.latency.record(outcome, ns, frames);
+                if let Some(latency) = &mut latency {
+                    latency.record(outcome, ns, frames);
+                }
             }
         }
     }

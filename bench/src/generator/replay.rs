@@ -17,8 +17,7 @@ use super::template::{Ends, Offer};
 use crate::pcap;
 
 /// What is said of a SYN: that its checksums are somebody else's affair.
-const UNCHECKED: RxMeta =
-    RxMeta { ip_csum: Csum::Good, l4_csum: Csum::Good, vlan_tci: None, chained: false, timestamp: None };
+const UNCHECKED: RxMeta = RxMeta { ip_csum: Csum::Good, l4_csum: Csum::Good, vlan_tci: None, chained: false };
 
 /// A SYN of the file.
 #[derive(Clone, Copy, Debug)]

@@ -33,7 +33,6 @@ impl Frame for Mbuf {
             l4_csum: csum(self.l4_checksum()),
             vlan_tci: self.vlan_stripped(),
             chained: !self.is_contiguous(),
-            timestamp: None,
         }
     }
 

@@ -235,3 +235,74 @@ fn the_clock_is_read_twice_a_burst_and_latency_is_the_difference() {
         synack.len() == 40 && synack.equivalent(synack.min(), 1000) && synack.equivalent(synack.max(), 1000)
     );
 }
+
+/// A [`Mem`] whose device says how long frames waited: as many microseconds as the last octet of their source port.
+struct Stamping(Mem);
+
+impl PacketIo for Stamping {
+    type Frame = <Mem as PacketIo>::Frame;
+
+    fn rx_burst(&mut self, into: &mut [Option<Self::Frame>]) -> usize {
+        self.0.rx_burst(into)
+    }
+
+    fn tx_burst(&mut self, from: &mut [Option<Self::Frame>]) -> usize {
+        self.0.tx_burst(from)
+    }
+
+    fn alloc(&mut self) -> Option<Self::Frame> {
+        self.0.alloc()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    fn waited(&self, frames: &[Option<Self::Frame>], waited: &mut [u64]) -> bool {
+        for (frame, waited) in frames.iter().flatten().zip(waited) {
+            *waited = 1000 * u64::from(frame.bytes()[35]);
+        }
+        true
+    }
+}
+
+/// Every look at it takes 10 microseconds.
+struct Slow(Nanos);
+
+impl Clock for Slow {
+    fn now(&mut self) -> Nanos {
+        self.0.0 += 10_000;
+        self.0
+    }
+}
+
+#[test]
+fn each_frames_time_begins_at_its_stamp() {
+    let (io, peer) = Mem::new(MemConfig { ring: 4, ..MemConfig::default() });
+    let local = Arc::new(LocalTable::new(OUR_MAC, &[(OURS, 24)], &[]));
+    let ports = vec![Port::new(Stamping(io), DevIndex(1), local, false)];
+    let mut worker = Worker::new(WorkerConfig::new(CoreId(0)), Script::default(), ports);
+    let mut reporter = Reporter::new([worker.mailbox()]);
+    // The last answer finds no room: what waited in vain is in no histogram.
+    let mut clock = Slow(Nanos(0));
+    for frames in [&[(40, 80), (200, 81), (7, 82)][..], &[(60, 80), (50, 9)], &[(30, 80), (20, 80)]] {
+        for (sport, dport) in frames {
+            assert!(peer.send(&syn(*sport, *dport)));
+        }
+        assert_eq!(worker.poll(&mut clock), frames.len());
+    }
+    let stats = worker.stats();
+    worker.finish();
+    let report = &reporter.snapshot(Duration::ZERO)[0];
+    assert_eq!(stats.snapshot().drops(DropReason::TxFull), 1);
+    for outcome in Outcome::ALL {
+        assert_eq!(report.latency.of(outcome).len(), report.counters.outcome(outcome), "{outcome:?}");
+    }
+    let values = |outcome| -> Vec<u64> {
+        let recorded = report.latency.of(outcome).iter_recorded();
+        recorded.map(|step| step.value_iterated_to() / 1000).collect()
+    };
+    assert_eq!(values(Outcome::SynAck), [40, 50, 70], "10 us in the worker, and before it 30, 40 and 60");
+    assert_eq!(values(Outcome::Rst), [60]);
+    assert_eq!(values(Outcome::Accept), [210]);
+}

@@ -277,7 +277,7 @@ fn segments() -> impl Strategy<Value = (Vec<u8>, RxMeta)> {
                 }
             }
             frame.extend(std::iter::repeat_n(0, padding));
-            (frame, RxMeta { ip_csum, l4_csum, vlan_tci, chained, ..RxMeta::default() })
+            (frame, RxMeta { ip_csum, l4_csum, vlan_tci, chained })
         },
     )
 }
