@@ -5,11 +5,13 @@
 //! key chooses, two of them meet as seldom as chance has it, so nobody outside can make chains long. All memory is taken
 //! at construction. No lock and no atomic: a flow belongs to one core.
 
+use crate::limits::BURST_MAX;
 use crate::request_sock::{Conn, EntryHead, NO_ENTRY, Request, Slab};
 use crate::segment::FlowKey;
 use crate::siphash::{SipKey, siphash_2_4};
 use crate::timer::{TIMER_IDS, TimerLink, TimerStore};
 use crate::types::{DevIndex, TcpState};
+use crate::vector;
 
 /// Bit of an entry's number that tells connections from requests.
 const CONN: u32 = 1 << 30;
@@ -96,7 +98,29 @@ impl FlowMix {
                 sum = sum.wrapping_add(term(factor, word));
             }
         }
+        self.finish(sum)
+    }
+
+    #[inline(always)]
+    const fn finish(&self, sum: u64) -> u32 {
         ((sum ^ sum >> 32).wrapping_mul(self.last) >> 32) as u32
+    }
+
+    /// [`FlowMix::hash`] of IPv4 flows that stand in columns.
+    #[inline(always)]
+    fn hash_columns(
+        &self,
+        [saddr, daddr, ports]: [&[u32; BURST_MAX]; 3],
+        rows: usize,
+        out: &mut [u32; BURST_MAX],
+    ) {
+        let [a, b, c, ..] = self.factors;
+        for row in 0..vector::whole(rows) {
+            let term = |factor: u64, words: &[u32; BURST_MAX]| factor.wrapping_mul(u64::from(words[row]));
+            let sum = self.add.wrapping_add(term(c, ports));
+            let sum = sum.wrapping_add(term(a, saddr)).wrapping_add(term(b, daddr));
+            out[row] = self.finish(sum);
+        }
     }
 }
 
@@ -124,6 +148,21 @@ impl Ehash {
     #[inline]
     pub fn hash(&self, flow: &FlowKey) -> u32 {
         self.mix.hash(flow)
+    }
+
+    /// [`Ehash::hash`] of the IPv4 flows in the first `rows` rows of columns, for [`vector::Vectors::run`]; `ports` has the
+    /// peer's in the upper half, ours in the lower. What `out` holds beyond those rows means nothing.
+    #[inline(always)]
+    #[allow(dead_code, reason = "called where segments are columns")]
+    pub fn hash_columns(
+        &self,
+        saddr: &[u32; BURST_MAX],
+        daddr: &[u32; BURST_MAX],
+        ports: &[u32; BURST_MAX],
+        rows: usize,
+        out: &mut [u32; BURST_MAX],
+    ) {
+        self.mix.hash_columns([saddr, daddr, ports], rows, out);
     }
 
     /// True if no flow is in the table.
@@ -269,6 +308,31 @@ mod tests {
         }
         assert_eq!((table.requests.in_use(), table.conns.in_use()), (0, 0));
         assert!(table.chains.iter().all(|&chain| chain == NO_ENTRY));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn columns_hash_as_flows_do(
+            columns: [[u32; BURST_MAX]; 3],
+            secret: [u64; 2],
+            rows in 0..=BURST_MAX,
+        ) {
+            let table = Ehash::new(SipKey(secret), 1, 0);
+            let [saddr, daddr, ports] = &columns;
+            for vectors in vector::Vectors::available() {
+                let mut out = [0; BURST_MAX];
+                vectors.run(#[inline(always)] || table.hash_columns(saddr, daddr, ports, rows, &mut out));
+                for row in 0..rows {
+                    let flow = FlowKey {
+                        saddr: InetAddr::v4(saddr[row]),
+                        daddr: InetAddr::v4(daddr[row]),
+                        sport: TcpPort((ports[row] >> 16) as u16),
+                        dport: TcpPort(ports[row] as u16),
+                    };
+                    proptest::prop_assert_eq!(out[row], table.hash(&flow), "{}, row {}", vectors.name(), row);
+                }
+            }
+        }
     }
 
     #[test]
