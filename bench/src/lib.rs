@@ -8,6 +8,7 @@ pub mod handshakes;
 pub mod load;
 pub mod lookup;
 pub mod machine;
+pub mod observe;
 pub mod packets;
 pub mod pcap;
 pub mod peers;

@@ -8,9 +8,9 @@
 //! others want the core too, all contestants are judged by what they did while they had it. Nothing is lost on such a device, so there is no loss rule; hearken must have answered every frame, which its
 //! counters say and a sample of its replies shows.
 
-mod on_cpu;
+pub(crate) mod on_cpu;
 mod replies;
-mod server;
+pub(crate) mod server;
 mod testpmd;
 
 use std::collections::BTreeMap;
@@ -71,27 +71,43 @@ pub enum Memory {
     Pages,
 }
 
+impl Memory {
+    /// Hugepages if enough are free.
+    pub(crate) fn here() -> Self {
+        if dpdk::hugepages_free_mb() >= MEMORY_MB { Self::Hugepages } else { Self::Pages }
+    }
+}
+
+impl std::fmt::Display for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Hugepages => "hugepages",
+            Self::Pages => "ordinary pages",
+        })
+    }
+}
+
 /// One turn of one contestant.
 #[derive(Clone, Copy, Debug)]
-struct Job<'a> {
-    hearken: &'a Path,
-    pcap: &'a Path,
-    memory: Memory,
-    burst: u16,
-    cpus: [usize; 2],
-    warm_up: Duration,
-    measure: Duration,
+pub(crate) struct Job<'a> {
+    pub(crate) hearken: &'a Path,
+    pub(crate) pcap: &'a Path,
+    pub(crate) memory: Memory,
+    pub(crate) burst: u16,
+    pub(crate) cpus: [usize; 2],
+    pub(crate) warm_up: Duration,
+    pub(crate) measure: Duration,
 }
 
 impl Job<'_> {
-    fn device(&self) -> String {
+    pub(crate) fn device(&self) -> String {
         format!("net_pcap0,rx_pcap={},infinite_rx=1", self.pcap.display())
     }
 }
 
 /// Rates by a port's own counters, per second that the polling thread ran.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Sample {
+pub(crate) struct Sample {
     rx_pps: f64,
     tx_pps: f64,
     /// Share of the time in which the polling thread had the CPU.
@@ -108,7 +124,7 @@ impl Sample {
 }
 
 /// A child that does not outlive us.
-struct Reaped(Child);
+pub(crate) struct Reaped(Child);
 
 impl Drop for Reaped {
     fn drop(&mut self) {
@@ -232,9 +248,7 @@ impl Args {
     pub fn run(&self) -> anyhow::Result<()> {
         ensure!(self.cpus.len() == 2, "--cpus wants two numbers, such as 0,1");
         ensure!(self.rounds > 0 && self.seconds > 0.0, "--rounds and --seconds want more than 0");
-        let memory = self.memory.unwrap_or_else(|| {
-            if dpdk::hugepages_free_mb() >= MEMORY_MB { Memory::Hugepages } else { Memory::Pages }
-        });
+        let memory = self.memory.unwrap_or_else(Memory::here);
         let dir = tempfile::Builder::new().prefix("hearken-packets").tempdir()?;
         let file = |kind: Kind| dir.path().join(format!("{kind:?}.pcap").to_lowercase());
         for kind in [Kind::Syn, Kind::Requests, Kind::Closed, Kind::Mix, Kind::V6] {
@@ -299,7 +313,7 @@ impl Args {
 }
 
 /// The middle one, or the mean of the two middle ones; 0 of none.
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     match values.len() {
@@ -309,7 +323,7 @@ fn median(values: &[f64]) -> f64 {
     }
 }
 
-fn spread(values: &[f64]) -> (f64, f64) {
+pub(crate) fn spread(values: &[f64]) -> (f64, f64) {
     values.iter().fold((f64::INFINITY, 0.0), |(min, max), value| (value.min(min), value.max(max)))
 }
 
@@ -380,10 +394,6 @@ fn table(report: &Report) -> String {
             column.set_cell_alignment(comfy_table::CellAlignment::Right);
         }
     }
-    let memory = match memory {
-        Memory::Hugepages => "hugepages",
-        Memory::Pages => "ordinary pages",
-    };
     format!(
         "{machine}\none core, net_pcap with infinite_rx=1, {frames} frames, {memory}, bursts of {burst}; medians of \
          {rounds} rounds of {seconds} s\nreplies checked: {} SYN-ACKs, {} RSTs, {} cookies accepted\n{out}\n",

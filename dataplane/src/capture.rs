@@ -107,6 +107,13 @@ impl Session {
     }
 }
 
+/// True for the first of `sample` calls, and again for the first of the next.
+fn next_of(matched: &mut u32, sample: u32) -> bool {
+    let first = *matched == 0;
+    *matched = (*matched + 1) % sample.max(1);
+    first
+}
+
 /// Where a worker and the control side meet.
 #[derive(Default)]
 pub struct Tap {
@@ -183,7 +190,14 @@ impl Capturer {
         let Some(session) = &mut self.session else { return };
         for (index, frame) in (0u8..).zip(frames) {
             let Some(bytes) = frame.as_ref().map(Frame::bytes) else { continue };
-            if !session.wanted.filter.matches(&Summary::of(bytes)) {
+            // Everything needs no reading, and what is not in the sample no copying.
+            let filter = &session.wanted.filter;
+            if !matches!(filter, Filter::All) && !filter.matches(&Summary::of(bytes)) {
+                continue;
+            }
+            if session.wanted.verdict == WantedVerdict::Any
+                && !next_of(&mut session.matched, session.wanted.sample)
+            {
                 continue;
             }
             let Some(mut record) = session.rings.empty.pop() else {
@@ -215,11 +229,10 @@ impl Capturer {
                 // As the worker counts it.
                 Fate::Pending | Fate::Tcp(Verdict::Reply(..)) => Ending::Drop(DropReason::NoBuffer),
             };
-            let mut wanted = session.wanted.verdict.matches(record.ending);
-            if wanted {
-                wanted = session.matched == 0;
-                session.matched = (session.matched + 1) % session.wanted.sample.max(1);
-            }
+            // Of frames with any verdict the sample was taken before.
+            let verdict = session.wanted.verdict;
+            let wanted = verdict == WantedVerdict::Any
+                || verdict.matches(record.ending) && next_of(&mut session.matched, session.wanted.sample);
             let ring = if wanted { &session.rings.full } else { &session.rings.empty };
             // Both rings have a place for each buffer.
             let _ = ring.push(record);
@@ -292,6 +305,13 @@ mod tests {
             burst(2);
         }
         let every_third = [wanted[1], wanted[4], wanted[1]];
+        assert_eq!(taken(&rings), every_third);
+        let (some, rings) = session("any", 3);
+        tap.start(some);
+        for _ in 0..2 {
+            burst(2);
+        }
+        let every_third = [wanted[0], wanted[3], wanted[1], wanted[4]];
         assert_eq!(taken(&rings), every_third);
         tap.stop();
         burst(3);

@@ -14,6 +14,7 @@ struct Cli {
 enum Bench {
     Handshakes(bench::handshakes::Args),
     Lookup(bench::lookup::LookupArgs),
+    Observe(bench::observe::Args),
     Packets(bench::packets::Args),
     Pcap(bench::pcap::Args),
     Places(bench::places::Args),
@@ -24,6 +25,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().bench {
         Bench::Handshakes(args) => args.run(),
         Bench::Lookup(args) => args.run(&mut std::io::stdout().lock()),
+        Bench::Observe(args) => args.run(),
         Bench::Packets(args) => args.run(),
         Bench::Pcap(args) => args.run(),
         Bench::Places(args) => args.run(),

@@ -34,10 +34,22 @@ impl OnCpu {
 
     /// What the busiest thread has had since `earlier`, and the share that this is of the time that passed.
     pub fn busiest_since(&self, earlier: &Self) -> (Duration, f64) {
+        let busiest = Duration::from_nanos(self.each_since(earlier).max().unwrap_or(0));
+        (busiest, busiest.as_secs_f64() / self.at.duration_since(earlier.at).as_secs_f64())
+    }
+
+    /// What all other threads have had since `earlier`, as a share of the time that passed.
+    pub fn others_since(&self, earlier: &Self) -> f64 {
+        let all: u64 = self.each_since(earlier).sum();
+        let passed = self.at.duration_since(earlier.at);
+        Duration::from_nanos(all).saturating_sub(self.busiest_since(earlier).0).as_secs_f64()
+            / passed.as_secs_f64()
+    }
+
+    fn each_since(&self, earlier: &Self) -> impl Iterator<Item = u64> {
         let since =
             |(tid, ns): (&u32, &u64)| ns.saturating_sub(earlier.threads.get(tid).copied().unwrap_or(0));
-        let busiest = Duration::from_nanos(self.threads.iter().map(since).max().unwrap_or(0));
-        (busiest, busiest.as_secs_f64() / self.at.duration_since(earlier.at).as_secs_f64())
+        self.threads.iter().map(since)
     }
 }
 
@@ -55,6 +67,8 @@ mod tests {
         let (busy, share) = later.busiest_since(&earlier);
         assert_eq!(busy, Duration::from_millis(30));
         assert!((share - 0.5).abs() < 1e-9, "{share}");
+        let others = later.others_since(&earlier);
+        assert!((others - 1.0 / 6.0).abs() < 1e-9, "{others}");
     }
 
     #[test]

@@ -16,6 +16,8 @@ use super::on_cpu::OnCpu;
 use super::{Job, Memory, Reaped, Sample};
 use crate::frames::{MIX_PORTS, OPEN_PORT, SERVER_V4, SERVER_V6};
 
+/// The control socket's name in its directory.
+const SOCKET: &str = "control.sock";
 /// How long a start may take.
 const START: Duration = Duration::from_secs(30);
 
@@ -24,7 +26,7 @@ pub struct Server {
     child: Reaped,
     client: Client,
     said: JoinHandle<String>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// What a contest asks of the server.
@@ -45,7 +47,7 @@ impl Setup {
     pub const MIX: Self = Self { syncookies: 2, listeners: MIX_PORTS };
 }
 
-fn config(job: &Job<'_>, device: &str, setup: Setup, socket: &Path) -> String {
+fn config(job: &Job<'_>, device: &str, setup: Setup, socket: &Path, extra: &str) -> String {
     let huge = match job.memory {
         Memory::Hugepages => "require",
         Memory::Pages => "never",
@@ -55,7 +57,7 @@ fn config(job: &Job<'_>, device: &str, setup: Setup, socket: &Path) -> String {
         "name = \"bench-{pid}\"\n[control]\nsocket = {socket:?}\n[eal]\nhuge = \"{huge}\"\nmemory_mib = 512\n\
          [workers]\ncores = [{cpu}]\nburst = {burst}\n[sysctl]\ntcp_syncookies = {cookies}\n\
          [[port]]\nname = \"pcap\"\ndevice = \"{device}\"\naddresses = [\"{SERVER_V4}/24\", \"{SERVER_V6}/64\"]\n\
-         rx_descriptors = 8192\n",
+         rx_descriptors = 8192\n{extra}",
         pid = std::process::id(),
         cpu = job.cpus[1],
         burst = job.burst,
@@ -76,10 +78,18 @@ impl Server {
     /// # Errors
     /// It is not there, or it ends instead; then with what it said.
     pub fn start(job: &Job<'_>, device: &str, setup: Setup) -> anyhow::Result<Self> {
+        Self::start_with(job, device, setup, "")
+    }
+
+    /// The same with `extra` lines of configuration.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_with(job: &Job<'_>, device: &str, setup: Setup, extra: &str) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("hearken-bench").tempdir()?;
-        let socket = dir.path().join("control.sock");
+        let socket = dir.path().join(SOCKET);
         let file = dir.path().join("hearken.toml");
-        fs::write(&file, config(job, device, setup, &socket))?;
+        fs::write(&file, config(job, device, setup, &socket, extra))?;
         let mut command = Command::new(job.hearken);
         command.arg("run").arg("--config").arg(&file);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -98,7 +108,7 @@ impl Server {
         let until = Instant::now() + START;
         loop {
             if let Ok(client) = Client::connect(&socket) {
-                let mut server = Self { child, client, said, _dir: dir };
+                let mut server = Self { child, client, said, dir };
                 // The first answer comes when all workers poll.
                 server.stats()?;
                 return Ok(server);
@@ -120,8 +130,16 @@ impl Server {
         self.client.call(&Request::Stats {}).context("hearken's counters")
     }
 
+    /// Its control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join(SOCKET)
+    }
+
     /// Its counters now, those of the device once more: received and sent.
-    fn count(&mut self) -> anyhow::Result<(Stats, (OnCpu, u64, u64))> {
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(crate) fn count(&mut self) -> anyhow::Result<(Stats, (OnCpu, u64, u64))> {
         let on_cpu = OnCpu::of(self.child.0.id())?;
         let stats = self.stats()?;
         let device = stats.devices.first().context("hearken shows no device")?;
