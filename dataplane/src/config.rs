@@ -126,6 +126,10 @@ pub struct Port {
     /// Whether the device computes and checks checksums where it can. Default `auto`.
     #[serde(default)]
     pub offloads: Offloads,
+    /// Have the device stamp frames with their time of arrival, and begin latencies there. Default false: some drivers
+    /// (net_ice) then leave their vector receive path. A device that cannot is not an error.
+    #[serde(default)]
+    pub rx_timestamps: bool,
 }
 
 /// A value that stands nowhere in the file.

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+pub mod arrival;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod faulty;

@@ -213,7 +213,7 @@ impl Page {
     }
 
     fn latency(&self) -> Family<'_> {
-        let help = "From the end of rx_burst to the end of tx_burst, by the worker's clock.";
+        let help = "To the end of tx_burst, from the end of rx_burst, or from the device's stamp where rx_timestamps is set.";
         let series = self.reports.iter().flat_map(|report| {
             Outcome::ALL.map(|outcome| {
                 let labels =

@@ -11,7 +11,9 @@ use listener::drop_reason::DropReason;
 use listener::segment::Outcome;
 use listener::snmp::Mib;
 
-use crate::control::proto::{CoreStats, DeviceStats, Latency, ListenerRow, OutcomeLatency, Stats};
+use crate::control::proto::{
+    Begin, CoreStats, DeviceStats, Latency, ListenerRow, OutcomeLatency, PortClock, Stats,
+};
 use crate::names;
 use crate::stats::CORE_COUNTERS;
 
@@ -185,19 +187,39 @@ pub fn latency(latency: &Latency) -> String {
         .filter(|core| core.late)
         .map(|core| format!("core {} did not answer in time: its numbers are older\n", core.core));
     let notes: String = late.collect();
-    let source = time_source(&latency.device_timestamps);
-    format!(
-        "{notes}latency in ns, from the end of rx_burst to the end of tx_burst\n{source}{}",
-        text(&mut table)
-    )
+    format!("{notes}{}{}", time_source(&latency.clocks), text(&mut table))
 }
 
-/// Whose clock the times are by, a line each.
-fn time_source(device_timestamps: &BTreeMap<String, bool>) -> String {
-    let mut source =
-        String::from("clock: the worker's, monotonic; the wait in the device's queue is not in it\n");
-    for (port, _) in device_timestamps.iter().filter(|(_, can)| **can) {
-        source += &format!("port {port}: the device could time-stamp arrivals; its stamps are not used\n");
+/// When the times begin and by whose clock: one line for all ports, or one for each.
+fn time_source(clocks: &BTreeMap<String, PortClock>) -> String {
+    const WORKER: &str = "the worker's, monotonic; the wait in the device's queue is not in it";
+    if clocks.values().all(|clock| clock.begin == Begin::Worker) {
+        let mut source =
+            format!("latency in ns, from the end of rx_burst to the end of tx_burst\nclock: {WORKER}\n");
+        for (port, _) in clocks.iter().filter(|(_, clock)| clock.could) {
+            source +=
+                &format!("port {port}: the device could stamp arrivals; rx_timestamps = true has it do so\n");
+        }
+        return source;
+    }
+    let mut source = String::from("latency in ns, to the end of tx_burst\n");
+    for (port, clock) in clocks {
+        let hz = clock.hz.map_or("not measured yet".into(), |hz| format!("{hz} Hz"));
+        source += &match clock.begin {
+            Begin::Worker => format!("port {port}: from the end of rx_burst; clock: {WORKER}\n"),
+            Begin::Kernel => {
+                format!("port {port}: from the kernel's stamp on arrival; clock: the date, {hz}\n")
+            }
+            Begin::Device => {
+                format!("port {port}: from the device's stamp on arrival; clock: the device's, {hz}\n")
+            }
+        };
+        if clock.unusable > 0 {
+            let frames = clock.unusable;
+            source += &format!(
+                "port {port}: {frames} frames had no usable stamp; theirs from the end of rx_burst\n"
+            );
+        }
     }
     source
 }

@@ -32,7 +32,7 @@ use listener::Core;
 use crate::config::{self, Config, ConfigError, Cores, Device, Port};
 use crate::control::capture::Captures;
 use crate::control::cookie_keys::CookieDesk;
-use crate::control::proto::{Latency, Stats};
+use crate::control::proto::{Latency, PortClock, Stats};
 use crate::control::reload::Loaded;
 use crate::control::server::{BindError, Server};
 use crate::control::service::{Desk, Devices, dev_index};
@@ -166,8 +166,12 @@ impl Devices for Box<dyn Devices> {
         (**self).counters()
     }
 
-    fn rx_timestamps(&self) -> Vec<bool> {
-        (**self).rx_timestamps()
+    fn clocks(&self) -> Vec<PortClock> {
+        (**self).clocks()
+    }
+
+    fn tick(&mut self) {
+        (**self).tick();
     }
 }
 
@@ -356,6 +360,7 @@ impl Running {
         let Self { desk, team, .. } = self;
         let others: Vec<BorrowedFd<'_>> = others.iter().copied().chain([team.wake_fd()]).collect();
         server.turn(desk, &others, timeout)?;
+        desk.devices.tick();
         desk.stack.flush();
         for listener in desk.stack.floods() {
             let addr = SocketAddr::from(listener);

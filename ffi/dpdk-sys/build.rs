@@ -20,6 +20,8 @@ const FUNCTIONS: &[&str] = &[
     "rte_mempool_(in_use_count|avail_count)",
     "rte_eth_(find_next|macaddr_get|promiscuous_enable|allmulticast_enable|add_rx_callback|remove_rx_callback)",
     "rte_eth_(stats_get|xstats_get|xstats_get_names)",
+    "rte_eth_(read_clock|timesync_read_time)",
+    "rte_mbuf_dyn_rx_timestamp_register",
     "rte_eth_dev_(info_get|configure|start|stop|close|socket_id|get_name_by_port|get_port_by_name)",
     "rte_eth_dev_(adjust_nb_rx_tx_desc|get_mtu|set_mtu|rss_reta_query|rss_hash_conf_get)",
     "rte_eth_dev_rx_intr_(ctl_q|ctl_q_get_fd|enable|disable)",

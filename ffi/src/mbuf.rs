@@ -20,6 +20,23 @@ const _: () = assert!(align_of::<Option<Mbuf>>() == align_of::<*mut sys::rte_mbu
 // SAFETY: an mbuf has one owner (we never raise its reference count), and free is safe from any thread.
 unsafe impl Send for Mbuf {}
 
+/// Where in an mbuf a driver leaves the time of arrival, and how it says so: [`crate::Eal::rx_timestamp_field`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RxTimestampField {
+    /// Octets from the mbuf's begin to the 64-bit member.
+    offset: usize,
+    /// The bit in `ol_flags` of a frame that has one.
+    flag: u64,
+}
+
+impl RxTimestampField {
+    /// # Safety
+    /// DPDK has given `offset` for a member of `rte_mbuf_timestamp_t` in every mbuf.
+    pub(crate) const unsafe fn new(offset: usize, flag: u64) -> Self {
+        Self { offset, flag }
+    }
+}
+
 /// What the device says about a checksum of a received frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksum {
@@ -266,6 +283,24 @@ impl Mbuf {
         let l3 = (u64::from(ask.l3_len) & mask(sys::RTE_MBUF_L3_LEN_BITS)) << sys::RTE_MBUF_L3_LEN_OFS;
         self.set(sys::SHIM_MBUF_TX_OFFLOAD, l2 | l3);
         self.set(sys::SHIM_MBUF_OL_FLAGS, flags);
+    }
+
+    /// When the frame arrived, by the device's clock and in its unit, if the driver has said so.
+    #[inline]
+    pub fn rx_timestamp(&self, field: RxTimestampField) -> Option<u64> {
+        // SAFETY: `field` was made of an offset at which DPDK keeps these eight octets of every mbuf free (its duty, see
+        // `RxTimestampField::new`), aligned as they must be; the mbuf is live, and we are its only owner. A pool's memory
+        // is initialised.
+        let stamp = || unsafe { ptr::read(self.0.as_ptr().cast::<u8>().add(field.offset).cast::<u64>()) };
+        (self.ol_flags() & field.flag != 0).then(stamp)
+    }
+
+    /// Stamps the frame as a driver does, for devices that a program is itself.
+    #[inline]
+    pub fn set_rx_timestamp(&mut self, field: RxTimestampField, stamp: u64) {
+        // SAFETY: as in `rx_timestamp`; `&mut self` excludes readers.
+        unsafe { ptr::write(self.0.as_ptr().cast::<u8>().add(field.offset).cast::<u64>(), stamp) };
+        self.set(sys::SHIM_MBUF_OL_FLAGS, self.ol_flags() | field.flag);
     }
 
     /// Asks the CPU to bring the first cache line of the data closer. A hint: no effect but speed.

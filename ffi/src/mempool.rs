@@ -87,7 +87,7 @@ impl Eal {
     /// Makes a pool of `mbufs` mbufs of 2,048 data bytes on `node`; [`PoolNeed`] says how many.
     ///
     /// # Errors
-    /// ENOMEM: hugepages or the megabytes of [`crate::Memory::NoHuge`] do not suffice.
+    /// ENOMEM, or ENOBUFS where what is left is in pieces too small: hugepages or the megabytes of [`crate::Memory::NoHuge`] do not suffice.
     pub fn mempool(&self, mbufs: u32, node: NumaNode) -> Result<Mempool, DpdkError> {
         const CALL: &str = "rte_pktmbuf_pool_create";
         static NEXT: AtomicU32 = AtomicU32::new(0);

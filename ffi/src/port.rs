@@ -1,5 +1,6 @@
 //! Ethernet ports: found or attached, taken once, configured, started.
 
+mod clock;
 mod configure;
 mod counters;
 
@@ -32,8 +33,6 @@ pub struct Capabilities {
     pub rss_key_len: u8,
     /// Entries of the redirection table; 0 where there is none.
     pub reta_size: u16,
-    /// Can write the time of arrival into a frame's mbuf, by a clock of its own.
-    pub rx_timestamp: bool,
 }
 
 /// Offloads that a device lists, or that a port has enabled.
@@ -47,6 +46,9 @@ pub struct Offloads {
     pub rss: bool,
     /// Delivers that hash with the frame.
     pub rx_rss_hash: bool,
+    /// Writes the time of arrival into the frame's mbuf ([`crate::Mbuf::rx_timestamp`]), by a clock of its own
+    /// ([`Started::read_clock`], [`Started::timesync_read_time`]).
+    pub rx_timestamp: bool,
     /// Receives frames that are longer than an mbuf as several segments.
     pub rx_scatter: bool,
     /// Fills in the IPv4 header checksum.
@@ -397,7 +399,6 @@ fn capabilities(info: &sys::rte_eth_dev_info) -> Capabilities {
         ),
         rss_key_len: info.hash_key_size,
         reta_size: info.reta_size,
-        rx_timestamp: info.rx_offload_capa & sys::SHIM_ETH_RX_OFFLOAD_TIMESTAMP != 0,
     }
 }
 

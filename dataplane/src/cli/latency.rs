@@ -10,7 +10,7 @@ use listener::segment::Outcome;
 
 use super::{CliError, Done, ServerArgs, Span, print};
 use crate::control::client::Client;
-use crate::control::proto::{Histograms, Latency, Request};
+use crate::control::proto::{Begin, Histograms, Latency, Request};
 use crate::control::service::latency_of;
 use crate::histogram::CoreReport;
 use crate::report;
@@ -60,14 +60,16 @@ impl LatencyArgs {
             let latency: Latency = server.call(&Request::Latency { core: self.core })?;
             return print(out, self.json, &latency, || report::latency(&latency));
         }
-        let (reports, _) = self.reports(&mut server)?;
+        let (reports, all) = self.reports(&mut server)?;
         let Some(file) = &self.plot else {
             let all = reports.iter().map(|report| self.merged(report));
             let sum = all.reduce(|sum, next| sum_of(sum, &next));
             write!(out, "{}", percentiles::hgrm(&sum.unwrap_or_else(empty)))?;
             return Ok(());
         };
-        let title = format!("hearken: end of rx_burst to end of tx_burst, {}", self.what());
+        let stamped = all.clocks.values().any(|clock| clock.begin != Begin::Worker);
+        let begin = if stamped { "arrival, where it is stamped," } else { "end of rx_burst" };
+        let title = format!("hearken: {begin} to end of tx_burst, {}", self.what());
         let svg = plot::svg(&title, &self.curves(&reports)).map_err(CliError::Run)?;
         std::fs::write(file, svg).map_err(|error| {
             CliError::Run(format!("cannot write {}: {error}; give another path with --plot", file.display()))
@@ -83,8 +85,7 @@ impl LatencyArgs {
             due += interval;
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             let (now, all) = self.reports(server)?;
-            let latency =
-                Latency { device_timestamps: all.device_timestamps, ..latency_of(&since(&before, &now)) };
+            let latency = Latency { clocks: all.clocks, ..latency_of(&since(&before, &now)) };
             print(out, self.json, &latency, || report::latency(&latency))?;
             out.flush()?;
             (before, printed) = (now, printed + 1);

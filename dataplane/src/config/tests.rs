@@ -49,6 +49,7 @@ tx_descriptors = 256
 mtu = 9000
 promiscuous = true
 offloads = "off"
+rx_timestamps = true
 [workers]
 cores = [2, 3]
 burst = 64
@@ -75,6 +76,7 @@ rst_per_second = 40
     assert_eq!(port.any_ip[0].get_ref().len, 16);
     assert_eq!(port.queues.get_ref(), &Queues::Fixed(2));
     assert_eq!(port.offloads, Offloads::Off);
+    assert!(port.rx_timestamps);
     assert_eq!(config.workers.cores.get_ref(), &Cores::These(vec![2, 3]));
     let listener = &config.listener[0];
     assert_eq!((listener.backlog, listener.then, listener.defer_accept), (-1, ThenName::Discard, 30));
@@ -87,7 +89,7 @@ fn unknown_and_missing_keys_are_refused_with_their_line() {
     assert_eq!(
         refused("mtuu = 1500\n"),
         "h.toml:4: unknown field `mtuu`, expected one of `name`, `device`, `mac`, `addresses`, `any_ip`, `queues`, \
-         `rx_descriptors`, `tx_descriptors`, `mtu`, `promiscuous`, `offloads`; correct or remove it"
+         `rx_descriptors`, `tx_descriptors`, `mtu`, `promiscuous`, `offloads`, `rx_timestamps`; correct or remove it"
     );
     assert_eq!(parse("[[port]]\nname = \"p0\"\n").unwrap_err(), "h.toml:1: missing field `device`; add it");
     assert_eq!(

@@ -315,16 +315,44 @@ pub struct DeviceStats {
     pub counters: BTreeMap<String, u64>,
 }
 
-/// Reply to `latency`. Time from the end of `rx_burst` to the end of `tx_burst`, since start.
+/// Reply to `latency`. Time to the end of `tx_burst`, since start; [`PortClock`] says from when.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Latency {
     /// One per core.
     pub cores: Vec<CoreLatency>,
     /// All cores together.
     pub total: Vec<OutcomeLatency>,
-    /// By port, whether its device could write the time of arrival into frames; these times are the worker's own.
+    /// By port, when the times of its frames begin, and by whose clock.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub device_timestamps: BTreeMap<String, bool>,
+    pub clocks: BTreeMap<String, PortClock>,
+}
+
+/// When the time of a port's frames begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PortClock {
+    /// At which moment.
+    pub begin: Begin,
+    /// Ticks a second of the stamps' clock, as measured against the machine's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hz: Option<u64>,
+    /// Frames without a stamp that could be used, whose times begin in the worker.
+    pub unusable: u64,
+    /// The device stamps frames, or would if `rx_timestamps` asked it to.
+    pub could: bool,
+}
+
+/// What a latency begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Begin {
+    /// The end of `rx_burst`, by the worker's clock.
+    #[default]
+    Worker,
+    /// The kernel's stamp, of a device that is an interface of the kernel's.
+    Kernel,
+    /// The device's stamp.
+    Device,
 }
 
 /// Latency on one core.

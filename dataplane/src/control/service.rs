@@ -16,7 +16,7 @@ use super::capture::Captures;
 use super::cookie_keys::CookieDesk;
 use super::proto::{
     self, Accepted, Closed, CoreLatency, CoreStats, DeviceStats, Histograms, Latency, Listen, Listening,
-    OutcomeLatency, Refusal, Reply, Request, Ss, Stats, Which, histograms_of,
+    OutcomeLatency, PortClock, Refusal, Reply, Request, Ss, Stats, Which, histograms_of,
 };
 use super::reload::Loaded;
 use super::server::{Peer, Service};
@@ -35,10 +35,13 @@ pub trait Devices {
     /// All counters of each port, in the order of the ports.
     fn counters(&self) -> Vec<BTreeMap<String, u64>>;
 
-    /// Of each port, whether its device can write the time of arrival into a frame.
-    fn rx_timestamps(&self) -> Vec<bool> {
+    /// Of each port, when the time of its frames begins.
+    fn clocks(&self) -> Vec<PortClock> {
         Vec::new()
     }
+
+    /// What there is to do ten times a second.
+    fn tick(&mut self) {}
 }
 
 /// Everything that the control thread has to do with.
@@ -312,7 +315,7 @@ impl<D: Devices> Desk<D> {
     /// There is no such core.
     pub fn latency(&mut self, core: Option<u16>) -> Result<Latency, Refusal> {
         let reports = self.reports(core)?;
-        Ok(Latency { device_timestamps: self.device_timestamps(), ..latency_of(&reports) })
+        Ok(Latency { clocks: self.clocks(), ..latency_of(&reports) })
     }
 
     /// The whole histograms as of now, of all cores or of one.
@@ -321,12 +324,12 @@ impl<D: Devices> Desk<D> {
     /// There is no such core.
     pub fn histograms(&mut self, core: Option<u16>) -> Result<Histograms, Refusal> {
         let reports = self.reports(core)?;
-        Ok(Histograms { cores: histograms_of(&reports), device_timestamps: self.device_timestamps() })
+        Ok(Histograms { cores: histograms_of(&reports), clocks: self.clocks() })
     }
 
-    /// The ports by name, and whether their devices could time-stamp frames.
-    fn device_timestamps(&self) -> BTreeMap<String, bool> {
-        self.ports.iter().cloned().zip(self.devices.rx_timestamps()).collect()
+    /// The ports by name, and when the times of their frames begin.
+    fn clocks(&self) -> BTreeMap<String, PortClock> {
+        self.ports.iter().cloned().zip(self.devices.clocks()).collect()
     }
 
     fn reports(&mut self, core: Option<u16>) -> Result<Vec<CoreReport>, Refusal> {
@@ -356,7 +359,7 @@ pub fn latency_of(reports: &[CoreReport]) -> Latency {
     }
     let row = |outcome: &Outcome| outcome_row(*outcome, &total.0, total.1.outcome(*outcome));
     let total = Outcome::ALL.iter().map(row).collect();
-    Latency { cores, total, device_timestamps: BTreeMap::new() }
+    Latency { cores, total, clocks: BTreeMap::new() }
 }
 
 fn outcome_row(outcome: Outcome, latency: &histogram::Latency, frames: u64) -> OutcomeLatency {

@@ -4,10 +4,12 @@
 //! in. Offloads are the port's, fixed when it was configured; the VLAN tag stays in the frame but on drivers that
 //! take it out whatever they are told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use dpdk::{Checksum, Mbuf, Mempool, Offloads, RxQueue, Started, TxQueue, TxRequest};
+use dpdk::{Checksum, Mbuf, Mempool, Offloads, RxQueue, RxTimestampField, Started, TxQueue, TxRequest};
 
+use super::arrival::ArrivalClock;
 use super::{Capabilities, Csum, Frame, PacketIo, RxMeta, TxOffload};
 
 impl Frame for Mbuf {
@@ -73,6 +75,7 @@ pub struct DpdkIo {
     tx: TxQueue,
     pool: Mempool,
     capabilities: Capabilities,
+    stamps: Option<(RxTimestampField, Arc<ArrivalClock>)>,
 }
 
 impl DpdkIo {
@@ -82,7 +85,13 @@ impl DpdkIo {
         let capabilities =
             Capabilities { tx_ip_csum: tx_ipv4_checksum, tx_tcp_csum: tx_tcp_checksum, tx_vlan_insert };
         let (rx, tx) = (std::mem::take(&mut port.rx), std::mem::take(&mut port.tx));
-        rx.into_iter().zip(tx).map(|(rx, tx)| Self { rx, tx, pool: pool.clone(), capabilities }).collect()
+        let queue = |(rx, tx)| Self { rx, tx, pool: pool.clone(), capabilities, stamps: None };
+        rx.into_iter().zip(tx).map(queue).collect()
+    }
+
+    /// The driver leaves the time of arrival at `field`, by the device's `clock`.
+    pub fn stamp(&mut self, field: RxTimestampField, clock: Arc<ArrivalClock>) {
+        self.stamps = Some((field, clock));
     }
 }
 
@@ -104,6 +113,13 @@ impl PacketIo for DpdkIo {
     #[inline]
     fn tx_burst(&mut self, from: &mut [Option<Mbuf>]) -> usize {
         self.tx.tx_burst(from)
+    }
+
+    #[inline]
+    fn waited(&self, frames: &[Option<Mbuf>], waited: &mut [u64]) -> bool {
+        let Some((field, clock)) = &self.stamps else { return false };
+        clock.waited(frames.iter().flatten().map(|frame| frame.rx_timestamp(*field)), waited);
+        true
     }
 
     #[inline]

@@ -110,7 +110,10 @@ fn latencies_have_a_line_per_core_and_outcome() {
             outcomes: vec![outcome("synack", 9), outcome("rst", 0)],
         }],
         total: vec![outcome("synack", 9)],
-        device_timestamps: BTreeMap::from([("lan".to_owned(), false), ("wan".to_owned(), true)]),
+        clocks: BTreeMap::from([
+            ("lan".to_owned(), PortClock::default()),
+            ("wan".to_owned(), PortClock { could: true, ..PortClock::default() }),
+        ]),
     };
     let text = latency(&all);
     let lines: Vec<String> =
@@ -120,11 +123,36 @@ fn latencies_have_a_line_per_core_and_outcome() {
         [
             "latency in ns, from the end of rx_burst to the end of tx_burst",
             "clock: the worker's, monotonic; the wait in the device's queue is not in it",
-            "port wan: the device could time-stamp arrivals; its stamps are not used",
+            "port wan: the device could stamp arrivals; rx_timestamps = true has it do so",
             "core outcome count min p50 p90 p99 p99.9 p99.99 max",
             "4 synack 9 1 2 3 4 5 6 7",
             "4 rst 0 - - - - - - -",
             "all synack 9 1 2 3 4 5 6 7",
+        ]
+    );
+}
+
+#[test]
+fn each_port_has_its_clock() {
+    let clock = |begin, hz, unusable| PortClock { begin, hz, unusable, could: true };
+    let clocks = [
+        ("lan", PortClock::default()),
+        ("tap", clock(Begin::Kernel, Some(1_000_000), 3)),
+        ("wan", clock(Begin::Device, Some(78_125_000), 0)),
+        ("wan2", clock(Begin::Device, None, 0)),
+    ];
+    let clocks = clocks.map(|(port, clock)| (port.to_owned(), clock)).into();
+    let text = latency(&Latency { clocks, ..Latency::default() });
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(
+        lines[..6],
+        [
+            "latency in ns, to the end of tx_burst",
+            "port lan: from the end of rx_burst; clock: the worker's, monotonic; the wait in the device's queue is not in it",
+            "port tap: from the kernel's stamp on arrival; clock: the date, 1000000 Hz",
+            "port tap: 3 frames had no usable stamp; theirs from the end of rx_burst",
+            "port wan: from the device's stamp on arrival; clock: the device's, 78125000 Hz",
+            "port wan2: from the device's stamp on arrival; clock: the device's, not measured yet",
         ]
     );
 }

@@ -1,7 +1,10 @@
 //! DPDK's side of the start: memory, devices, queues.
 
+mod stamps;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Instant;
 
 use dpdk::{
     Configured, DpdkError, Eal, Memory, Mempool, NumaNode, Offloads, Pci, PoolNeed, PortConfig, PortId,
@@ -10,9 +13,11 @@ use dpdk::{
 
 use super::{StartError, machine};
 use crate::config::{self, Config, Device, DpdkDevice, Huge, Port, Queues};
+use crate::control::proto::PortClock;
 use crate::control::service::Devices;
 use crate::io::dpdk::DpdkIo;
 use crate::wire::ether::MacAddr;
+use stamps::Arrival;
 
 /// Megabytes for what drivers allocate beside the mempool.
 const DRIVERS_MB: u32 = 64;
@@ -32,6 +37,8 @@ pub struct Opened {
 /// The devices that run, for their counters and to be stopped.
 pub struct Running {
     ports: Vec<Started>,
+    /// By which clock their frames are stamped, if at all.
+    arrivals: Vec<Arrival>,
     /// The other ends of ring pairs.
     _far_ends: Vec<Started>,
     /// DPDK itself; last, because it stops only when nothing of it is in use.
@@ -43,9 +50,15 @@ impl Devices for Running {
         self.ports.iter().map(counters).collect()
     }
 
-    fn rx_timestamps(&self) -> Vec<bool> {
-        let can = |port: &Started| self.eal.port_info(port.id()).map(|info| info.capabilities.rx_timestamp);
-        self.ports.iter().map(|port| can(port).unwrap_or(false)).collect()
+    fn clocks(&self) -> Vec<PortClock> {
+        self.arrivals.iter().map(Arrival::clock).collect()
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        for (port, arrival) in self.ports.iter().zip(&mut self.arrivals) {
+            arrival.tick(port, now);
+        }
     }
 }
 
@@ -149,17 +162,22 @@ pub fn open(config: &Config, cores: usize) -> Result<(Vec<Opened>, Running), Sta
     let eal =
         start_eal(config, memory).map_err(|error| StartError::Run(format!("DPDK did not start: {error}")))?;
     let mut opened = Vec::with_capacity(config.port.len());
-    let (mut ports, mut far_ends) = (Vec::with_capacity(config.port.len()), Vec::new());
+    let (mut ports, mut arrivals, mut far_ends) =
+        (Vec::with_capacity(config.port.len()), Vec::with_capacity(config.port.len()), Vec::new());
     let opening = Opening { config, eal: &eal, cores };
     for port in &config.port {
-        let (port, started, far_end) = opening
+        let (mut port, started, far_end, arrival) = opening
             .open(port)
             .map_err(|error| StartError::Run(format!("port \"{}\": {error}", port.name.get_ref())))?;
+        if let Arrival::Stamped(stamps) = &arrival {
+            port.queues.iter_mut().for_each(|queue| queue.stamp(stamps.field, stamps.clock()));
+        }
         opened.push(port);
+        arrivals.push(arrival);
         ports.push(started);
         far_ends.extend(far_end);
     }
-    Ok((opened, Running { ports, _far_ends: far_ends, eal }))
+    Ok((opened, Running { ports, arrivals, _far_ends: far_ends, eal }))
 }
 
 fn start_eal(config: &Config, memory: Memory) -> Result<Eal, DpdkError> {
@@ -181,7 +199,7 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    fn open(&self, port: &Port) -> Result<(Opened, Started, Option<Started>), String> {
+    fn open(&self, port: &Port) -> Result<(Opened, Started, Option<Started>, Arrival), String> {
         let (near, far) = match port.device.get_ref() {
             Device::Dpdk(device) => (self.attach(device)?, None),
             Device::RingPair { queues } => {
@@ -195,10 +213,18 @@ impl Opening<'_> {
         let driver = self.eal.port_info(near).map_err(text)?.driver;
         let (queues, started) = self.open_port(port, near)?;
         say(port, &driver, &started, queues.len());
+        let arrival = Arrival::of(self.eal, port, &driver, &started).unwrap_or_else(|why| {
+            tracing::warn!(
+                port = port.name.get_ref(),
+                driver,
+                "rx_timestamps = true, and {why}: latencies begin in the worker"
+            );
+            Arrival::Unstamped { could: false }
+        });
         let (peers, far_end) = far.map(|far| self.open_port(port, far)).transpose()?.unzip();
         let (mac, mtu) = (started.mac().map_err(text)?, started.mtu().map_err(text)?);
         let opened = Opened { queues, peers: peers.unwrap_or_default(), mac: MacAddr(mac.0), mtu };
-        Ok((opened, started, far_end))
+        Ok((opened, started, far_end, arrival))
     }
 
     fn attach(&self, device: &DpdkDevice) -> Result<PortId, String> {
@@ -235,6 +261,7 @@ impl Opening<'_> {
             tx_checksum: offloads,
             vlan_insert: offloads,
             promiscuous: port.promiscuous,
+            rx_timestamp: port.rx_timestamps,
             rx_interrupts: self.config.workers.idle == config::Idle::Interrupt,
             ..PortConfig::default()
         };
@@ -329,6 +356,7 @@ fn offload_names(offloads: Offloads) -> String {
         (offloads.tx_tcp_checksum, "tx_tcp_checksum"),
         (offloads.tx_vlan_insert, "tx_vlan_insert"),
         (offloads.rss, "rss"),
+        (offloads.rx_timestamp, "rx_timestamp"),
         (offloads.rx_scatter, "rx_scatter"),
     ];
     let on: Vec<&str> = names.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect();

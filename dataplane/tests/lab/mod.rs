@@ -225,6 +225,30 @@ impl Hearken {
         run(Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]))
     }
 
+    /// Stops it where it stands, every thread of it, until it gets the signal `CONT`.
+    pub fn freeze(&self) -> io::Result<()> {
+        self.signal("STOP")?;
+        let id = self.child.as_ref().map(Child::id).unwrap_or_default();
+        let stopped = || -> io::Result<bool> {
+            for task in std::fs::read_dir(format!("/proc/{id}/task"))? {
+                let stat = std::fs::read_to_string(task?.path().join("stat"))?;
+                // The state stands behind the name, which is in parentheses.
+                if !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T')) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !stopped()? {
+            if Instant::now() > deadline {
+                return Err(io::Error::other("a thread does not stop"));
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
     /// Asks it to end; returns its exit status and all it wrote, stdout first.
     pub fn stop(&mut self) -> io::Result<(Option<ExitStatus>, String)> {
         let _ = self.signal("INT");

@@ -31,6 +31,8 @@ pub struct PortConfig {
     pub rss: bool,
     /// Let a thread sleep until a queue has a frame, see [`RxQueue::has_interrupt`].
     pub rx_interrupts: bool,
+    /// Let the device write the time of arrival into frames. Some drivers then leave their vector receive path.
+    pub rx_timestamp: bool,
     /// Receive frames for any MAC address.
     pub promiscuous: bool,
     /// Receive all multicast frames.
@@ -38,7 +40,7 @@ pub struct PortConfig {
 }
 
 impl Default for PortConfig {
-    /// One pair of 1,024 descriptors, every offload, multicast (neighbour discovery needs it), not
+    /// One pair of 1,024 descriptors, every offload but time stamps, multicast (neighbour discovery needs it), not
     /// promiscuous.
     fn default() -> Self {
         Self {
@@ -51,6 +53,7 @@ impl Default for PortConfig {
             vlan_insert: true,
             rss: true,
             rx_interrupts: false,
+            rx_timestamp: false,
             promiscuous: false,
             allmulticast: true,
         }
@@ -64,6 +67,7 @@ impl Offloads {
             rx_tcp_checksum: rx & sys::SHIM_ETH_RX_OFFLOAD_TCP_CKSUM != 0,
             rss,
             rx_rss_hash: rx & sys::SHIM_ETH_RX_OFFLOAD_RSS_HASH != 0,
+            rx_timestamp: rx & sys::SHIM_ETH_RX_OFFLOAD_TIMESTAMP != 0,
             rx_scatter: rx & sys::SHIM_ETH_RX_OFFLOAD_SCATTER != 0,
             tx_ipv4_checksum: tx & sys::SHIM_ETH_TX_OFFLOAD_IPV4_CKSUM != 0,
             tx_tcp_checksum: tx & sys::SHIM_ETH_TX_OFFLOAD_TCP_CKSUM != 0,
@@ -76,6 +80,7 @@ impl Offloads {
         bit(self.rx_ipv4_checksum, sys::SHIM_ETH_RX_OFFLOAD_IPV4_CKSUM)
             | bit(self.rx_tcp_checksum, sys::SHIM_ETH_RX_OFFLOAD_TCP_CKSUM)
             | bit(self.rx_rss_hash, sys::SHIM_ETH_RX_OFFLOAD_RSS_HASH)
+            | bit(self.rx_timestamp, sys::SHIM_ETH_RX_OFFLOAD_TIMESTAMP)
             | bit(self.rx_scatter, sys::SHIM_ETH_RX_OFFLOAD_SCATTER)
     }
 
@@ -169,6 +174,8 @@ impl Fitting<'_> {
                 "flows are spread as the driver does it, if at all",
             ),
             rx_rss_hash: config.rss && config.queues > 1 && can.rss && can.rx_rss_hash,
+            // Whoever wishes for it looks whether it is there, for some drivers stamp unasked.
+            rx_timestamp: config.rx_timestamp && can.rx_timestamp,
             rx_scatter: false,
             tx_ipv4_checksum: fit(
                 config.tx_checksum,

@@ -6,6 +6,7 @@ use listener::segment::Outcome;
 use listener::types::CoreId;
 use serde::{Deserialize, Serialize};
 
+use super::PortClock;
 use crate::histogram::{CoreReport, Latency};
 
 /// Reply to `histograms`. Times as in [`super::Latency`].
@@ -15,7 +16,7 @@ pub struct Histograms {
     pub cores: Vec<CoreHistograms>,
     /// As in [`super::Latency`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub device_timestamps: BTreeMap<String, bool>,
+    pub clocks: BTreeMap<String, PortClock>,
 }
 
 /// The histograms of one core.
