@@ -31,6 +31,8 @@ const READINGS: usize = 16;
 const EVERY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 /// Of several readings in a row the quickest one counts.
 const TRIES: usize = 3;
+/// How often a first reading is tried on a machine that is too busy for one; it is tried again at every tick.
+const FIRST_TRIES: usize = 20;
 /// Two oscillators differ by a tenth of this; a clock that is a thousandth off has been set.
 const RATE_ERROR_MAX: f64 = 1e-3;
 
@@ -158,11 +160,19 @@ impl Calibrator {
     pub fn new(known_ns_per_tick: Option<f64>, mut read: impl FnMut() -> Option<u64>) -> Self {
         let start = Instant::now();
         let clock = Arc::new(ArrivalClock::new(start));
-        let mut calibrator = Self { clock, known_ns_per_tick, readings: VecDeque::new(), due: start };
-        calibrator.tick(start, &mut read);
-        if known_ns_per_tick.is_none() {
-            std::thread::sleep(EVERY[0]);
-            calibrator.tick(Instant::now(), &mut read);
+        let mut calibrator =
+            Self { clock, known_ns_per_tick, readings: VecDeque::new(), due: start + EVERY[0] };
+        let wanted = if known_ns_per_tick.is_some() { 1 } else { 2 };
+        for _ in 0..FIRST_TRIES {
+            if calibrator.readings.len() == wanted {
+                break;
+            }
+            if !calibrator.readings.is_empty() {
+                std::thread::sleep(EVERY[0]);
+            }
+            if let Some(reading) = calibrator.reading(&mut read) {
+                calibrator.learn(reading);
+            }
         }
         calibrator
     }
