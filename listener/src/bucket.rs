@@ -66,9 +66,8 @@ use crate::types::{InetAddr, ListenerId, TcpPort};
 
 pub(crate) use direct::{Direct, Wild, Wilds};
 pub(crate) use lanes::{LaneSet, Lanes};
-pub(crate) use simd::Kernel;
+pub(crate) use simd::{Columns, Kernel, Keys};
 
-use crate::inet_hashtables::ListenKey;
 use memory::Memory;
 use slab::Slab;
 
@@ -410,7 +409,7 @@ impl<'g, N> View<'g, N> {
         kernel: Kernel,
         wild: Option<Wilds<'_>>,
         mix: &Mix,
-        keys: &[ListenKey],
+        keys: impl Keys,
         found: &mut [Option<ListenerId>],
     ) -> Lanes {
         kernel.exact_pass(*self, wild, mix, keys, found)

@@ -14,6 +14,7 @@
 //! # A burst
 //! [`ListenHash::inet_lookup_listener_burst`] goes over 32 keys in flat passes: hash and prefetch all; compare all; and
 //! for the lanes that one word did not answer, prefetch the next line that each needs before the first of them is read.
+//! [`ListenHash::inet_lookup_listener_columns`] does the same where addresses and ports stand in columns.
 //!
 //! # Departures from the kernel
 //! No namespaces, no BPF `sk_lookup`, no VRF. Selection within a group uses our own keyed hash.
@@ -34,10 +35,12 @@ pub use crate::sync::epoch::Guard;
 pub use explain::{BucketOf, Tried};
 pub use key_list::{HashKey, KeyList, ListEntry, NO_GROUP, compute_score};
 
-use crate::bucket::{Direct, Full, Held, Kernel, LANES, LaneSet, Lanes, Mix, Table, View, Wild};
+use crate::bucket::{
+    Columns, Direct, Full, Held, Kernel, Keys, LANES, LaneSet, Lanes, Mix, Table, View, Wild,
+};
 use crate::segment::FlowKey;
 use crate::sync::epoch;
-use crate::types::{CoreId, DevIndex, ListenerId};
+use crate::types::{CoreId, DevIndex, InetAddr, ListenerId, TcpPort};
 use node::{KeyNode, any_list, edit_any, edit_exact, exact_list};
 
 /// Ids of listeners lie below this: so many fit into a word of the table.
@@ -56,6 +59,34 @@ pub struct ListenKey {
     pub dev: DevIndex,
     /// The worker that asks.
     pub core: CoreId,
+}
+
+/// IPv4 keys as columns, all of one length: row `i` of each is key `i`. In host byte order.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyColumns<'a> {
+    /// The peers' addresses.
+    pub saddr: &'a [u32],
+    /// Our addresses.
+    pub daddr: &'a [u32],
+    /// The peer's port in the upper half, ours in the lower.
+    pub ports: &'a [u32],
+    /// The device they came in on.
+    pub dev: DevIndex,
+    /// The worker that asks.
+    pub core: CoreId,
+}
+
+impl KeyColumns<'_> {
+    fn key(&self, row: usize) -> ListenKey {
+        let ports = self.ports[row];
+        let flow = FlowKey {
+            saddr: InetAddr::v4(self.saddr[row]),
+            daddr: InetAddr::v4(self.daddr[row]),
+            sport: TcpPort((ports >> 16) as u16),
+            dport: TcpPort(ports as u16),
+        };
+        ListenKey { flow, dev: self.dev, core: self.core }
+    }
 }
 
 /// The listening hash. One for all workers; see the module's head.
@@ -195,38 +226,76 @@ impl ListenHash {
     ) {
         assert_eq!(keys.len(), found.len(), "one answer per key");
         for (keys, found) in keys.chunks(LANES).zip(found.chunks_mut(LANES)) {
-            let wild = self.any.wilds(guard);
-            let lanes = if self.v4.keys() > 0 {
-                self.v4.view(guard).exact_pass(self.kernel, wild, &self.mix, keys, found)
-            } else {
-                self.kernel.wild_pass(wild, keys, found)
-            };
+            let lanes = self.pass(guard, keys, found);
             if lanes.unanswered() {
-                self.burst_rest(guard, keys, found, lanes);
+                self.burst_rest(guard, |lane| keys[lane], found, lanes);
             }
+        }
+    }
+
+    /// As [`ListenHash::inet_lookup_listener_burst`], of IPv4 keys that stand in columns. Any words will do where the answer
+    /// is of no interest.
+    ///
+    /// # Panics
+    /// If the columns and `found` differ in length.
+    #[inline]
+    pub fn inet_lookup_listener_columns(
+        &self,
+        guard: &Guard,
+        keys: &KeyColumns<'_>,
+        found: &mut [Option<ListenerId>],
+    ) {
+        let rows = found.len();
+        let columns = [keys.saddr.len(), keys.daddr.len(), keys.ports.len()];
+        assert_eq!(columns, [rows; 3], "one answer per key");
+        for (pass, found) in found.chunks_mut(LANES).enumerate() {
+            let from = pass * LANES;
+            let rows = from..from + found.len();
+            let columns = Columns { daddr: &keys.daddr[rows.clone()], ports: &keys.ports[rows] };
+            let lanes = self.pass(guard, columns, found);
+            if lanes.unanswered() {
+                self.burst_rest(guard, |lane| keys.key(from + lane), found, lanes);
+            }
+        }
+    }
+
+    /// What single words answer of up to [`LANES`] keys.
+    #[inline(always)]
+    fn pass(&self, guard: &Guard, keys: impl Keys, found: &mut [Option<ListenerId>]) -> Lanes {
+        let wild = self.any.wilds(guard);
+        if self.v4.keys() > 0 {
+            self.v4.view(guard).exact_pass(self.kernel, wild, &self.mix, keys, found)
+        } else {
+            self.kernel.wild_pass(wild, keys, found)
         }
     }
 
     /// The lanes of a burst that need more than one word: lists, second buckets, IPv6, the wildcard.
     #[inline(never)]
-    fn burst_rest(&self, guard: &Guard, keys: &[ListenKey], found: &mut [Option<ListenerId>], lanes: Lanes) {
+    fn burst_rest(
+        &self,
+        guard: &Guard,
+        key: impl Fn(usize) -> ListenKey,
+        found: &mut [Option<ListenerId>],
+        lanes: Lanes,
+    ) {
         let mut wild = lanes.missed;
         if !lanes.slow.is_empty() {
-            wild.0 |= self.rest_slow(guard, keys, found, lanes).0;
+            wild.0 |= self.rest_slow(guard, &key, found, lanes).0;
         }
         if lanes.other_family {
-            let six = keys.iter().enumerate().filter(|(_, key)| !key.flow.is_v4());
-            let six = LaneSet(six.fold(0, |six, (lane, _)| six | 1 << lane));
-            wild.0 = wild.0 & !six.0 | self.rest_v6(guard, keys, found, six).0;
+            let six = (0..found.len()).filter(|&lane| !key(lane).flow.is_v4());
+            let six = LaneSet(six.fold(0, |six, lane| six | 1 << lane));
+            wild.0 = wild.0 & !six.0 | self.rest_v6(guard, &key, found, six).0;
         }
         if self.any.ports() == 0 {
             return;
         }
         for lane in wild.iter() {
-            self.any.prefetch(keys[lane].flow.dport);
+            self.any.prefetch(key(lane).flow.dport);
         }
         for lane in wild.iter() {
-            if let Some(id) = self.lookup_any(guard, &keys[lane]) {
+            if let Some(id) = self.lookup_any(guard, &key(lane)) {
                 found[lane] = Some(id);
             }
         }
@@ -236,14 +305,15 @@ impl ListenHash {
     fn rest_slow(
         &self,
         guard: &Guard,
-        keys: &[ListenKey],
+        key: impl Fn(usize) -> ListenKey,
         found: &mut [Option<ListenerId>],
         lanes: Lanes,
     ) -> LaneSet {
         let view = self.v4.view(guard);
         let mut hashes = [0; LANES];
         for lane in lanes.slow.iter() {
-            hashes[lane] = self.mix.hash(keys[lane].flow.daddr, keys[lane].flow.dport);
+            let flow = key(lane).flow;
+            hashes[lane] = self.mix.hash(flow.daddr, flow.dport);
             view.prefetch_node(hashes[lane]);
             view.prefetch_second(hashes[lane]);
         }
@@ -258,7 +328,7 @@ impl ListenHash {
         for lane in lanes.slow.iter() {
             found[lane] = match entries[lane].as_ref().and_then(|entry| entry.held()) {
                 Some(Held::One(id)) => Some(id),
-                Some(Held::List(node)) => node.lookup(self, &keys[lane]),
+                Some(Held::List(node)) => node.lookup(self, &key(lane)),
                 None => None,
             };
             nothing.0 |= u32::from(found[lane].is_none()) << lane;
@@ -270,7 +340,7 @@ impl ListenHash {
     fn rest_v6(
         &self,
         guard: &Guard,
-        keys: &[ListenKey],
+        key: impl Fn(usize) -> ListenKey,
         found: &mut [Option<ListenerId>],
         six: LaneSet,
     ) -> LaneSet {
@@ -281,7 +351,7 @@ impl ListenHash {
         let view = self.v6.view(guard);
         let mut hashes = [0; LANES];
         for lane in six.iter() {
-            let flow = &keys[lane].flow;
+            let flow = key(lane).flow;
             hashes[lane] = self.mix.hash(flow.daddr, flow.dport);
             view.prefetch(hashes[lane]);
         }
@@ -290,7 +360,7 @@ impl ListenHash {
         }
         let mut nothing = LaneSet(0);
         for lane in six.iter() {
-            found[lane] = self.lookup_v6(view, hashes[lane], &keys[lane]);
+            found[lane] = self.lookup_v6(view, hashes[lane], &key(lane));
             nothing.0 |= u32::from(found[lane].is_none()) << lane;
         }
         nothing

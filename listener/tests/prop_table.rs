@@ -1,9 +1,10 @@
 //! The listening hash against the obvious model: a map from key to list, walked from the front, exact address before
-//! wildcard. One operation list, every instruction set, answers compared one by one and in bursts.
+//! wildcard. One operation list, every instruction set, answers compared one by one, in bursts, and in bursts of
+//! columns.
 
 use std::collections::HashMap;
 
-use listener::inet_hashtables::{HashKey, KeyList, ListEntry, ListenHash, ListenKey};
+use listener::inet_hashtables::{HashKey, KeyColumns, KeyList, ListEntry, ListenHash, ListenKey};
 use listener::segment::FlowKey;
 use listener::types::{CoreId, DevIndex, InetAddr, ListenerId, TcpPort};
 use proptest::prelude::*;
@@ -205,7 +206,33 @@ impl Pair {
             let single: Vec<_> =
                 keys.iter().map(|key| self.table.inet_lookup_listener(&guard, key)).collect();
             assert_eq!(single, want, "one by one, {kernel}, of {keys:?}");
+            self.look_up_columns(&keys);
         }
+    }
+}
+
+impl Pair {
+    /// The IPv4 keys among these, as columns, all from the first one's device and for its core.
+    fn look_up_columns(&self, keys: &[ListenKey]) {
+        let Some(&ListenKey { dev, core, .. }) = keys.first() else { return };
+        let four = keys.iter().filter(|key| key.flow.is_v4());
+        let keys: Vec<ListenKey> = four.map(|&key| ListenKey { dev, core, ..key }).collect();
+        let column = |word: fn(&FlowKey) -> u32| keys.iter().map(|key| word(&key.flow)).collect::<Vec<u32>>();
+        let columns = KeyColumns {
+            saddr: &column(|flow| flow.saddr.as_v4().expect("IPv4")),
+            daddr: &column(|flow| flow.daddr.as_v4().expect("IPv4")),
+            ports: &column(|flow| u32::from(flow.sport.0) << 16 | u32::from(flow.dport.0)),
+            dev,
+            core,
+        };
+        let guard = self.table.pin();
+        let want: Vec<_> = keys.iter().map(|key| self.model.lookup(&self.table, key)).collect();
+        let mut found = vec![Some(ListenerId(77)); keys.len()];
+        self.table.inet_lookup_listener_columns(&guard, &columns, &mut found);
+        assert_eq!(found, want, "columns, {}, of {keys:?}", self.table.kernel_name());
+        let mut rows = vec![Some(ListenerId(77)); keys.len()];
+        self.table.inet_lookup_listener_burst(&guard, &keys, &mut rows);
+        assert_eq!(rows, found, "rows and columns, {}, of {keys:?}", self.table.kernel_name());
     }
 }
 

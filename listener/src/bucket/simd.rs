@@ -20,7 +20,8 @@ use crate::inet_hashtables::ListenKey;
 use crate::limits::BURST_MAX;
 use crate::siphash::{SipKey, siphash_2_4};
 use crate::sync::Ordering;
-use crate::types::ListenerId;
+use crate::types::{ListenerId, TcpPort};
+pub(crate) use keys::{Columns, Keys};
 use pass::{exact_pass, wild_pass};
 
 /// An instruction set that this machine has been seen to have.
@@ -100,7 +101,7 @@ impl Kernel {
         view: View<'_, N>,
         wild: Option<Wilds<'_>>,
         mix: &Mix,
-        keys: &[ListenKey],
+        keys: impl Keys,
         found: &mut [Option<ListenerId>],
     ) -> Lanes {
         // SAFETY: a `Kernel` of a set is made by `available` only, after the machine was seen to have it.
@@ -112,7 +113,7 @@ impl Kernel {
                 Choice::Avx2 => x86::exact_avx2(view, wild, mix, keys, found),
                 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
                 Choice::Sse42 => x86::exact_sse42(view, wild, mix, keys, found),
-                Choice::Portable => exact_pass::<Portable, N>(view, wild, mix, keys, found),
+                Choice::Portable => exact_pass::<Portable, _, N>(view, wild, mix, keys, found),
             }
         }
     }
@@ -123,7 +124,7 @@ impl Kernel {
     pub(crate) fn wild_pass(
         self,
         wild: Option<Wilds<'_>>,
-        keys: &[ListenKey],
+        keys: impl Keys,
         found: &mut [Option<ListenerId>],
     ) -> Lanes {
         // SAFETY: a `Kernel` of a set is made by `available` only, after the machine was seen to have it.
@@ -131,7 +132,7 @@ impl Kernel {
             match self.0 {
                 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
                 Choice::Avx512 => x86::wild_avx512(wild, keys, found),
-                _ => wild_pass::<Portable>(wild, keys, found),
+                _ => wild_pass::<Portable, _>(wild, keys, found),
             }
         }
     }
@@ -176,7 +177,7 @@ fn siphash_lanes<const WORDS: usize>(
 }
 
 /// Keys that one step takes: a vector of 64-bit words.
-pub(super) const STEP: usize = if cfg!(loom) { 1 } else { 8 };
+pub(crate) const STEP: usize = if cfg!(loom) { 1 } else { 8 };
 const _: () = assert!(LANES.is_multiple_of(STEP));
 /// Steps of a burst.
 const STEPS: usize = LANES / STEP;
@@ -185,7 +186,7 @@ const PREFETCH_ABOVE: u32 = 13;
 
 /// What the lookup of a step's keys goes by.
 #[derive(Clone, Copy)]
-pub(super) struct Step<'g> {
+pub(crate) struct Step<'g> {
     memory: &'g [Bucket],
     places: &'g [u64; STEP],
     probes: &'g [u64; STEP],
@@ -200,7 +201,7 @@ impl<'g> Step<'g> {
 }
 
 /// What instruction sets do each in their way. All have one safety rule: the machine has the set.
-pub(super) trait Isa {
+pub(crate) trait Isa {
     /// Hashes `keys`, which are IPv4: see [`super::place`] and [`Probe::one`]. Returns a word that is not 0
     /// if some key is not IPv4.
     ///
@@ -218,6 +219,25 @@ pub(super) trait Isa {
             keep_scalar();
         }
         not_v4
+    }
+
+    /// [`Isa::locate`] of IPv4 keys in columns; our port is the lower half of `ports`.
+    ///
+    /// # Safety
+    /// The machine has the instruction set.
+    #[inline(always)]
+    unsafe fn locate_columns(
+        daddr: &[u32; STEP],
+        ports: &[u32; STEP],
+        mix: &Mix,
+        bits: u32,
+        lanes: Located<'_>,
+    ) {
+        for lane in 0..STEP {
+            let hash = mix.v4(Mix::raw_v4(daddr[lane], TcpPort(ports[lane] as u16)));
+            lanes.places[lane] = super::place(bits, hash);
+            lanes.probes[lane] = Probe::one(bits, hash);
+        }
     }
 
     /// Per lane, how the word of its bucket that is nearest to its probe differs from it: the least of the words' exclusive
@@ -247,7 +267,7 @@ pub(super) trait Isa {
         differs.iter().enumerate().map(list).sum()
     }
 
-    /// Answers those of the lanes `asks` whose port's wildcard is one listener that takes IPv4; the others are left as they
+    /// Answers those of the lanes `asks` whose `port`'s wildcard is one listener that takes IPv4; the others are left as they
     /// are. Returns the lanes, of `asks`, whose wildcard is a list.
     ///
     /// # Safety
@@ -255,11 +275,11 @@ pub(super) trait Isa {
     #[inline(always)]
     unsafe fn wild(
         wild: Wilds<'_>,
-        keys: &[ListenKey; STEP],
+        port: impl Fn(usize) -> TcpPort,
         asks: u32,
         found: &mut [Option<ListenerId>; STEP],
     ) -> u32 {
-        wild_scalar(wild, keys, asks, found)
+        wild_scalar(wild, port, asks, found)
     }
 
     /// Bit `i` is set if lane `i`'s key may be displaced. Acquire; to be asked after its bucket was looked at.
@@ -277,7 +297,7 @@ pub(super) trait Isa {
 }
 
 /// What [`Isa::locate`] fills.
-pub(super) struct Located<'a> {
+pub(crate) struct Located<'a> {
     places: &'a mut [u64; STEP],
     probes: &'a mut [u64; STEP],
 }
@@ -314,12 +334,17 @@ fn answer_scalar(misses: u32, differs: &[u64; STEP], found: &mut [Option<Listene
     }
 }
 
-/// [`Isa::wild`] lane by lane, for as many lanes as there are keys.
+/// [`Isa::wild`] lane by lane, for as many lanes as `found` has.
 #[inline(always)]
-fn wild_scalar(wild: Wilds<'_>, keys: &[ListenKey], asks: u32, found: &mut [Option<ListenerId>]) -> u32 {
+fn wild_scalar(
+    wild: Wilds<'_>,
+    port: impl Fn(usize) -> TcpPort,
+    asks: u32,
+    found: &mut [Option<ListenerId>],
+) -> u32 {
     let mut lists = 0;
-    for (lane, (key, found)) in keys.iter().zip(found).enumerate() {
-        let word = wild.word(key.flow.dport);
+    for (lane, found) in found.iter_mut().enumerate() {
+        let word = wild.word(port(lane));
         let asks = asks >> lane & 1 != 0;
         *found = if asks & Wilds::is_one_v4(word) { Some(Wilds::id(word)) } else { *found };
         lists |= u32::from(asks & Wilds::is_list(word)) << lane;
@@ -353,6 +378,7 @@ pub(super) fn prefetch(line: *const u8) {
     let _ = line;
 }
 
+mod keys;
 mod pass;
 mod run;
 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]

@@ -9,29 +9,20 @@ use super::*;
 /// # Safety
 /// The machine has the instruction set of `I`.
 #[inline(always)]
-pub(super) unsafe fn exact_pass<I: Isa, N>(
+pub(super) unsafe fn exact_pass<I: Isa, K: Keys, N>(
     view: View<'_, N>,
     wild: Option<Wilds<'_>>,
     mix: &Mix,
-    keys: &[ListenKey],
+    keys: K,
     found: &mut [Option<ListenerId>],
 ) -> Lanes {
     assert!(keys.len() <= LANES && keys.len() == found.len(), "one answer per key, one burst at a time");
     let (mut places, mut probes) = (Column::ZERO, Column::ZERO);
     let mut not_v4 = 0;
-    for (at, keys) in (0..STEPS).zip(keys.chunks(STEP)) {
+    for at in 0..keys.len().div_ceil(STEP) {
         let located = Located { places: places.step_mut(at), probes: probes.step_mut(at) };
-        let padded;
-        let keys = match keys.first_chunk() {
-            Some(keys) => keys,
-            // Lanes beyond the keys look for one of these once more, and their answers are dropped.
-            None => {
-                padded = std::array::from_fn(|lane| keys[lane % keys.len()]);
-                &padded
-            }
-        };
         // SAFETY: the caller's word on the instruction set.
-        not_v4 |= unsafe { I::locate(keys, mix, view.bits, located) };
+        not_v4 |= unsafe { keys.locate::<I>(at, mix, view.bits, located) };
     }
     // What lies in the second-level cache anyway is not asked for: it comes soon enough.
     if view.bits > PREFETCH_ABOVE {
@@ -82,7 +73,7 @@ pub(super) unsafe fn exact_pass<I: Isa, N>(
     lanes.slow = LaneSet(lists);
     if let Some(wild) = wild {
         // SAFETY: as above.
-        lanes.missed = unsafe { ask_wild::<I>(wild, keys, gone, found) };
+        lanes.missed = unsafe { ask_wild::<I, K>(wild, keys, gone, found) };
     }
     lanes
 }
@@ -92,15 +83,15 @@ pub(super) unsafe fn exact_pass<I: Isa, N>(
 /// # Safety
 /// The machine has the instruction set of `I`.
 #[inline(always)]
-pub(super) unsafe fn wild_pass<I: Isa>(
+pub(super) unsafe fn wild_pass<I: Isa, K: Keys>(
     wild: Option<Wilds<'_>>,
-    keys: &[ListenKey],
+    keys: K,
     found: &mut [Option<ListenerId>],
 ) -> Lanes {
     found.fill(None);
-    let other_family = keys.iter().any(|key| !key.flow.is_v4());
+    let other_family = keys.other_family();
     // SAFETY: the caller's word on the instruction set.
-    let ask = |wild| unsafe { ask_wild::<I>(wild, keys, LaneSet::first(keys.len()).0, found) };
+    let ask = |wild| unsafe { ask_wild::<I, K>(wild, keys, LaneSet::first(keys.len()).0, found) };
     Lanes { missed: wild.map_or(LaneSet(0), ask), slow: LaneSet(0), other_family }
 }
 
@@ -109,21 +100,23 @@ pub(super) unsafe fn wild_pass<I: Isa>(
 /// # Safety
 /// The machine has the instruction set of `I`.
 #[inline(always)]
-unsafe fn ask_wild<I: Isa>(
+unsafe fn ask_wild<I: Isa, K: Keys>(
     wild: Wilds<'_>,
-    keys: &[ListenKey],
+    keys: K,
     asks: u32,
     found: &mut [Option<ListenerId>],
 ) -> LaneSet {
     let mut lists = 0;
-    for (at, (keys, found)) in keys.chunks(STEP).zip(found.chunks_mut(STEP)).enumerate() {
-        let asks = asks >> (at * STEP);
-        let list = match (keys.first_chunk(), found.first_chunk_mut()) {
-            // SAFETY: the caller's word on the instruction set.
-            (Some(keys), Some(found)) => unsafe { I::wild(wild, keys, asks, found) },
-            _ => wild_scalar(wild, keys, asks, found),
-        };
+    let (steps, rest) = found.as_chunks_mut::<STEP>();
+    let whole = steps.len();
+    for (at, found) in steps.iter_mut().enumerate() {
+        // SAFETY: the caller's word on the instruction set.
+        let list = unsafe { I::wild(wild, keys.ports(at), asks >> (at * STEP), found) };
         lists |= list << (at * STEP);
+    }
+    if !rest.is_empty() {
+        let at = whole * STEP;
+        lists |= wild_scalar(wild, |lane| keys.port(at + lane), asks >> at, rest) << at;
     }
     LaneSet(lists)
 }

@@ -5,8 +5,8 @@ use std::arch::x86_64::*;
 use std::mem::{offset_of, transmute};
 
 use super::{
-    Bucket, Isa, LANES, Lanes, ListenKey, ListenerId, Located, Mix, STEP, SipKey, Spilled, Step, View, Wilds,
-    exact_pass, miss, siphash_lanes, wild_pass,
+    Bucket, Isa, Keys, LANES, Lanes, ListenKey, ListenerId, Located, Mix, STEP, SipKey, Spilled, Step,
+    TcpPort, View, Wilds, exact_pass, miss, siphash_lanes, wild_pass,
 };
 use crate::limits::BURST_MAX;
 use crate::types::InetAddr;
@@ -19,19 +19,19 @@ macro_rules! pass {
     ($name:ident, $isa:ty, $features:literal) => {
         /// [`exact_pass`] with these features.
         #[target_feature(enable = $features)]
-        pub(super) fn $name<N>(
+        pub(super) fn $name<K: Keys, N>(
             view: View<'_, N>,
             wild: Option<Wilds<'_>>,
             mix: &Mix,
-            keys: &[ListenKey],
+            keys: K,
             found: &mut [Option<ListenerId>],
         ) -> Lanes {
             // SAFETY: this function's own features are those of the set.
             unsafe {
-                // Whole bursts are the rule: with their length known the loops are unrolled.
-                match (<&[_; LANES]>::try_from(keys), <&mut [_; LANES]>::try_from(&mut *found)) {
-                    (Ok(keys), Ok(found)) => exact_pass::<$isa, N>(view, wild, mix, keys, found),
-                    _ => exact_pass::<$isa, N>(view, wild, mix, keys, found),
+                // Whole bursts are the rule.
+                match <&mut [_; LANES]>::try_from(&mut *found) {
+                    Ok(found) => exact_pass::<$isa, K, N>(view, wild, mix, keys.whole(), found),
+                    Err(_) => exact_pass::<$isa, K, N>(view, wild, mix, keys, found),
                 }
             }
         }
@@ -43,13 +43,13 @@ pass!(exact_sse42, Sse42, "sse4.2,popcnt");
 
 /// [`wild_pass`] with AVX-512.
 #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
-pub(super) fn wild_avx512(
+pub(super) fn wild_avx512<K: Keys>(
     wild: Option<Wilds<'_>>,
-    keys: &[ListenKey],
+    keys: K,
     found: &mut [Option<ListenerId>],
 ) -> Lanes {
     // SAFETY: this function's own features are those of the set.
-    unsafe { wild_pass::<Avx512>(wild, keys, found) }
+    unsafe { wild_pass::<Avx512, K>(wild, keys, found) }
 }
 
 macro_rules! siphash {
@@ -126,12 +126,15 @@ fn load_128(bucket: &Bucket) -> [__m128i; 4] {
 #[target_feature(enable = "avx512f")]
 fn differ_512<const LANE: usize>(step: Step<'_>) -> __m512i {
     let differ;
-    // SAFETY: bounds: the places of a step lie within `memory`, each 64 bytes at a 64-byte border; there are more probes than
-    // LANE. Race: as above.
+    // SAFETY: bounds: the places of a step lie within `memory`, each 64 bytes at a 64-byte border; there are more places and
+    // probes than LANE. Race: as above.
+    // The place is loaded here, for the compiler would take it out of the vector that it was stored from, which is slower.
     unsafe {
-        asm!("vmovdqa64 {differ}, [{memory} + {place}]", "vpxorq {differ}, {differ}, qword ptr [{probes} + {lane}]{{1to8}}",
-            differ = out(zmm_reg) differ, memory = in(reg) step.memory.as_ptr(), place = in(reg) step.places[LANE],
-            probes = in(reg) step.probes, lane = const 8 * LANE, options(nostack, preserves_flags, readonly));
+        asm!("mov {place}, [{places} + {lane}]", "vmovdqa64 {differ}, [{memory} + {place}]",
+            "vpxorq {differ}, {differ}, qword ptr [{probes} + {lane}]{{1to8}}",
+            differ = out(zmm_reg) differ, memory = in(reg) step.memory.as_ptr(), place = out(reg) _,
+            places = in(reg) step.places, probes = in(reg) step.probes, lane = const 8 * LANE,
+            options(nostack, preserves_flags, readonly));
     }
     differ
 }
@@ -174,6 +177,25 @@ fn least_of_each([a, b, c, d, e, f, g, h]: [__m512i; STEP]) -> __m512i {
     halve(halve(pair(a, b), pair(c, d)), halve(pair(e, f), pair(g, h)))
 }
 
+/// `Mix::v4`, `place` and `Probe::one` of keys as `Mix::raw_v4` makes them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
+fn put_512(raw: __m512i, mix: &Mix, bits: u32, lanes: Located<'_>) {
+    let word = |word: u64| _mm512_set1_epi64(word.cast_signed());
+    let once = _mm512_mullo_epi64(_mm512_xor_si512(raw, word(mix.add)), word(mix.factors[0]));
+    let upper = _mm512_and_si512(_mm512_srli_epi64::<24>(once), word(!0xffff));
+    let hash = _mm512_mullo_epi64(_mm512_xor_si512(once, upper), word(mix.factors[1]));
+    let place = _mm512_srl_epi64(hash, _mm_cvtsi32_si128(64 - bits.cast_signed()));
+    let place = _mm512_slli_epi64::<{ super::super::BUCKET_SHIFT }>(place);
+    let probe = _mm512_sll_epi64(hash, _mm_cvtsi32_si128(bits.cast_signed()));
+    let probe = _mm512_or_si512(probe, word(super::super::OCCUPIED));
+    // SAFETY: bounds: each array is 64 bytes.
+    unsafe {
+        _mm512_storeu_si512(lanes.places.as_mut_ptr().cast(), place);
+        _mm512_storeu_si512(lanes.probes.as_mut_ptr().cast(), probe);
+    }
+}
+
 impl Isa for Avx512 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
@@ -189,21 +211,25 @@ impl Isa for Avx512 {
         let mapped = _mm512_xor_si512(_mm512_srli_epi64::<32>(lower), _mm512_set1_epi64(0xffff));
         let not_v4 = _mm512_or_si512(upper, mapped);
 
-        // `Mix::v4`, `place` and `Probe::one`.
-        let word = |word: u64| _mm512_set1_epi64(word.cast_signed());
-        let once = _mm512_mullo_epi64(_mm512_xor_si512(raw, word(mix.add)), word(mix.factors[0]));
-        let upper = _mm512_and_si512(_mm512_srli_epi64::<24>(once), word(!0xffff));
-        let hash = _mm512_mullo_epi64(_mm512_xor_si512(once, upper), word(mix.factors[1]));
-        let place = _mm512_srl_epi64(hash, _mm_cvtsi32_si128(64 - bits.cast_signed()));
-        let place = _mm512_slli_epi64::<{ super::super::BUCKET_SHIFT }>(place);
-        let probe = _mm512_sll_epi64(hash, _mm_cvtsi32_si128(bits.cast_signed()));
-        let probe = _mm512_or_si512(probe, word(super::super::OCCUPIED));
-        // SAFETY: bounds: each array is 64 bytes.
-        unsafe {
-            _mm512_storeu_si512(lanes.places.as_mut_ptr().cast(), place);
-            _mm512_storeu_si512(lanes.probes.as_mut_ptr().cast(), probe);
-        }
+        put_512(raw, mix, bits, lanes);
         u64::from(_mm512_test_epi64_mask(not_v4, not_v4))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
+    unsafe fn locate_columns(
+        daddr: &[u32; STEP],
+        ports: &[u32; STEP],
+        mix: &Mix,
+        bits: u32,
+        lanes: Located<'_>,
+    ) {
+        // SAFETY: bounds: each array is 32 bytes.
+        let [daddr, ports] =
+            [daddr, ports].map(|column| unsafe { _mm256_loadu_si256(column.as_ptr().cast()) });
+        let daddr = _mm512_slli_epi64::<32>(_mm512_cvtepu32_epi64(daddr));
+        let dports = _mm512_cvtepu32_epi64(_mm256_slli_epi32::<16>(ports));
+        put_512(_mm512_or_si512(daddr, dports), mix, bits, lanes);
     }
 
     #[inline]
@@ -264,11 +290,11 @@ impl Isa for Avx512 {
     #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
     unsafe fn wild(
         wild: Wilds<'_>,
-        keys: &[ListenKey; STEP],
+        port: impl Fn(usize) -> TcpPort,
         asks: u32,
         found: &mut [Option<ListenerId>; STEP],
     ) -> u32 {
-        let word = |lane: usize| wild.word(keys[lane].flow.dport).cast_signed();
+        let word = |lane: usize| wild.word(port(lane)).cast_signed();
         let words = _mm256_setr_epi32(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7));
         let words = _mm512_cvtepu32_epi64(words);
         let has = |bits: u32| _mm512_test_epi64_mask(words, _mm512_set1_epi64(i64::from(bits)));
@@ -314,10 +340,28 @@ fn product(words: __m256i, factor: u64) -> __m256i {
     _mm256_add_epi64(_mm256_mul_epu32(words, lower), _mm256_slli_epi64::<32>(crossed))
 }
 
+/// As [`put_512`], for one half of a step.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+fn put_256(raw: __m256i, mix: &Mix, bits: u32, half: usize, lanes: &mut Located<'_>) {
+    let word = |word: u64| _mm256_set1_epi64x(word.cast_signed());
+    let once = product(_mm256_xor_si256(raw, word(mix.add)), mix.factors[0]);
+    let upper = _mm256_and_si256(_mm256_srli_epi64::<24>(once), word(!0xffff));
+    let hash = product(_mm256_xor_si256(once, upper), mix.factors[1]);
+    let place = _mm256_srl_epi64(hash, _mm_cvtsi32_si128(64 - bits.cast_signed()));
+    let place = _mm256_slli_epi64::<{ super::super::BUCKET_SHIFT.cast_signed() }>(place);
+    let probe = _mm256_sll_epi64(hash, _mm_cvtsi32_si128(bits.cast_signed()));
+    let probe = _mm256_or_si256(probe, word(super::super::OCCUPIED));
+    for (column, words) in [(&mut *lanes.places, place), (&mut *lanes.probes, probe)] {
+        // SAFETY: bounds: a column is 64 bytes, of which this is the first or second half.
+        unsafe { _mm256_storeu_si256(column.as_mut_ptr().add(4 * half).cast(), words) };
+    }
+}
+
 impl Isa for Avx2 {
     #[inline]
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-    unsafe fn locate(keys: &[ListenKey; STEP], mix: &Mix, bits: u32, lanes: Located<'_>) -> u64 {
+    unsafe fn locate(keys: &[ListenKey; STEP], mix: &Mix, bits: u32, mut lanes: Located<'_>) -> u64 {
         let word = |word: u64| _mm256_set1_epi64x(word.cast_signed());
         let mut not_v4 = word(0);
         for (half, [a, b, c, d]) in keys.as_chunks().0.iter().enumerate() {
@@ -329,20 +373,30 @@ impl Isa for Avx2 {
             let raw = _mm256_or_si256(_mm256_slli_epi64::<32>(lower), dports);
             let mapped = _mm256_xor_si256(_mm256_srli_epi64::<32>(lower), word(0xffff));
             not_v4 = _mm256_or_si256(not_v4, _mm256_or_si256(upper, mapped));
-
-            let once = product(_mm256_xor_si256(raw, word(mix.add)), mix.factors[0]);
-            let upper = _mm256_and_si256(_mm256_srli_epi64::<24>(once), word(!0xffff));
-            let hash = product(_mm256_xor_si256(once, upper), mix.factors[1]);
-            let place = _mm256_srl_epi64(hash, _mm_cvtsi32_si128(64 - bits.cast_signed()));
-            let place = _mm256_slli_epi64::<{ super::super::BUCKET_SHIFT.cast_signed() }>(place);
-            let probe = _mm256_sll_epi64(hash, _mm_cvtsi32_si128(bits.cast_signed()));
-            let probe = _mm256_or_si256(probe, word(super::super::OCCUPIED));
-            for (column, words) in [(&mut *lanes.places, place), (&mut *lanes.probes, probe)] {
-                // SAFETY: bounds: a column is 64 bytes, of which this is the first or second half.
-                unsafe { _mm256_storeu_si256(column.as_mut_ptr().add(4 * half).cast(), words) };
-            }
+            put_256(raw, mix, bits, half, &mut lanes);
         }
         u64::from(_mm256_testz_si256(not_v4, not_v4) == 0)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+    unsafe fn locate_columns(
+        daddr: &[u32; STEP],
+        ports: &[u32; STEP],
+        mix: &Mix,
+        bits: u32,
+        mut lanes: Located<'_>,
+    ) {
+        for (half, (daddr, ports)) in
+            daddr.as_chunks::<4>().0.iter().zip(ports.as_chunks::<4>().0).enumerate()
+        {
+            // SAFETY: bounds: each array is 16 bytes.
+            let [daddr, ports] =
+                [daddr, ports].map(|column| unsafe { _mm_loadu_si128(column.as_ptr().cast()) });
+            let daddr = _mm256_slli_epi64::<32>(_mm256_cvtepu32_epi64(daddr));
+            let dports = _mm256_cvtepu32_epi64(_mm_slli_epi32::<16>(ports));
+            put_256(_mm256_or_si256(daddr, dports), mix, bits, half, &mut lanes);
+        }
     }
 
     #[inline]
