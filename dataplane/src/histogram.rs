@@ -174,9 +174,20 @@ impl Reporter {
         self.cores.iter().map(|slot| slot.report.clone()).collect()
     }
 
+    /// The same, to be looked at where they are: a copy of them takes longer than most questions need.
+    pub fn each(&self) -> impl Iterator<Item = &CoreReport> {
+        self.cores.iter().map(|slot| &slot.report)
+    }
+
+    /// As [`Reporter::refresh`], and returns the reports.
+    pub fn snapshot(&mut self, timeout: Duration) -> Vec<CoreReport> {
+        self.refresh(timeout);
+        self.reports()
+    }
+
     /// Asks all cores and waits until all have answered or have ended, `timeout` at most. A core that is late answers the
     /// next call.
-    pub fn snapshot(&mut self, timeout: Duration) -> Vec<CoreReport> {
+    pub fn refresh(&mut self, timeout: Duration) {
         let asked = Instant::now();
         for slot in &mut self.cores {
             slot.ask();
@@ -189,7 +200,6 @@ impl Reporter {
             }
             std::thread::sleep(LOOK_EVERY);
         }
-        self.reports()
     }
 }
 

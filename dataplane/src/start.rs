@@ -226,6 +226,7 @@ where
     let desk = Desk {
         stack,
         reporter,
+        asked: false,
         devices,
         ports,
         cpus,
@@ -383,6 +384,8 @@ impl Running {
     /// by this.
     pub fn stop(mut self) -> (FinalReport, Result<(), String>) {
         let ended = self.team.stop();
+        // What was asked before is not the end.
+        self.desk.asked = false;
         let stats = self.desk.stats();
         // Without a core to choose there is nothing to refuse.
         let latency = self.desk.latency(None).unwrap_or_default();

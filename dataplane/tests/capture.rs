@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lab::{Hearken, Namespace, Wire, connect, run, skip};
@@ -28,6 +29,11 @@ struct Bench {
 }
 
 fn bench() -> Option<Bench> {
+    bench_of(1)
+}
+
+/// With so many workers, each with a queue of its own.
+fn bench_of(workers: usize) -> Option<Bench> {
     let wire = match Wire::new() {
         Ok(wire) => wire,
         Err(error) => {
@@ -36,7 +42,8 @@ fn bench() -> Option<Bench> {
         }
     };
     let hearken = Hearken::start(Path::new(PROGRAM), &wire.server, |socket| {
-        lab::config(socket, "net_af_packet0,iface=hk0,qpairs=1", 1, &[(CLOSE, "close")])
+        let device = format!("net_af_packet0,iface=hk0,qpairs={workers}");
+        lab::config(socket, &device, workers, &[(CLOSE, "close")])
     });
     let hearken = hearken.expect("hearken starts on net_af_packet");
     let dir = tempfile::tempdir().expect("a directory");
@@ -102,6 +109,23 @@ fn read(file: &Path) -> (Vec<(String, usize, usize)>, String) {
         }
     }
     (frames, interface)
+}
+
+/// The workers that took the frames of a file, in the file's order, each frame no older than the one before.
+fn workers_of(file: &Path) -> Vec<usize> {
+    let mut reader = PcapNgReader::new(BufReader::new(File::open(file).expect("a file"))).expect("pcapng");
+    let (mut workers, mut last) = (Vec::new(), Duration::ZERO);
+    while let Some(block) = reader.next_block() {
+        let Block::EnhancedPacket(packet) = block.expect("a block") else { continue };
+        assert!(packet.timestamp >= last, "frame {} is older than the one before it", workers.len());
+        last = packet.timestamp;
+        let worker = packet.options.iter().find_map(|option| match option {
+            EnhancedPacketOption::Comment(text) => text.rsplit("core ").next()?.parse().ok(),
+            _ => None,
+        });
+        workers.push(worker.expect("a worker in the comment"));
+    }
+    workers
 }
 
 fn talk(bench: &Bench) {
@@ -170,4 +194,67 @@ fn verdicts_filters_and_samples_choose() {
         let error = bench.hearken.ctl(&format!("capture {words} --out -")).expect_err(words).to_string();
         assert!(error.contains(said), "{words}: {error}");
     }
+}
+
+#[test]
+fn frames_of_several_workers_are_in_order_and_as_many_as_asked_for() {
+    let Some(bench) = bench_of(2) else { return };
+    let file = bench.dir.path().join("f.pcapng");
+    let capture = Capture::start(&bench, &["--count", "6001"], &file);
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Each connection is another flow, and the device spreads flows.
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                talk(&bench);
+            }
+        });
+        capture.end();
+        ended.store(true, Ordering::Relaxed);
+    });
+    let workers = workers_of(&file);
+    assert_eq!(workers.len(), 6001);
+    assert!(workers.contains(&0) && workers.contains(&1), "{workers:?}");
+}
+
+/// Frames that each worker has received, once no more come.
+fn received(bench: &Bench) -> Vec<u64> {
+    let frames = || -> Vec<u64> {
+        let stats = bench.hearken.json("stats").expect("stats");
+        let cores = stats["cores"].as_array().expect("cores");
+        cores.iter().map(|core| core["rx_frames"].as_u64().expect("a number")).collect()
+    };
+    let (mut seen, begun) = (Vec::new(), Instant::now());
+    loop {
+        let now = frames();
+        if now == seen {
+            return now;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "the wire does not come to rest");
+        seen = now;
+        // What is under way comes within the delay of an ACK.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn an_interrupted_capture_has_every_frame_of_every_worker() {
+    let Some(bench) = bench_of(2) else { return };
+    let file = bench.dir.path().join("f.pcapng");
+    // The neighbours have found each other, so that nothing else is on the wire.
+    talk(&bench);
+    let before = received(&bench);
+    let capture = Capture::start(&bench, &[], &file);
+    for _ in 0..60 {
+        talk(&bench);
+    }
+    let seen: Vec<u64> = received(&bench).iter().zip(before).map(|(now, before)| now - before).collect();
+    let pid = rustix::process::Pid::from_raw(capture.0.id().try_into().expect("a pid")).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it lives");
+    let said = capture.end();
+    assert!(said.contains(", 0 missed"), "{said}");
+    let workers = workers_of(&file);
+    let of = |worker: usize| workers.iter().filter(|other| **other == worker).count() as u64;
+    assert_eq!([of(0), of(1)], seen[..], "{said}");
+    assert!(of(0) > 0 && of(1) > 0);
 }

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -13,6 +15,7 @@ use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPa
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption,
 };
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::{CliError, Done, ServerArgs, Span};
 use crate::control::proto::{Capture, Captured, CapturedFrame, Request, SNAPLEN_DEFAULT};
@@ -20,6 +23,11 @@ use crate::hex;
 
 /// How often the server is asked for frames.
 const ASK_EVERY: Duration = Duration::from_millis(50);
+/// How long a frame of one worker waits for older ones of others: far longer than a burst takes, also one during which the
+/// worker is put aside.
+const SETTLED: Duration = Duration::from_secs(1);
+/// Frames that wait at most.
+const HELD_MAX: usize = 1 << 17;
 /// Power of ten of a second in which times are written: nanoseconds.
 const TIME_RESOLUTION: u8 = 9;
 
@@ -72,24 +80,74 @@ impl CaptureArgs {
         };
         let mut file = Frames::new(to, snaplen).map_err(|error| failed(&error))?;
         let end = duration.map(|span| Instant::now() + span.0);
-        let (mut written, mut missed) = (0, 0);
-        // Without an end, until it is interrupted: what was written is whole after each round.
-        while count.is_none_or(|count| written < count) && end.is_none_or(|end| Instant::now() < end) {
+        let interrupted = interrupted()?;
+        let count = count.unwrap_or(u64::MAX);
+        let (mut written, mut missed, mut held) = (0, 0, Held::default());
+        loop {
             let captured: Captured = server.call(&Request::Captured {})?;
-            missed = captured.missed;
-            let left =
-                count.map_or(usize::MAX, |count| usize::try_from(count - written).unwrap_or(usize::MAX));
-            for frame in captured.frames.iter().take(left) {
-                file.write(frame).map_err(|error| failed(&error))?;
+            missed = captured.missed.max(missed);
+            let (now, idle) = (Instant::now(), captured.frames.is_empty());
+            held.add(captured, now);
+            let over = written + held.frames.len() as u64 >= count
+                || end.is_some_and(|end| now >= end)
+                || interrupted.load(Ordering::Relaxed);
+            let left = usize::try_from(count - written).unwrap_or(usize::MAX);
+            for frame in held.take(now, over).take(left) {
+                file.write(&frame).map_err(|error| failed(&error))?;
                 written += 1;
             }
+            // What was written is whole after each round.
             file.flush().map_err(|error| failed(&error))?;
-            if captured.frames.is_empty() {
+            if over {
+                break;
+            }
+            if idle {
                 std::thread::sleep(ASK_EVERY);
             }
         }
         eprintln!("{written} frames written to {}, {missed} missed", path.display());
         Ok(())
+    }
+}
+
+/// Raised by SIGINT and SIGTERM: what is held is to be written before the end.
+fn interrupted() -> Result<Arc<AtomicBool>, CliError> {
+    let raised = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&raised))
+            .map_err(|error| CliError::Run(format!("cannot take signals: {error}")))?;
+    }
+    Ok(raised)
+}
+
+/// Frames in the order of their times. A worker's frames come in order; what another one has taken before them may still
+/// be on its way, so they are held until that would have come.
+#[derive(Default)]
+struct Held {
+    /// With when they came here.
+    frames: Vec<(CapturedFrame, Instant)>,
+    several: bool,
+}
+
+impl Held {
+    fn add(&mut self, captured: Captured, now: Instant) {
+        self.several = captured.workers > 1;
+        self.frames.extend(captured.frames.into_iter().map(|frame| (frame, now)));
+        // Stable: frames of one burst have the same time.
+        self.frames.sort_by_key(|(frame, _)| frame.unix_ns);
+    }
+
+    /// The frames that nothing will come before, or all of them.
+    fn take(&mut self, now: Instant, all: bool) -> impl Iterator<Item = CapturedFrame> {
+        let settled = |(_, came): &(CapturedFrame, Instant)| now.duration_since(*came) >= SETTLED;
+        let ready = if all || !self.several {
+            self.frames.len()
+        } else {
+            // Whatever is older than one that has been here for long enough has been on its way for longer.
+            let waited = self.frames.iter().rposition(settled).map_or(0, |last| last + 1);
+            waited.max(self.frames.len().saturating_sub(HELD_MAX))
+        };
+        self.frames.drain(..ready).map(|(frame, _)| frame)
     }
 }
 
@@ -138,5 +196,47 @@ impl<W: Write> Frames<W> {
 
     fn flush(&mut self) -> std::io::Result<()> {
         self.writer.get_mut().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn captured(workers: u16, frames: &[(u16, u64)]) -> Captured {
+        let frame =
+            |&(core, unix_ns): &(u16, u64)| CapturedFrame { core, unix_ns, ..CapturedFrame::default() };
+        Captured { workers, frames: frames.iter().map(frame).collect(), missed: 0 }
+    }
+
+    fn taken(held: &mut Held, now: Instant, all: bool) -> Vec<u64> {
+        held.take(now, all).map(|frame| frame.unix_ns).collect()
+    }
+
+    #[test]
+    fn frames_of_several_workers_wait_for_older_ones() {
+        let (mut held, start) = (Held::default(), Instant::now());
+        held.add(captured(2, &[(0, 10), (0, 30), (0, 50)]), start);
+        assert!(taken(&mut held, start, false).is_empty());
+        let later = start + SETTLED / 2;
+        held.add(captured(2, &[(1, 20), (1, 40), (1, 60)]), later);
+        assert!(taken(&mut held, later, false).is_empty());
+        assert_eq!(taken(&mut held, start + SETTLED, false), [10, 20, 30, 40, 50], "60 came later");
+        assert_eq!(taken(&mut held, start + SETTLED, true), [60]);
+    }
+
+    #[test]
+    fn frames_of_one_worker_do_not_wait() {
+        let (mut held, now) = (Held::default(), Instant::now());
+        held.add(captured(1, &[(0, 10), (0, 30)]), now);
+        assert_eq!(taken(&mut held, now, false), [10, 30]);
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let (mut held, now) = (Held::default(), Instant::now());
+        let frames: Vec<_> = (0..HELD_MAX as u64 + 7).map(|number| (0, number)).collect();
+        held.add(captured(2, &frames), now);
+        assert_eq!(taken(&mut held, now, false), (0..7).collect::<Vec<_>>());
     }
 }

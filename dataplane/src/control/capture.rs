@@ -79,8 +79,11 @@ impl<D> Desk<D> {
         let Some(open) = captures.open.as_ref().filter(|open| open.client == peer.client) else {
             return Err(Refusal::new("this client has begun no capture"));
         };
-        let mut captured =
-            Captured { missed: captures.taps.iter().map(|tap| tap.missed()).sum(), ..Captured::default() };
+        let mut captured = Captured {
+            missed: captures.taps.iter().map(|tap| tap.missed()).sum(),
+            workers: u16::try_from(captures.taps.len()).unwrap_or(u16::MAX),
+            frames: Vec::new(),
+        };
         let share = REPLY_OCTETS / open.rings.len().max(1);
         for (core, rings) in (0u16..).zip(&open.rings) {
             let mut octets = 0;

@@ -37,6 +37,9 @@ pub struct Peer {
 
 /// What requests do.
 pub trait Service {
+    /// A round begins: all that is fulfilled in it was asked for before.
+    fn round(&mut self) {}
+
     /// Fulfils one request.
     ///
     /// # Errors
@@ -158,6 +161,7 @@ impl Server {
         timeout: Duration,
     ) -> io::Result<()> {
         let (clients_ready, may_accept) = self.wait(others, timeout)?;
+        service.round();
         for (client, ready) in self.clients.iter_mut().zip(clients_ready) {
             client.serve(service, ready);
         }

@@ -50,6 +50,8 @@ pub struct Desk<D> {
     pub stack: std::sync::Arc<Stack>,
     /// The workers' numbers.
     pub reporter: Reporter,
+    /// The workers have been asked for them in this round.
+    pub asked: bool,
     /// The devices' numbers.
     pub devices: D,
     /// Names of the ports, in the order of their device numbers from 1.
@@ -121,6 +123,10 @@ fn refuse(error: ListenError, what: &str) -> Refusal {
 }
 
 impl<D: Devices> Service for Desk<D> {
+    fn round(&mut self) {
+        self.asked = false;
+    }
+
     fn call(&mut self, peer: Peer, request: Request) -> Result<Reply, Refusal> {
         match request {
             Request::Listen(listen) => self.listen(peer, &listen),
@@ -278,9 +284,9 @@ impl<D: Devices> Desk<D> {
 
     /// All counters as of now.
     pub fn stats(&mut self) -> Stats {
-        let reports = self.reporter.snapshot(REPORT_PATIENCE);
-        let cores: Vec<CoreStats> =
-            reports.iter().enumerate().map(|(index, report)| self.core_stats(index, report)).collect();
+        self.refresh();
+        let reports = self.reporter.each().enumerate();
+        let cores: Vec<CoreStats> = reports.map(|(index, report)| self.core_stats(index, report)).collect();
         let mut total = CoreStats::default();
         for core in &cores {
             total.add(core);
@@ -291,6 +297,13 @@ impl<D: Devices> Desk<D> {
         let devices =
             self.ports.iter().cloned().zip(counters).map(|(name, counters)| DeviceStats { name, counters });
         Stats { cores, total, devices: devices.collect() }
+    }
+
+    /// Asks the workers for their numbers, once a round: who asks in the same one asked before they answered.
+    fn refresh(&mut self) {
+        if !std::mem::replace(&mut self.asked, true) {
+            self.reporter.refresh(REPORT_PATIENCE);
+        }
     }
 
     fn core_stats(&self, index: usize, report: &CoreReport) -> CoreStats {
@@ -333,7 +346,8 @@ impl<D: Devices> Desk<D> {
     }
 
     fn reports(&mut self, core: Option<u16>) -> Result<Vec<CoreReport>, Refusal> {
-        let mut reports = self.reporter.snapshot(REPORT_PATIENCE);
+        self.refresh();
+        let mut reports = self.reporter.reports();
         if let Some(core) = core {
             let last = reports.len().saturating_sub(1);
             reports.retain(|report| report.core.0 == core);

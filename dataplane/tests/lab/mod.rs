@@ -218,11 +218,16 @@ impl Hearken {
         &self.socket
     }
 
+    /// Its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        // `ip netns exec` replaces itself by the program, so this is hearken's own.
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Sends it the signal `name`, such as `HUP`.
     pub fn signal(&self, name: &str) -> io::Result<String> {
-        let child = self.child.as_ref().ok_or_else(|| io::Error::other("it has ended"))?;
-        // `ip netns exec` replaces itself by the program, so this is hearken's own pid.
-        run(Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]))
+        let pid = self.pid().ok_or_else(|| io::Error::other("it has ended"))?;
+        run(Command::new("kill").args([&format!("-{name}"), &pid.to_string()]))
     }
 
     /// Stops it where it stands, every thread of it, until it gets the signal `CONT`.

@@ -42,6 +42,9 @@ pub struct Captured {
     pub frames: Vec<CapturedFrame>,
     /// Frames since the beginning that found no buffer.
     pub missed: u64,
+    /// Workers that copy. With several, a later reply may have older frames.
+    #[serde(default)]
+    pub workers: u16,
 }
 
 /// A frame that came in.

@@ -37,6 +37,7 @@ pub(crate) fn desk_on(sysctl: Sysctl) -> TestDesk {
     Desk {
         stack: Arc::new(Stack::new(config).expect("a stack").0),
         reporter: Reporter::new([(CoreId(0), Arc::<Mailbox>::default())]),
+        asked: false,
         devices: vec![BTreeMap::from([("imissed".to_owned(), 7)])],
         ports: vec!["wan".into()],
         cpus: vec![3],
