@@ -2,18 +2,21 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use dataplane::burst::{Fate, Head, Lanes};
 use dataplane::clock::VirtualClock;
-use dataplane::io::Frame;
 use dataplane::io::mem::{Mem, MemConfig, MemPeer};
+use dataplane::io::{Frame, PacketIo};
+use dataplane::stage::{self, parse::Columns};
 use dataplane::stats::Counters;
 use dataplane::worker::{HandOff, Port, Worker, WorkerConfig};
 use listener::Stack;
 use listener::core::Core;
+use listener::core::dry_run::{Belongs, HandedOver, Peek};
 use listener::drop_reason::DropReason;
 use listener::limits::Limits;
-use listener::segment::{Outcome, flag};
+use listener::segment::{Outcome, Segment, Verdict, flag};
 use listener::sysctl::Sysctl;
-use listener::types::{SockFd, Then};
+use listener::types::{CoreId, SockFd, Then};
 
 mod common;
 
@@ -83,6 +86,26 @@ impl Rig {
         seen
     }
 
+    /// What would become of a segment on that wire; nothing becomes of it.
+    fn would(&mut self, wire: usize, tcp: &Tcp) -> HandedOver {
+        let seg = segment(tcp);
+        let cores: Vec<CoreId> = (0..).take(self.workers.len()).map(CoreId).collect();
+        let before = (self.stack.snmp(), self.total().handed_over);
+        for core in &cores {
+            self.stack.peek(*core, Peek { ticket: 7, flow: seg.flow, dev: seg.dev });
+        }
+        let mut peeked = vec![None; cores.len()];
+        for _ in 0..100 {
+            for ((core, worker), peeked) in cores.iter().zip(&mut self.workers).zip(&mut peeked) {
+                worker.poll(&mut self.clock);
+                *peeked = peeked.take().or_else(|| self.stack.peeked(*core, 7));
+            }
+        }
+        let said = self.stack.dry_run_among(cores[wire], &seg, &peeked).expect("every core has answered");
+        assert_eq!((self.stack.snmp(), self.total().handed_over), before, "{tcp:?}");
+        said
+    }
+
     fn counters(&self) -> Vec<Counters> {
         self.workers.iter().map(|worker| worker.stats().snapshot()).collect()
     }
@@ -98,6 +121,19 @@ impl Rig {
         let snmp = self.stack.snmp();
         snmp.iter().find(|(known, _)| *known == name).map(|(_, count)| *count).expect("a counter's name")
     }
+}
+
+/// A frame as a worker reads it.
+fn segment(tcp: &Tcp) -> Segment {
+    let (mut io, _wire) = Mem::new(MemConfig { ring: 1, buffers: 1, ..MemConfig::default() });
+    let mut frame = io.alloc().expect("a buffer");
+    assert!(frame.fill(&tcp.frame()));
+    let (mut heads, mut segs) = ([Head::default()], [Segment::default()]);
+    let (mut fates, mut lanes) = ([Fate::Pending], Lanes::EMPTY);
+    let columns = Columns { heads: &mut heads, segs: &mut segs, fates: &mut fates, lanes: &mut lanes };
+    stage::parse(&[Some(frame)], &common::local(), DEV, columns);
+    assert!(matches!(fates[0], Fate::Pending), "a whole segment: {:?}", fates[0]);
+    segs[0]
 }
 
 /// The TCP header behind an Ethernet and an IP header without options.
@@ -235,4 +271,67 @@ fn a_device_may_spread_frames_as_it_likes() {
     assert_eq!((rig.snmp("PassiveOpens"), rig.snmp("OutRsts")), (100, 0));
     let total = rig.total();
     assert!(total.handed_over > 100 && total.handed_over == total.taken_over && total.handoff_lost == 0);
+}
+
+/// Six flows, each wherever its segments happen to come; what is said of each segment beforehand is what it meets.
+#[test]
+fn a_dry_run_says_whose_flow_it_is_and_what_that_worker_would_do() {
+    let (mut random, mut met) = (11u64, std::collections::BTreeMap::new());
+    let mut draw = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    for tcp_syncookies in [1, 2] {
+        let mut rig = Rig::new(3, ROOM, tcp_syncookies);
+        let mut theirs = [0u32; 6];
+        for step in 0..600 {
+            let number = draw(6);
+            let src = peer(number as u16, number % 2 == 1);
+            let dport = if draw(8) == 0 { CLOSED } else { QUEUE };
+            let (flags, seq) = [
+                (flag::SYN, 1000),
+                (ACK, 1001),
+                (ACK, 1001),
+                (ACK | flag::PSH, 1001),
+                (ACK | flag::FIN, 1001),
+                (flag::RST, 1001),
+                (ACK, 77),
+                (flag::RST | ACK, 1002),
+                (flag::FIN, 1001),
+            ][draw(9) as usize];
+            let ack = if flags & ACK == 0 { 0 } else { theirs[number as usize].wrapping_add(1) };
+            let tcp = Tcp::new(src, dport, flags, seq, ack);
+            let wire = draw(3) as usize;
+            let HandedOver { dry, to } = rig.would(wire, &tcp);
+            let (snmp, handed_over) = (rig.stack.snmp(), rig.total().handed_over);
+            let seen = rig.send(&[(wire, &tcp)]);
+            let what = format!(
+                "cookies {tcp_syncookies}, step {step}: {tcp:?} on wire {wire}: {dry:?} {to:?} {seen:?}"
+            );
+            assert_eq!(rig.total().handed_over - handed_over, to.len() as u64, "{what}");
+            let grown = rig.stack.snmp().into_iter().zip(snmp).filter(|(after, before)| after.1 != before.1);
+            assert_eq!(dry.counters, grown.map(|(after, _)| after.0).collect::<Vec<_>>(), "{what}");
+            let last = to.last().map_or(wire, |core| usize::from(core.0));
+            match dry.verdict {
+                Verdict::Reply(_, answer) => {
+                    let [only] = seen[..] else { panic!("one answer: {what}") };
+                    let (seq, ack) = (answer.seq.0, answer.ack.0);
+                    assert_eq!(
+                        (only.wire, only.flags, only.seq, only.ack),
+                        (last, answer.flags, seq, ack),
+                        "{what}"
+                    );
+                    if answer.flags & flag::SYN != 0 {
+                        theirs[number as usize] = answer.seq.0;
+                    }
+                }
+                _ => assert!(seen.is_empty(), "{what}"),
+            }
+            let known = matches!(dry.belongs, Belongs::Request(_) | Belongs::Connection(_));
+            *met.entry((to.len(), known)).or_insert(0) += 1;
+        }
+    }
+    for wanted in [(0, true), (1, true), (2, true), (2, false), (0, false)] {
+        assert!(met.get(&wanted).is_some_and(|count| *count > 10), "{wanted:?} was hardly met: {met:?}");
+    }
 }

@@ -156,8 +156,25 @@ fn read_frames(path: &Path) -> Result<Vec<Vec<u8>>, String> {
     Ok(frames)
 }
 
+/// Where a segment goes that its worker does not know.
+fn handed_over(why: &Why) -> Option<String> {
+    let (last, between) = why.handed_to.split_last()?;
+    let over = match between {
+        [] => String::new(),
+        [one] => format!(", past core {one},"),
+        more => format!(", past cores {},", more.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")),
+    };
+    let end = if why.owner == Some(*last) {
+        "whose flow it is"
+    } else {
+        "the last that is asked: nobody knows the flow"
+    };
+    Some(format!("handed    core {} does not know the flow: over to{over} core {last}, {end}", why.core))
+}
+
 fn text(why: &Why) -> String {
     let mut lines = vec![format!("frame     {} on {}, core {}", why.frame, why.device, why.core)];
+    lines.extend(handed_over(why));
     for tried in &why.tried {
         let count = match tried.candidates.len() {
             0 => "no listener".to_owned(),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use listener::core::dry_run::{Belongs, DryRun, Peek, Peeked};
+use listener::core::dry_run::{Belongs, DryRun, HandedOver, Peek, Peeked};
 use listener::inet_hashtables::{BucketOf, ListenKey, Tried, compute_score};
 use listener::segment::{Outcome, Segment, Verdict};
 use listener::types::{CoreId, DevIndex, InetAddr, ListenerId, TcpState};
@@ -115,9 +115,15 @@ impl<D> Desk<D> {
         if walk.is_tcp() {
             let seg = walk.segs[0];
             let (core, peeked) = self.ask_cores(ask.core, &seg)?;
-            let dry = self.stack.dry_run(core, &seg, &peeked);
+            let HandedOver { dry, to } =
+                self.stack.dry_run_among(core, &seg, &peeked).map_err(|core| silent(Some(core)))?;
             why.core = core.0;
+            why.owner = owner(&peeked);
             why.counters = dry.counters.iter().map(|name| (*name).to_owned()).collect();
+            if !to.is_empty() {
+                why.counters.extend(["handed_over".to_owned(), "taken_over".to_owned()]);
+            }
+            why.handed_to = to.iter().map(|core| core.0).collect();
             self.explain(&mut why, core, &seg, &dry);
             walk.reply(dry.verdict, &local);
         } else {
@@ -146,14 +152,18 @@ impl<D> Desk<D> {
         found.ok_or_else(|| Refusal::new("there is no port"))
     }
 
-    /// What `wanted`, or the core that has an entry, or the first one, knows of the segment's flow.
-    fn ask_cores(&mut self, wanted: Option<u16>, seg: &Segment) -> Result<(CoreId, Peeked), Refusal> {
+    /// The core that the segment comes to, which is `wanted`, or the one that has an entry, or the first one; and what each
+    /// core knows of the flow, as far as they answer.
+    fn ask_cores(
+        &mut self,
+        wanted: Option<u16>,
+        seg: &Segment,
+    ) -> Result<(CoreId, Vec<Option<Peeked>>), Refusal> {
         let last = u16::try_from(self.cpus.len()).unwrap_or(u16::MAX).saturating_sub(1);
         if let Some(core) = wanted.filter(|core| *core > last) {
             return Err(Refusal::new(format!("there is no core {core}; the cores are 0 to {last}")));
         }
-        let cores: Vec<CoreId> =
-            (0..=last).filter(|core| wanted.is_none_or(|w| w == *core)).map(CoreId).collect();
+        let cores: Vec<CoreId> = (0..=last).map(CoreId).collect();
         self.dry_runs.ticket = self.dry_runs.ticket.wrapping_add(1);
         let ticket = self.dry_runs.ticket;
         for core in &cores {
@@ -166,12 +176,9 @@ impl<D> Desk<D> {
                 *answer = answer.take().or_else(|| self.stack.peeked(*core, ticket));
             }
         }
-        let known: Vec<_> =
-            cores.into_iter().zip(answers).filter_map(|(core, peeked)| Some((core, peeked?))).collect();
-        let best = known.iter().find(|(_, peeked)| peeked.has_entry()).or(known.first());
-        best.copied().ok_or_else(|| {
-            Refusal::new(format!("no core answered within {PATIENCE:?}; see \"hearken stats\""))
-        })
+        let answered = (0..).zip(&answers).find(|(_, answer)| answer.is_some()).map(|(core, _)| core);
+        let first = wanted.or_else(|| owner(&answers)).or(answered).ok_or_else(|| silent(None))?;
+        Ok((CoreId(first), answers))
     }
 
     fn explain(&self, why: &mut Why, core: CoreId, seg: &Segment, dry: &DryRun) {
@@ -210,6 +217,18 @@ impl<D> Desk<D> {
             });
         }
     }
+}
+
+/// The core that knows the flow.
+fn owner(peeked: &[Option<Peeked>]) -> Option<u16> {
+    let knows = |(_, peeked): &(u16, &Option<Peeked>)| peeked.as_ref().is_some_and(Peeked::has_entry);
+    (0..).zip(peeked).find(knows).map(|(core, _)| core)
+}
+
+/// A core that was asked has not answered.
+fn silent(core: Option<CoreId>) -> Refusal {
+    let who = core.map_or_else(|| "no core".to_owned(), |core| format!("core {} has not", core.0));
+    Refusal::new(format!("{who} answered within {PATIENCE:?}; see \"hearken stats\""))
 }
 
 fn say_tried(

@@ -5,8 +5,10 @@
 //! control side asks it ([`Command::Peek`]), and at its next tick the core answers with a copy of just that, [`Peeked`].
 //! The control side then builds a core of one entry from the copy, with copies of the listeners that matter and counters
 //! of its own, and lets that one answer the segment by [`Core::lookup_burst`] and [`Core::rcv`]: the rules are those that
-//! run, and nothing that runs is touched.
+//! run, and nothing that runs is touched. Where cores hand segments over, all are asked, and [`Stack::dry_run_among`] goes
+//! the segment's way from copy to copy, by [`Core::rcv_handed_over`].
 
+use super::hand_off::STRAY;
 use super::{Core, Env, Flows, Found, What};
 use crate::api::Stack;
 use crate::config::StackConfig;
@@ -53,6 +55,7 @@ pub struct Peeked {
     conns_full: bool,
     time_wait_full: bool,
     draining: bool,
+    hands_off: bool,
     cookies: bool,
     cookie_keys: CookieKeys,
     rst_limit: TokenBucket,
@@ -90,6 +93,7 @@ pub(crate) fn peek(env: &Env, flows: &Flows, peek: &Peek, now: Nanos) {
         conns_full: table.conns.is_full(),
         time_wait_full: flows.tw_count >= env.tw_max,
         draining: env.draining,
+        hands_off: flows.hands_off,
         cookies: flows.cookies,
         cookie_keys: env.cookies,
         rst_limit: flows.rst_limit,
@@ -123,6 +127,15 @@ pub struct DryRun {
     pub counters: Vec<&'static str>,
 }
 
+/// What would become of a segment that cores may hand over.
+#[derive(Clone, Debug)]
+pub struct HandedOver {
+    /// What the core that has the last word would do, and what of it would be counted by all that had a say.
+    pub dry: DryRun,
+    /// The cores that would be asked after the first one, in order.
+    pub to: Vec<CoreId>,
+}
+
 impl Stack {
     /// Asks `core` what it knows of `flow`; the answer comes by [`Stack::peeked`] with the same `ticket`.
     pub fn peek(&self, core: CoreId, peek: Peek) {
@@ -148,9 +161,41 @@ impl Stack {
         scratch.lookup_burst(std::slice::from_ref(seg), &[0], &mut found);
         let belongs = belongs(&scratch, &found[0]);
         let verdict = scratch.rcv(seg, found[0], peeked.now);
-        let counters = Mib::ALL.iter().filter(|counter| shared.snmp().get(**counter) != 0);
-        let counters = counters.map(|counter| counter.name()).collect();
-        DryRun { verdict, belongs, tried: self.net.hash.explain(&key), counters }
+        DryRun { verdict, belongs, tried: self.net.hash.explain(&key), counters: grown(&shared) }
+    }
+
+    /// What becomes of `seg` when it comes to core `first`: there, or at those that it is handed to from there. `peeked` has
+    /// what each core said of the flow, by their numbers. Rings are taken to have room.
+    ///
+    /// # Errors
+    /// The core that has a say and has said nothing.
+    pub fn dry_run_among(
+        &self,
+        first: CoreId,
+        seg: &Segment,
+        peeked: &[Option<Peeked>],
+    ) -> Result<HandedOver, CoreId> {
+        let said = |core: CoreId| peeked.get(usize::from(core.0)).and_then(Option::as_ref).ok_or(core);
+        let mut dry = self.dry_run(first, seg, said(first)?);
+        let (mut to, others) = (Vec::new(), peeked.len().saturating_sub(1));
+        while dry.verdict == STRAY && to.len() < others {
+            let next = (usize::from(first.0) + to.len() + 1) % peeked.len();
+            let core = CoreId(u16::try_from(next).unwrap_or(first.0));
+            to.push(core);
+            let peeked = said(core)?;
+            let mut scratch = self.scratch(core, seg, peeked);
+            let shared = Arc::clone(&scratch.env.shared);
+            if peeked.has_entry() {
+                let mut found = [Found::default()];
+                scratch.lookup_burst(std::slice::from_ref(seg), &[0], &mut found);
+                dry.belongs = belongs(&scratch, &found[0]);
+            }
+            dry.verdict = scratch.rcv_handed_over(seg, to.len() == others, peeked.now);
+            dry.counters.extend(grown(&shared));
+        }
+        dry.counters.sort_unstable_by_key(|name| Mib::ALL.iter().position(|counter| counter.name() == *name));
+        dry.counters.dedup();
+        Ok(HandedOver { dry, to })
     }
 
     /// A core that knows what `peeked` says, and shares nothing with those that run but the listening hash.
@@ -175,6 +220,7 @@ impl Stack {
         scratch.env.cookies = peeked.cookie_keys;
         scratch.minute = syncookies::count(peeked.now);
         let flows = &mut scratch.flows;
+        flows.hands_off = peeked.hands_off;
         flows.cookies = peeked.cookies;
         flows.rst_limit = peeked.rst_limit;
         flows.challenges = peeked.challenges;
@@ -220,6 +266,12 @@ impl Stack {
         ids.extend(shared);
         ids
     }
+}
+
+/// The counters of a core that counts one segment.
+fn grown(shared: &CoreShared) -> Vec<&'static str> {
+    let counters = Mib::ALL.iter().filter(|counter| shared.snmp().get(**counter) != 0);
+    counters.map(|counter| counter.name()).collect()
 }
 
 /// Puts a copy of `entry` into a slab, in no chain and with no timer.

@@ -28,8 +28,14 @@ pub struct Why {
     pub frame: String,
     /// The port's name.
     pub device: String,
-    /// The worker's number.
+    /// The number of the worker that it comes to.
     pub core: u16,
+    /// The worker that knows the flow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<u16>,
+    /// The workers that it is handed to from there, in order; the last one decides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub handed_to: Vec<u16>,
     /// `reply`, `consume` or `drop`.
     pub verdict: String,
     /// Unless it is dropped, the outcome's name.
@@ -55,7 +61,7 @@ pub struct Why {
     /// The same, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_frame: Option<String>,
-    /// Counters by the kernel's names that would grow.
+    /// Counters that would grow: those with the kernel's names, and those of the hand-over.
     #[serde(default)]
     pub counters: Vec<String>,
 }
