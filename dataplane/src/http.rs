@@ -2,7 +2,7 @@
 //!
 //! Everything is nonblocking and goes round by round, as on the control socket: in one round each client gets at most one
 //! read, one answer and one write. A client costs at most 8 KiB and one page, and the page is made at most
-//! once a round. Threads there are none.
+//! once a round in each format. Threads there are none.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

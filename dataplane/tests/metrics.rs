@@ -7,7 +7,7 @@ mod scraped;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -225,7 +225,7 @@ fn dpdks_telemetry_has_our_numbers() {
         .env("RUNTIME_DIRECTORY", dir.path());
     let log = fs::File::create(path("log")).expect("a file");
     let child = command.stdout(Stdio::null()).stderr(log).spawn().expect("hearken starts");
-    let server = Server { child, metrics: SocketAddr::from(([127, 0, 0, 1], 0)), dir };
+    let server = Server { child, metrics: ([127, 0, 0, 1], 0).into(), dir };
     let path = |name: &str| server.dir.path().join(name);
     let begun = Instant::now();
     let ask = |question: &str| -> Option<Value> {

@@ -6,8 +6,8 @@
 //! [`ArrivalClock`]; the worker computes with that and reads the machine's clock once a burst.
 //!
 //! # Protocol
-//! Relations go round in [`SLOTS`] slots. The one writer fills the next slot and then stores its number (Release). A reader
-//! loads the number (Acquire), reads the slot, and looks at the number again: unless it was away for [`SLOTS`] - 1
+//! Relations go round in `SLOTS` slots. The one writer fills the next slot and then stores its number (Release). A reader
+//! loads the number (Acquire), reads the slot, and looks at the number again: unless it was away for `SLOTS` - 1
 //! calibrations, the slot was not touched meanwhile. If it was, this burst has no usable stamps. Nobody waits or tries again.
 //!
 //! # Limits
