@@ -65,6 +65,8 @@ impl Vectors {
     }
 
     /// `columns[j][i] = rows[i][j]`, and the other way round by itself. Within [`Vectors::run`] or without.
+    ///
+    /// Best from and to what stands on borders of cache lines (`#[repr(align(64))]`): elsewhere each row lies in two.
     #[inline]
     pub fn transpose(self, rows: &[[u32; 16]; 16]) -> [[u32; 16]; 16] {
         self.0.transpose(rows)

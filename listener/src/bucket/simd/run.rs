@@ -111,39 +111,46 @@ mod x86 {
         columns
     }
 
-    /// Four squares of eight by eight.
-    #[inline]
+    /// Eight squares of four columns by eight rows. Not inlined, for code of the other sets would hold it too.
+    #[inline(never)]
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
     pub(super) fn transpose_avx2(rows: &Square) -> Square {
         let mut columns = [[0; 16]; 16];
-        for (row, column) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
-            let mut halves = [[_mm256_setzero_si256(); 4]; 2];
-            for (four, rows) in halves.iter_mut().zip(rows[row..].as_chunks().0) {
-                // SAFETY: bounds: 32 bytes of a row's 64, from the first or the middle one on.
-                let load = |row: &[u32; 16]| unsafe { _mm256_loadu_si256(row[column..].as_ptr().cast()) };
-                let [a, b, c, d] = <[_; 4]>::each_ref(rows).map(load);
-                let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
-                let (ab_upper, cd_upper) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
-                *four = [
-                    _mm256_unpacklo_epi64(ab, cd),
-                    _mm256_unpackhi_epi64(ab, cd),
-                    _mm256_unpacklo_epi64(ab_upper, cd_upper),
-                    _mm256_unpackhi_epi64(ab_upper, cd_upper),
-                ];
-            }
-            let [upper, lower] = halves;
-            for word in 0..4 {
-                let made = [
-                    _mm256_permute2x128_si256::<0x20>(upper[word], lower[word]),
-                    _mm256_permute2x128_si256::<0x31>(upper[word], lower[word]),
-                ];
-                for (half, words) in made.into_iter().enumerate() {
-                    let to = &mut columns[column + 4 * half + word][row..];
-                    // SAFETY: bounds: 32 bytes of a column's 64, from the first or the middle one on.
-                    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), words) };
-                }
-            }
-        }
+        transpose_eight(rows, &mut columns, 0, 0);
+        transpose_eight(rows, &mut columns, 0, 4);
+        transpose_eight(rows, &mut columns, 0, 8);
+        transpose_eight(rows, &mut columns, 0, 12);
+        transpose_eight(rows, &mut columns, 8, 0);
+        transpose_eight(rows, &mut columns, 8, 4);
+        transpose_eight(rows, &mut columns, 8, 8);
+        transpose_eight(rows, &mut columns, 8, 12);
         columns
+    }
+
+    /// The four columns from `column` on of the eight rows from `row` on.
+    #[inline]
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+    fn transpose_eight(rows: &Square, columns: &mut Square, row: usize, column: usize) {
+        let load = |row: usize| {
+            let words = &rows[row].as_chunks::<4>().0[column / 4];
+            // SAFETY: bounds: four words are 16 bytes.
+            unsafe { _mm_loadu_si128(words.as_ptr().cast()) }
+        };
+        // The fourth row after each beside it: what is shuffled within halves then ends as whole columns.
+        let pair = |of: usize| _mm256_set_m128i(load(row + of + 4), load(row + of));
+        let (a, b, c, d) = (pair(0), pair(1), pair(2), pair(3));
+        let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+        let (ab_upper, cd_upper) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+        let made = [
+            _mm256_unpacklo_epi64(ab, cd),
+            _mm256_unpackhi_epi64(ab, cd),
+            _mm256_unpacklo_epi64(ab_upper, cd_upper),
+            _mm256_unpackhi_epi64(ab_upper, cd_upper),
+        ];
+        for (words, column) in made.into_iter().zip(&mut columns[column..]) {
+            let to = &mut column.as_chunks_mut::<8>().0[row / 8];
+            // SAFETY: bounds: eight words are 32 bytes.
+            unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), words) };
+        }
     }
 }
