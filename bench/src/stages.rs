@@ -25,6 +25,7 @@ use hdrhistogram::Histogram;
 use listener::Core;
 use listener::core::Found;
 use listener::types::{CoreId, DevIndex};
+use listener::vector::Vectors;
 use serde::Serialize;
 
 use crate::frames::{self, FRAMES, Kind, SERVER_MAC};
@@ -232,6 +233,7 @@ struct Stages<'a, I: PacketIo> {
     core: &'a mut Core,
     local: &'a LocalTable,
     columns: Box<Burst<I, Found>>,
+    vectors: Vectors,
     clock: RealClock,
     ticks: [Histogram<u64>; STAGES.len()],
 }
@@ -245,7 +247,7 @@ impl<'a, I: PacketIo> Stages<'a, I> {
     fn new(io: &'a mut I, core: &'a mut Core, local: &'a LocalTable) -> Self {
         let clock = RealClock::begin();
         let ticks = std::array::from_fn(|_| ticks_of_bursts());
-        Self { io, core, local, columns: Box::default(), clock, ticks }
+        Self { io, core, local, columns: Box::default(), vectors: Vectors::best(), clock, ticks }
     }
 
     /// Cycles per frame of each stage.
@@ -263,8 +265,9 @@ impl<'a, I: PacketIo> Stages<'a, I> {
     }
 
     fn turn(&mut self, burst: usize) {
-        let Self { io, core, local, columns, clock, .. } = self;
-        let Burst { frames, heads, segs, found, fates, lanes, tx, .. } = &mut **columns;
+        let Self { io, core, local, columns, vectors, clock, .. } = self;
+        let vectors = *vectors;
+        let Burst { frames, heads, plain, segs, found, fates, answers, lanes, .. } = &mut **columns;
         let capabilities = io.capabilities();
         let mut times = [0; STAGES.len() + 1];
         times[0] = dpdk::rdtsc();
@@ -272,29 +275,35 @@ impl<'a, I: PacketIo> Stages<'a, I> {
         times[1] = dpdk::rdtsc();
         let now = clock.now();
         let frames = &mut frames[..received];
-        stage::parse(frames, local, DEV, stage::parse::Columns { heads, segs, fates, lanes });
+        let columns = stage::parse::Columns { heads, plain, segs, fates, lanes };
+        stage::parse(frames, vectors, local, DEV, columns);
         times[2] = dpdk::rdtsc();
         stage::neighbour(frames, heads, fates, lanes, local);
         stage::echo(frames, heads, fates, lanes, local);
         times[3] = dpdk::rdtsc();
-        stage::lookup(*core, segs, lanes, found);
+        stage::lookup(*core, (segs, plain), DEV, lanes, found);
         times[4] = dpdk::rdtsc();
-        stage::tcp(*core, segs, found, lanes, fates, now);
+        let columns = stage::tcp::Columns { plain, heads, segs, found, answers, fates };
+        stage::tcp(*core, columns, DEV, lanes, now);
         times[5] = dpdk::rdtsc();
-        stage::reply(frames, (heads, segs), fates, lanes, local, capabilities);
+        let columns = stage::reply::Columns { heads, plain, segs, answers, fates };
+        stage::reply(frames, vectors, columns, lanes, local, capabilities);
         times[6] = dpdk::rdtsc();
         let mut ready = 0;
-        for (slot, fate) in frames.iter_mut().zip(&*fates) {
-            let frame = slot.take();
+        for (index, fate) in fates.iter().enumerate().take(received) {
             if matches!(fate, Fate::Ready(_)) {
-                tx[ready] = frame;
+                if ready != index {
+                    frames.swap(ready, index);
+                }
                 ready += 1;
+            } else {
+                frames[index] = None;
             }
         }
         times[7] = dpdk::rdtsc();
-        let sent = if ready == 0 { 0 } else { io.tx_burst(&mut tx[..ready]) };
+        let sent = if ready == 0 { 0 } else { io.tx_burst(&mut frames[..ready]) };
         times[8] = dpdk::rdtsc();
-        tx[sent..ready].fill_with(|| None);
+        frames[sent..ready].fill_with(|| None);
         if received == burst {
             for (ticks, pair) in self.ticks.iter_mut().zip(times.windows(2)) {
                 ticks.saturating_record(pair[1].wrapping_sub(pair[0]));

@@ -26,6 +26,47 @@ struct PrefixV4 {
     mask: u32,
 }
 
+/// What of a [`LocalTable`] can be told at a glance, so that vectors can.
+#[derive(Clone, Copy, Debug)]
+pub struct Glance<'a> {
+    /// The first two octets of the MAC address.
+    pub mac_first: [u8; 2],
+    /// The others, as a big-endian number.
+    pub mac_last: u32,
+    /// One of the device's own IPv4 addresses; all ones, which no host has, if there is none.
+    pub first: u32,
+    listed: &'a [u32; 8],
+    prefixes: &'a [PrefixV4],
+}
+
+impl Glance<'_> {
+    /// Not 0 for those of `addrs`, IPv4 addresses in network byte order, that can be told at a glance to be a host's, and
+    /// none of ours: nearly every source. Of the others, [`LocalTable::kind_v4`] knows more.
+    #[inline(always)]
+    pub fn hosts(&self, addrs: &[u32; 16]) -> [u32; 16] {
+        let mut hosts = [0; 16];
+        let listed = *self.listed;
+        for (host, addr) in hosts.iter_mut().zip(addrs) {
+            let addr = u32::from_be(*addr);
+            // 1.0.0.0 to 223.255.255.255.
+            let unicast = addr.wrapping_sub(1 << 24) < 0xdf << 24;
+            // The word of the address's last octet, chosen without a load that depends on it.
+            let at = addr >> 5 & 7;
+            let mut word = 0;
+            for (index, listed) in listed.iter().enumerate() {
+                word |= *listed & u32::from(at == index as u32).wrapping_neg();
+            }
+            *host = u32::from(unicast & (addr >> 24 != 127)) & !(word >> (addr & 31));
+        }
+        for prefix in self.prefixes {
+            for (host, addr) in hosts.iter_mut().zip(addrs) {
+                *host &= u32::from(u32::from_be(*addr) & prefix.mask != prefix.network);
+            }
+        }
+        hosts
+    }
+}
+
 /// The addresses of one device.
 #[derive(Clone, Debug)]
 pub struct LocalTable {
@@ -38,7 +79,7 @@ pub struct LocalTable {
     /// The first of `v4`; all ones, which no host has, if there is none.
     v4_first: u32,
     /// Bit `n` is set if an address in one of the two lists ends in octet `n`.
-    v4_listed: [u64; 4],
+    v4_listed: [u32; 8],
     /// With their prefix lengths, sorted.
     v6: Box<[(InetAddr, u8)]>,
     v6_prefixes: Box<[(InetAddr, u8)]>,
@@ -59,9 +100,9 @@ impl LocalTable {
         let prefixes = any_ip.iter().filter_map(v4);
         let own = sorted(addresses.iter().filter_map(v4).map(|(addr, _)| addr));
         let v4_broadcast = sorted(subnets.map(|(addr, mask)| addr | !mask));
-        let mut v4_listed = [0; 4];
+        let mut v4_listed = [0; 8];
         for addr in own.iter().chain(&v4_broadcast) {
-            v4_listed[*addr as usize >> 6 & 3] |= 1 << (addr & 63);
+            v4_listed[*addr as usize >> 5 & 7] |= 1 << (addr & 31);
         }
         Self {
             mac,
@@ -115,11 +156,6 @@ impl LocalTable {
         self.v4_prefixes.iter().any(|prefix| addr & prefix.mask == prefix.network)
     }
 
-    #[inline]
-    fn may_be_listed(&self, addr: u32) -> bool {
-        self.v4_listed[addr as usize >> 6 & 3] & 1 << (addr & 63) != 0
-    }
-
     /// True for an IPv4 address that is [`AddrKind::Local`].
     #[inline]
     pub fn is_local_v4(&self, addr: u32) -> bool {
@@ -131,13 +167,17 @@ impl LocalTable {
         self.kind_v4(addr) == AddrKind::Local
     }
 
-    /// True for an IPv4 address that can be told at a glance to be a host's, and none of ours: nearly every source. Of
-    /// one that is false, [`LocalTable::kind_v4`] knows more.
+    /// What the checks of many frames at once go by.
     #[inline]
-    pub fn is_plainly_other_v4(&self, addr: u32) -> bool {
-        // 1.0.0.0 to 223.255.255.255.
-        let unicast = addr.wrapping_sub(1 << 24) < 0xdf << 24;
-        unicast && addr >> 24 != 127 && !self.may_be_listed(addr) && !self.is_in_prefix_v4(addr)
+    pub fn glance(&self) -> Glance<'_> {
+        let [a, b, mac_last @ ..] = self.mac.0;
+        Glance {
+            mac_first: [a, b],
+            mac_last: u32::from_be_bytes(mac_last),
+            first: self.v4_first,
+            listed: &self.v4_listed,
+            prefixes: &self.v4_prefixes,
+        }
     }
 
     /// What the IPv6 address `addr` is here. A mapped address is never local: it has no place on the wire.
@@ -246,7 +286,7 @@ mod tests {
         let mut others = 0;
         for addr in near.chain(far).chain([0, u32::MAX]) {
             assert_eq!(table.is_local_v4(addr), table.kind_v4(addr) == AddrKind::Local);
-            if table.is_plainly_other_v4(addr) {
+            if table.glance().hosts(&[addr.to_be(); 16]) != [0; 16] {
                 assert!(table.kind_v4(addr) == AddrKind::Other && addr != 0 && addr >> 24 != 127);
                 others += 1;
             }

@@ -1,16 +1,37 @@
 //! What the packet path asks of TCP. [`listener`]'s core is the one that runs; tests of the path script their own.
 
+use listener::columns::{Answers, Columns};
 use listener::core::{Core, Found};
 use listener::segment::{Originated, Segment, Verdict};
-use listener::types::Nanos;
+use listener::types::{DevIndex, Nanos, Route};
 
 /// The per-core half of a TCP stack, as one worker drives it.
 pub trait Protocol: Send {
     /// What a lookup leaves for [`Protocol::rcv`]; the default is "nothing found".
     type Found: Copy + Default + Send;
 
-    /// Looks up the segments `segs[i]` for every `i` on `lane`, and leaves the answers in `found[i]`.
-    fn lookup_burst(&mut self, segs: &[Segment], lane: &[u8], found: &mut [Self::Found]);
+    /// Looks up the segments `segs[i]` for every bit `i` of `set`, and leaves the answers in `found[i]`. Once a burst, also
+    /// if it has no such segment.
+    fn lookup_burst(&mut self, segs: &[Segment], set: u64, found: &mut [Self::Found]);
+
+    /// Looks up the rows `set` of `columns`, of which `opens` are SYNs, after [`Protocol::lookup_burst`].
+    fn lookup_columns(&mut self, columns: &Columns, set: u64, opens: u64, dev: DevIndex);
+
+    /// What the lookup left for a row.
+    fn found_row(&self, row: usize) -> Self::Found;
+
+    /// Answers rows `set`, which are SYNs, in order, up to the first that has to go through [`Protocol::rcv`]. Returns
+    /// those that were answered.
+    fn answer_syns(
+        &mut self,
+        _columns: &Columns,
+        _set: u64,
+        _route: impl Fn(usize) -> Route,
+        _now: Nanos,
+        _answers: &mut Answers,
+    ) -> u64 {
+        0
+    }
 
     /// One segment, in order of arrival, and what becomes of it.
     fn rcv(&mut self, seg: &Segment, found: Self::Found, now: Nanos) -> Verdict;
@@ -49,8 +70,30 @@ impl Protocol for Core {
     type Found = Found;
 
     #[inline]
-    fn lookup_burst(&mut self, segs: &[Segment], lane: &[u8], found: &mut [Found]) {
-        Self::lookup_burst(self, segs, lane, found);
+    fn lookup_burst(&mut self, segs: &[Segment], set: u64, found: &mut [Found]) {
+        Self::lookup_burst(self, segs, set, found);
+    }
+
+    #[inline]
+    fn lookup_columns(&mut self, columns: &Columns, set: u64, opens: u64, dev: DevIndex) {
+        Self::lookup_columns(self, columns, set, opens, dev);
+    }
+
+    #[inline]
+    fn found_row(&self, row: usize) -> Found {
+        Self::found_row(self, row)
+    }
+
+    #[inline]
+    fn answer_syns(
+        &mut self,
+        columns: &Columns,
+        set: u64,
+        route: impl Fn(usize) -> Route,
+        now: Nanos,
+        answers: &mut Answers,
+    ) -> u64 {
+        Self::answer_syns(self, columns, set, route, now, answers)
     }
 
     #[inline]

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use listener::columns::rows;
 use listener::drop_reason::DropReason;
 use listener::segment::{Originated, Outcome, Verdict};
 use listener::types::{CoreId, DevIndex, Nanos};
+use listener::vector::Vectors;
 
-use crate::burst::{BURST_DEFAULT, BURST_MAX, Burst, Fate};
+use crate::burst::{BURST_DEFAULT, BURST_MAX, Burst, Fate, Lanes};
 use crate::capture::{Capturer, Tap};
 use crate::clock::Clock;
 use crate::histogram::{Interval, Latency, Mailbox};
@@ -73,6 +75,7 @@ pub struct Worker<I: PacketIo, P: Protocol> {
     ports: Vec<Port<I>>,
     protocol: P,
     burst: Box<Burst<I, P::Found>>,
+    vectors: Vectors,
     stats: Arc<CoreStats>,
     mailbox: Arc<Mailbox>,
     interval: Box<Interval>,
@@ -95,6 +98,7 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
             ports,
             protocol,
             burst: Box::default(),
+            vectors: Vectors::best(),
             stats: Arc::default(),
             mailbox: Arc::default(),
             interval: Box::default(),
@@ -189,9 +193,10 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
 
     /// One burst of one port. Returns the frames received, and the time after their answers were handed over.
     fn poll_port<C: Clock>(&mut self, index: usize, clock: &mut C) -> (usize, Option<Nanos>) {
-        let Self { ports, protocol, burst, stats, interval, config, hand_off, capturer, .. } = self;
+        let Self { ports, protocol, burst, stats, interval, config, hand_off, capturer, vectors, .. } = self;
         let Port { io, dev, local, capabilities, .. } = &mut ports[index];
-        let Burst { frames, heads, segs, found, fates, lanes, tx, tx_info, waited } = &mut **burst;
+        let Burst { frames, heads, plain, segs, found, fates, answers, lanes, tx_info, waited } =
+            &mut **burst;
         let received = io.rx_burst(&mut frames[..config.burst]);
         if received == 0 {
             return (0, None);
@@ -199,26 +204,28 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         let now = clock.now();
         let frames = &mut frames[..received];
         let stamped = io.waited(frames, waited);
-        stats.received(received, frames.iter().flatten().map(|frame| frame.bytes().len()).sum());
-
         capturer.before(frames, *dev, now);
-        stage::parse(frames, local, *dev, stage::parse::Columns { heads, segs, fates, lanes });
+        let columns = stage::parse::Columns { heads, plain, segs, fates, lanes };
+        let octets = stage::parse(frames, *vectors, local, *dev, columns);
+        stats.received(received, octets);
         stage::neighbour(frames, heads, fates, lanes, local);
         stage::echo(frames, heads, fates, lanes, local);
-        stage::lookup(protocol, segs, lanes, found);
-        stage::tcp(protocol, segs, found, lanes, fates, now);
+        stage::lookup(protocol, (segs, plain), *dev, lanes, found);
+        let columns = stage::tcp::Columns { plain, heads, segs, found, answers, fates };
+        stage::tcp(protocol, columns, *dev, lanes, now);
         if let Some(hand_off) = hand_off {
             hand_off.give(segs, lanes, fates, stats);
         }
-        stage::reply(frames, (heads, segs), fates, lanes, local, *capabilities);
+        let columns = stage::reply::Columns { heads, plain, segs, answers, fates };
+        stage::reply(frames, *vectors, columns, lanes, local, *capabilities);
 
-        count_bad_segments(protocol, &fates[..received]);
+        count_bad_segments(protocol, &fates[..received], lanes);
         let mut tally = Tally { stats, outcomes: [0; Outcome::ALL.len()] };
-        let ready = collect(frames, fates, tx, tx_info, &mut tally);
-        let sent = if ready == 0 { 0 } else { io.tx_burst(&mut tx[..ready]) };
+        let ready = collect(frames, fates, tx_info, &mut tally);
+        let sent = if ready == 0 { 0 } else { io.tx_burst(&mut frames[..ready]) };
         tally.sent(&tx_info[..ready], sent);
         capturer.after(&fates[..received], sent);
-        tx[sent..ready].fill_with(|| None);
+        frames[sent..ready].fill_with(|| None);
         let end = clock.now();
         let ns = end.since(now);
         if stamped {
@@ -258,38 +265,44 @@ fn send<I: PacketIo>(ports: &mut [Port<I>], stats: &CoreStats, originated: &Orig
 
 /// Tells `protocol` of the segments that the parser dropped and the kernel counts as errors.
 #[inline]
-fn count_bad_segments<P: Protocol>(protocol: &mut P, fates: &[Fate]) {
-    for fate in fates {
+fn count_bad_segments<P: Protocol>(protocol: &mut P, fates: &[Fate], lanes: &Lanes) {
+    let all = u64::MAX >> (BURST_MAX - fates.len());
+    for fate in rows(all & !lanes.tcp.bits()).map(|index| &fates[index]) {
         if let Fate::Drop(reason @ (DropReason::TcpCsum | DropReason::TcpHeader)) = fate {
             protocol.count_bad_segment(*reason == DropReason::TcpCsum);
         }
     }
 }
 
-/// Moves the answers to `tx`, in order, frees all other frames, and counts what is final. Returns the number of answers.
+/// Moves the answers to the front, in order, frees all other frames, and counts what is final. Returns the number of
+/// answers.
 fn collect<F: Frame>(
     frames: &mut [Option<F>],
     fates: &[Fate],
-    tx: &mut [Option<F>],
     tx_info: &mut [(Outcome, u16)],
     tally: &mut Tally<'_>,
 ) -> usize {
     let mut ready = 0;
-    for (slot, fate) in frames.iter_mut().zip(fates) {
-        let Some(frame) = slot.take() else { continue };
-        match *fate {
-            Fate::Ready(outcome) => {
-                // Answers are short, so their length fits.
-                tx_info[ready] = (outcome, frame.bytes().len() as u16);
-                tx[ready] = Some(frame);
-                ready += 1;
+    for (index, fate) in fates.iter().enumerate().take(frames.len()) {
+        if let (Fate::Ready(outcome), Some(frame)) = (fate, &frames[index]) {
+            // Answers are short, so their length fits.
+            tx_info[ready] = (*outcome, frame.bytes().len() as u16);
+            if ready != index {
+                frames.swap(ready, index);
             }
+            ready += 1;
+            continue;
+        }
+        frames[index] = None;
+        match *fate {
             Fate::Consume(outcome) | Fate::Tcp(Verdict::Consume(outcome)) => {
                 tally.outcomes[outcome as usize] += 1;
             }
             Fate::Drop(reason) | Fate::Tcp(Verdict::Drop(reason)) => tally.stats.dropped(reason),
             // No stage leaves these behind; counted, so that the law holds even if one did.
-            Fate::Pending | Fate::Tcp(Verdict::Reply(..)) => tally.stats.dropped(DropReason::NoBuffer),
+            Fate::Pending | Fate::Ready(_) | Fate::Tcp(Verdict::Reply(..)) => {
+                tally.stats.dropped(DropReason::NoBuffer)
+            }
         }
     }
     ready

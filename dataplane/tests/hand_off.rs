@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane::burst::{Fate, Head, Lanes};
+use dataplane::burst::{Fate, Head, Lanes, Plain};
 use dataplane::clock::VirtualClock;
 use dataplane::io::mem::{Mem, MemConfig, MemPeer};
 use dataplane::io::{Frame, PacketIo};
@@ -17,6 +17,7 @@ use listener::limits::Limits;
 use listener::segment::{Outcome, Segment, Verdict, flag};
 use listener::sysctl::Sysctl;
 use listener::types::{CoreId, SockFd, Then};
+use listener::vector::Vectors;
 
 mod common;
 
@@ -130,8 +131,18 @@ fn segment(tcp: &Tcp) -> Segment {
     assert!(frame.fill(&tcp.frame()));
     let (mut heads, mut segs) = ([Head::default()], [Segment::default()]);
     let (mut fates, mut lanes) = ([Fate::Pending], Lanes::EMPTY);
-    let columns = Columns { heads: &mut heads, segs: &mut segs, fates: &mut fates, lanes: &mut lanes };
-    stage::parse(&[Some(frame)], &common::local(), DEV, columns);
+    let mut plain = Box::new(Plain::EMPTY);
+    let columns = Columns {
+        heads: &mut heads,
+        plain: &mut plain,
+        segs: &mut segs,
+        fates: &mut fates,
+        lanes: &mut lanes,
+    };
+    stage::parse(&[Some(frame)], Vectors::best(), &common::local(), DEV, columns);
+    if !lanes.syns.is_empty() {
+        plain.syn(0, DEV, &mut segs[0], &mut heads[0]);
+    }
     assert!(matches!(fates[0], Fate::Pending), "a whole segment: {:?}", fates[0]);
     segs[0]
 }

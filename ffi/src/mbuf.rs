@@ -50,6 +50,28 @@ pub enum Checksum {
     Absent,
 }
 
+/// What the device says of a frame, in short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RxSaid {
+    /// The IPv4 header checksum is [`Checksum::Good`] or [`Checksum::Absent`].
+    pub ip_whole: bool,
+    /// The TCP or UDP checksum is.
+    pub l4_whole: bool,
+    /// One of both is [`Checksum::Bad`].
+    pub wrong: bool,
+    /// A VLAN tag was taken out of the data.
+    pub vlan_stripped: bool,
+}
+
+const _: () = {
+    let (bad, good) = (sys::SHIM_MBUF_F_RX_IP_CKSUM_BAD, sys::SHIM_MBUF_F_RX_IP_CKSUM_GOOD);
+    assert!(bad.count_ones() == 1 && good.count_ones() == 1);
+    assert!(sys::SHIM_MBUF_F_RX_IP_CKSUM_NONE == bad | good);
+    let (bad, good) = (sys::SHIM_MBUF_F_RX_L4_CKSUM_BAD, sys::SHIM_MBUF_F_RX_L4_CKSUM_GOOD);
+    assert!(bad.count_ones() == 1 && good.count_ones() == 1);
+    assert!(sys::SHIM_MBUF_F_RX_L4_CKSUM_NONE == bad | good);
+};
+
 /// What the device shall do to a frame on its way out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TxRequest {
@@ -153,6 +175,45 @@ impl Mbuf {
         unsafe { std::slice::from_raw_parts_mut(self.data_ptr(), self.len()) }
     }
 
+    /// The first `N` bytes from the start of the data, as far as the buffer goes: those behind the end of
+    /// [`Mbuf::data`] are whatever it held. None if it ends before.
+    #[inline]
+    pub fn room<const N: usize>(&self) -> Option<&[u8; N]> {
+        // SAFETY: bounds: there are `N` bytes between the start of the data and the end of the buffer. Initialised,
+        // aliasing and lifetime: as in `data`.
+        (self.room_len() >= N).then(|| unsafe { &*self.data_ptr().cast() })
+    }
+
+    /// Writes both parts, one behind the other, and makes the first `len` bytes of them the frame; `false`, and nothing is
+    /// changed, if the buffer has no room for them, or the frame has more than one segment.
+    #[inline]
+    #[must_use]
+    pub fn overwrite<const A: usize, const B: usize>(
+        &mut self,
+        first: [u8; A],
+        rest: &[u8; B],
+        len: usize,
+    ) -> bool {
+        if !self.is_contiguous() || self.room_len() < A + B || len > A + B {
+            return false;
+        }
+        let to = self.data_ptr();
+        self.put_len(len);
+        // SAFETY: bounds: `A + B` bytes lie between the start of the data and the end of the buffer. Aliasing: the buffer
+        // is ours (see `data`), so the parts are elsewhere; `&mut self` excludes readers.
+        unsafe {
+            to.cast::<[u8; A]>().write(first);
+            to.add(A).cast::<[u8; B]>().write(*rest);
+        }
+        true
+    }
+
+    /// Bytes from the start of the data to the end of the buffer.
+    #[inline]
+    fn room_len(&self) -> usize {
+        usize::from(self.get::<u16>(sys::SHIM_MBUF_BUF_LEN)).saturating_sub(self.headroom())
+    }
+
     /// Free bytes in front of the data.
     #[inline]
     pub fn headroom(&self) -> usize {
@@ -223,6 +284,20 @@ impl Mbuf {
     #[inline]
     pub fn ol_flags(&self) -> u64 {
         self.get(sys::SHIM_MBUF_OL_FLAGS)
+    }
+
+    /// What the device says about checksums and tags, without a branch.
+    #[inline]
+    pub fn rx_said(&self) -> RxSaid {
+        let flags = self.ol_flags();
+        let has = |flag| flags & flag != 0;
+        // "Not right in the frame, but the data are whole" is both bits (asserted below).
+        let (ip_whole, l4_whole) =
+            (has(sys::SHIM_MBUF_F_RX_IP_CKSUM_GOOD), has(sys::SHIM_MBUF_F_RX_L4_CKSUM_GOOD));
+        let ip_wrong = has(sys::SHIM_MBUF_F_RX_IP_CKSUM_BAD) & !ip_whole;
+        let l4_wrong = has(sys::SHIM_MBUF_F_RX_L4_CKSUM_BAD) & !l4_whole;
+        let vlan_stripped = has(sys::SHIM_MBUF_F_RX_VLAN_STRIPPED);
+        RxSaid { ip_whole, l4_whole, wrong: ip_wrong | l4_wrong, vlan_stripped }
     }
 
     /// What the device says about the IPv4 header checksum.

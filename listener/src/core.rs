@@ -11,13 +11,13 @@
 use crate::config::StackConfig;
 use crate::conn_shared::{Command, CoreShared};
 use crate::ehash::{Ehash, EntryId, Kind};
-use crate::flow_hash::{Ahead, FlowHashes, Guess};
+use crate::flow_hash::{Ahead, FlowHashes};
 use crate::inet_hashtables::{ListenHash, ListenKey};
 use crate::limits::BURST_MAX;
 use crate::listen_sock::{Credits, ListenSock, ListenSocks};
 use crate::live::count_if_draining;
 use crate::ratelimit::{PerSecond, TokenBucket};
-use crate::segment::{Originated, OutSegment, Outcome, Segment, Verdict, flag};
+use crate::segment::{FlowKey, Originated, OutSegment, Outcome, Segment, Verdict, flag};
 use crate::siphash::SipKey;
 use crate::snmp::{Mib, Snmp};
 use crate::sync::Arc;
@@ -28,9 +28,12 @@ use crate::tcp_timer;
 use crate::timer::{Popped, TimerWheel};
 use crate::types::{CoreId, DevIndex, InetAddr, ListenerRef, Nanos};
 use crate::{tcp, tcp_ipv4};
+use columns::ColumnLookup;
 
+mod columns;
 pub mod dry_run;
 pub(crate) mod hand_off;
+mod lookup;
 
 /// What [`Core::lookup_burst`] found for one segment: a hint for [`Core::rcv`].
 ///
@@ -106,11 +109,17 @@ impl Env {
         self.mtu.get(usize::from(dev.0)).copied().unwrap_or(1500)
     }
 
-    /// What [`select_initial_window`] says to a SYN whose MSS no listener clamps.
+    /// What [`select_initial_window`] says to a SYN of this family on device `dev` whose MSS no listener clamps.
     #[inline]
-    pub fn initial_window(&self, seg: &Segment, advmss: u16, tstamp: bool, wscale: bool) -> (u16, u8) {
-        match self.windows.get(usize::from(seg.dev.0)) {
-            Some(windows) => windows.get(seg.flow.is_v4(), tstamp, wscale),
+    pub fn initial_window(
+        &self,
+        (dev, v4): (DevIndex, bool),
+        advmss: u16,
+        tstamp: bool,
+        wscale: bool,
+    ) -> (u16, u8) {
+        match self.windows.get(usize::from(dev.0)) {
+            Some(windows) => windows.get(v4, tstamp, wscale),
             None => select_initial_window(&self.sysctl, advmss, tstamp, wscale),
         }
     }
@@ -162,6 +171,12 @@ impl Flows {
         self.fresh[hash as usize >> 6 & 3] & 1 << (hash & 63) != 0
     }
 
+    /// Whether anything was put into the table since.
+    #[inline]
+    fn has_fresh(&self) -> bool {
+        self.fresh != [0; 4]
+    }
+
     /// Arms an entry's timer.
     #[inline]
     pub fn arm(&mut self, id: EntryId, at: Nanos) {
@@ -185,6 +200,7 @@ pub struct Core {
     pending: Option<Command>,
     keys: Box<[ListenKey; BURST_MAX]>,
     hashes: Box<FlowHashes>,
+    columns: Box<ColumnLookup>,
     /// Of the last tick, for the cookies of the next burst.
     minute: u32,
 }
@@ -243,6 +259,7 @@ impl Core {
             pending: None,
             keys: Box::new([ListenKey::default(); BURST_MAX]),
             hashes: Box::new(FlowHashes::new()),
+            columns: Box::default(),
             minute: 0,
         }
     }
@@ -287,92 +304,6 @@ impl Core {
         (self.flows.table.requests.in_use(), self.flows.table.conns.in_use())
     }
 
-    /// Looks `segs[i]` up for each index `i` of `lane` and puts what was found into `found[i]`: the established table
-    /// first, then the listening hash, for all that were not there, as one batch under one pin.
-    ///
-    /// # Panics
-    /// If `lane` is longer than [`BURST_MAX`], or names a segment that is not there.
-    pub fn lookup_burst(&mut self, segs: &[Segment], lane: &[u8], found: &mut [Found]) {
-        assert!(lane.len() <= BURST_MAX, "a burst has at most {BURST_MAX} segments");
-        self.burst = self.burst.wrapping_add(1).max(1);
-        self.flows.fresh = [0; 4];
-        let table = &self.flows.table;
-        // All hashes and first words of the chains before the first entry, so that the misses overlap.
-        let empty = table.is_empty();
-        let mut warm = 0;
-        for &at in lane {
-            let hash = table.hash(&segs[usize::from(at)].flow);
-            if !empty {
-                warm ^= table.first(hash);
-            }
-            found[usize::from(at)] = Found { burst: self.burst, hash, what: What::None };
-        }
-        std::hint::black_box(warm);
-        let mut missed = [0u8; BURST_MAX];
-        let mut misses = 0;
-        for &at in lane {
-            let (seg, found) = (&segs[usize::from(at)], &mut found[usize::from(at)]);
-            let entry = if empty { None } else { table.lookup(found.hash, &seg.flow, seg.dev) };
-            match entry {
-                Some(id) => found.what = What::Flow { id, generation: table.head(id).generation },
-                None => {
-                    self.keys[misses] = ListenKey { flow: seg.flow, dev: seg.dev, core: self.env.core };
-                    missed[misses] = at;
-                    misses += 1;
-                }
-            }
-        }
-        self.lookup_listeners(&missed[..misses], found);
-        self.hash_ahead(segs, &missed[..misses], found);
-    }
-
-    /// Makes the hashes that the answers to SYNs will ask for.
-    fn hash_ahead(&mut self, segs: &[Segment], missed: &[u8], found: &mut [Found]) {
-        const CONTROL: u8 = flag::SYN | flag::ACK | flag::RST | flag::FIN;
-        let mut syns = [0u8; BURST_MAX];
-        let mut count = 0;
-        for &at in missed {
-            let place = usize::from(at);
-            if segs[place].flags & CONTROL == flag::SYN && matches!(found[place].what, What::Listener(..)) {
-                syns[count] = at;
-                count += 1;
-            }
-        }
-        if count == 0 {
-            return;
-        }
-        let guess = if self.flows.cookies {
-            Guess::Cookie { keys: self.env.cookies.current.hash, count: self.minute }
-        } else {
-            Guess::Isn(self.env.isn_key)
-        };
-        self.hashes.ahead(guess, segs, &syns[..count], |at, hashed| {
-            if let What::Listener(_, ahead) = &mut found[usize::from(at)].what {
-                *ahead = hashed;
-            }
-        });
-    }
-
-    fn lookup_listeners(&self, missed: &[u8], found: &mut [Found]) {
-        if missed.is_empty() {
-            return;
-        }
-        let mut ids = [None; BURST_MAX];
-        let ids = &mut ids[..missed.len()];
-        let guard = self.env.hash.pin();
-        self.env.hash.inet_lookup_listener_burst(&guard, &self.keys[..missed.len()], ids);
-        self.env.shared.live.watch.count(ids);
-        for (&at, id) in missed.iter().zip(ids) {
-            // The generation is read under the pin that the id was found under, so it is that listener's or later.
-            if let Some(id) = *id
-                && let Some(generation) = self.env.socks.get(id).map(ListenSock::generation)
-                && generation & 1 == 1
-            {
-                found[usize::from(at)].what = What::Listener(ListenerRef { id, generation }, Ahead::None);
-            }
-        }
-    }
-
     /// Answers one segment, in order of arrival.
     pub fn rcv(&mut self, seg: &Segment, found: Found, now: Nanos) -> Verdict {
         let mut verdict = Verdict::Consume(Outcome::Other);
@@ -389,28 +320,6 @@ impl Core {
         if let Verdict::Reply(_, segment) = verdict {
             count_out(self.env.snmp(), segment);
         }
-    }
-
-    /// The hint if it still holds, else a lookup.
-    #[inline]
-    fn revalidate(&self, seg: &Segment, found: Found) -> Found {
-        let same_burst = found.burst == self.burst && found.burst != 0;
-        let holds = match found.what {
-            What::Flow { id, generation } => self.flows.table.is_current(id, generation),
-            What::None | What::Listener(..) => !self.flows.is_fresh(found.hash),
-        };
-        if same_burst && holds {
-            return found;
-        }
-        let hash = self.flows.table.hash(&seg.flow);
-        let what = match self.flows.table.lookup(hash, &seg.flow, seg.dev) {
-            Some(id) => What::Flow { id, generation: self.flows.table.head(id).generation },
-            None => match self.env.lookup_listener(seg) {
-                Some(listener) => What::Listener(listener, Ahead::None),
-                None => What::None,
-            },
-        };
-        Found { burst: self.burst, hash, what }
     }
 
     /// Carries out commands of the control side and timers that are due, `budget` steps at most. `send` gets each
@@ -480,9 +389,9 @@ fn count_out(snmp: &Snmp, segment: &OutSegment) {
 /// The device that a flow's segments must come from: the one it came in on if the listener is bound, or the peer's
 /// address is link-local and so means nothing elsewhere.
 #[inline]
-pub(crate) fn bound_dev(slot: &ListenSock, seg: &Segment) -> DevIndex {
+pub(crate) fn bound_dev(slot: &ListenSock, flow: &FlowKey, dev: DevIndex) -> DevIndex {
     let link_local = |addr: InetAddr| addr.hi() >> 54 == 0xfe80 >> 6;
-    if slot.dev() != DevIndex::NONE || link_local(seg.flow.saddr) { seg.dev } else { DevIndex::NONE }
+    if slot.dev() != DevIndex::NONE || link_local(flow.saddr) { dev } else { DevIndex::NONE }
 }
 
 /// Milliseconds of the clock in 32 bits: what timestamps and rate limits count in.
@@ -497,4 +406,4 @@ const _: fn() = || {
 };
 
 #[cfg(all(test, not(loom)))]
-mod tests;
+pub(crate) mod tests;

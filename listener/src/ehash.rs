@@ -153,7 +153,6 @@ impl Ehash {
     /// [`Ehash::hash`] of the IPv4 flows in the first `rows` rows of columns, for [`vector::Vectors::run`]; `ports` has the
     /// peer's in the upper half, ours in the lower. What `out` holds beyond those rows means nothing.
     #[inline(always)]
-    #[allow(dead_code, reason = "called where segments are columns")]
     pub fn hash_columns(
         &self,
         saddr: &[u32; BURST_MAX],
@@ -180,6 +179,12 @@ impl Ehash {
     #[inline]
     pub fn first(&self, hash: u32) -> u32 {
         self.chains[self.chain(hash)]
+    }
+
+    /// True if a hash's chain has an entry.
+    #[inline]
+    pub fn has_chain(&self, hash: u32) -> bool {
+        self.first(hash) != NO_ENTRY
     }
 
     #[inline]

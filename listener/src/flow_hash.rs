@@ -141,7 +141,6 @@ impl FlowHashes {
 /// One after the other: the processor begins the second while the last vectors of the first are under way, and in one
 /// loop the compiler puts them in an order that it waits for (Zen 5).
 #[inline(always)]
-#[allow(dead_code, reason = "called where segments are columns")]
 pub(crate) fn cookie_columns(
     keys: [SipKey; 2],
     count: u32,
@@ -155,7 +154,6 @@ pub(crate) fn cookie_columns(
 
 /// The hashes of the initial sequence numbers of IPv4 flows, as [`cookie_columns`].
 #[inline(always)]
-#[allow(dead_code, reason = "called where segments are columns")]
 pub(crate) fn isn_columns(
     key: SipKey,
     columns: [&[u32; BURST_MAX]; 3],

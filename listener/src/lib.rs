@@ -76,6 +76,7 @@ pub mod api;
 mod bind_table;
 #[allow(unsafe_code)]
 mod bucket;
+pub mod columns;
 pub mod config;
 pub mod conn_shared;
 mod control;

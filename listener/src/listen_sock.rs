@@ -331,6 +331,12 @@ impl ListenSock {
             && self.flags.fetch_or(SYNFLOOD_WARNED, Ordering::Relaxed) & SYNFLOOD_WARNED == 0
     }
 
+    /// True once it was asked.
+    #[inline]
+    pub fn synflood_warned(&self) -> bool {
+        self.flag(SYNFLOOD_WARNED)
+    }
+
     /// SO_REUSEADDR, which children take over.
     #[inline]
     pub fn reuse(&self) -> bool {

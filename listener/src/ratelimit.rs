@@ -23,6 +23,12 @@ impl TokenBucket {
         (self.period_ns, self.depth_ns) = (other.period_ns, other.depth_ns);
     }
 
+    /// True if there is no limit.
+    #[inline]
+    pub fn is_off(&self) -> bool {
+        self.period_ns == 0
+    }
+
     #[inline]
     pub fn take(&mut self, now: Nanos) -> bool {
         if self.period_ns == 0 {

@@ -9,6 +9,7 @@
 //! so that the keys can change while handshakes are in flight; and the keys may be shared: see [`CookieKeys`]. The minutes
 //! are those of the clock that is handed in, which all that share keys must have in common.
 
+use crate::limits::BURST_MAX;
 use crate::segment::FlowKey;
 use crate::siphash::{SipKey, siphash_2_4};
 use crate::types::{Nanos, SegSeq};
@@ -122,7 +123,7 @@ pub fn cookie_init_sequence(
 }
 
 /// The cookie whose two hashes are known, the second one made with `count`.
-#[inline]
+#[inline(always)]
 pub(crate) fn cookie_of(hashes: [u32; 2], v4: bool, client_seq: SegSeq, mss: u16, count: u32) -> SegSeq {
     let table = if v4 { &MSS_V4 } else { &MSS_V6 };
     // How many of the upper entries are not above it: the table is sorted, and this has no branches.
@@ -133,6 +134,24 @@ pub(crate) fn cookie_of(hashes: [u32; 2], v4: bool, client_seq: SegSeq, mss: u16
             .wrapping_add(count << COOKIE_BITS)
             .wrapping_add(hashes[1].wrapping_add(index) & COOKIE_MASK),
     )
+}
+
+/// [`cookie_of`] over IPv4 for `rows` rows, whose MSS is 0 if absent: in the instruction set of the function that it is
+/// inlined into.
+#[inline(always)]
+pub(crate) fn cookies_of(
+    [first, second]: [&[u32; BURST_MAX]; 2],
+    seq: &[u32; BURST_MAX],
+    mss: &[u32; BURST_MAX],
+    count: u32,
+    rows: usize,
+    out: &mut [u32; BURST_MAX],
+) {
+    for row in 0..rows.next_multiple_of(16).min(BURST_MAX) {
+        // No MSS is as good as the least, which has the same entry.
+        let hashes = [first[row], second[row]];
+        out[row] = cookie_of(hashes, true, SegSeq(seq[row]), mss[row] as u16, count).0;
+    }
 }
 
 /// MSS of the client if `ack` acknowledges a cookie for this flow that is not too old, and the generation of keys

@@ -13,7 +13,7 @@ use crate::ehash::EntryId;
 use crate::flow_hash::Ahead;
 use crate::listen_sock::{ListenSock, Refused};
 use crate::request_sock::Request;
-use crate::segment::{Outcome, Segment, Verdict, flag};
+use crate::segment::{FlowKey, Outcome, Segment, Verdict, flag};
 use crate::snmp::Mib;
 use crate::syncookies::{self, CookieOptions, cookie_init_sequence, cookie_init_timestamp, cookie_of};
 use crate::sysctl::Sysctl;
@@ -21,7 +21,7 @@ use crate::tcp_output::{
     TCP_TIMEOUT_INIT, advertised_mss, secure_tcp_seq, secure_tcp_ts_off, select_initial_window, seq_scale,
     tcp_make_synack,
 };
-use crate::types::{ListenerRef, Nanos, SegSeq};
+use crate::types::{DevIndex, ListenerRef, Nanos, SegSeq};
 
 /// MSS of a peer that names none (RFC 9293 §3.7.1).
 const MSS_DEFAULT_V4: u16 = 536;
@@ -138,19 +138,50 @@ fn send_synack(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos, verdict: 
     };
     req.snt_tsval_first = clock_ms(now);
     req.snt_tsval_last = req.snt_tsval_first;
-    let Some(index) = flows.table.requests.alloc(&seg.flow, req) else {
-        flows.credits.give(&env.socks, slot, listener, now);
+    let place = Place { flow: seg.flow, hash, dev: seg.dev, listener, slot };
+    if !inet_csk_reqsk_queue_hash_add(env, flows, &place, &req, now) {
         env.snmp().inc(Mib::ListenDrops);
         *verdict = Verdict::Drop(DropReason::RequestTableFull);
         return;
+    }
+    *verdict = Verdict::Reply(Outcome::SynAck, tcp_make_synack(&req, req.snt_tsval_first));
+}
+
+/// Where a request comes from, and where it belongs.
+pub(crate) struct Place<'a> {
+    pub flow: FlowKey,
+    /// Of the flow, in the established table.
+    pub hash: u32,
+    pub dev: DevIndex,
+    pub listener: ListenerRef,
+    pub slot: &'a ListenSock,
+}
+
+/// Puts a request that its listener has counted into the table, and starts its timer. False if there is no room: it is
+/// no longer counted then.
+///
+/// # Source
+/// Linux v6.18 `inet_csk_reqsk_queue_hash_add`.
+#[inline]
+pub(crate) fn inet_csk_reqsk_queue_hash_add(
+    env: &Env,
+    flows: &mut Flows,
+    place: &Place<'_>,
+    req: &Request,
+    now: Nanos,
+) -> bool {
+    let Place { flow, hash, dev, listener, slot } = *place;
+    let Some(index) = flows.table.requests.alloc(&flow, *req) else {
+        flows.credits.give(&env.socks, slot, listener, now);
+        return false;
     };
     let head = &mut flows.table.requests.entry_mut(index).head;
-    head.bound_dev = bound_dev(slot, seg);
-    head.dev = seg.dev;
+    head.bound_dev = bound_dev(slot, &flow, dev);
+    head.dev = dev;
     let id = EntryId::request(index);
     flows.insert(id, hash);
     flows.arm(id, now + TCP_TIMEOUT_INIT);
-    *verdict = Verdict::Reply(Outcome::SynAck, tcp_make_synack(&req, req.snt_tsval_first));
+    true
 }
 
 /// Answers the SYN with a cookie and keeps nothing.
@@ -181,7 +212,7 @@ fn send_cookie(env: &Env, syn: Syn<'_>, now: Nanos, verdict: &mut Verdict) {
 /// # Source
 /// Linux v6.18 `tcp_openreq_init`, `tcp_parse_options`, `tcp_clear_options`, `tcp_ecn_create_request`.
 #[inline(always)]
-fn tcp_openreq_init(env: &Env, syn: &Syn<'_>, cookie: bool) -> Request {
+pub(crate) fn tcp_openreq_init(env: &Env, syn: &Syn<'_>, cookie: bool) -> Request {
     let Syn { seg, slot, listener, .. } = *syn;
     let sysctl = &env.sysctl;
     let timestamps = seg.options.timestamps.filter(|_| sysctl.tcp_timestamps != 0);
@@ -190,10 +221,10 @@ fn tcp_openreq_init(env: &Env, syn: &Syn<'_>, cookie: bool) -> Request {
     let keep = tstamp_ok || !cookie;
     let snd_wscale =
         seg.options.wscale.filter(|_| keep && sysctl.tcp_window_scaling).map(|scale| scale.min(14));
-    let advmss = advertised_mss(env, slot, seg);
+    let advmss = advertised_mss(env, slot, seg.dev, seg.flow.is_v4());
     let wscale_ok = snd_wscale.is_some();
     let (rcv_wnd, rcv_wscale) = match slot.mss_clamp() {
-        0 => env.initial_window(seg, advmss, tstamp_ok, wscale_ok),
+        0 => env.initial_window((seg.dev, seg.flow.is_v4()), advmss, tstamp_ok, wscale_ok),
         _ => select_initial_window(sysctl, advmss, tstamp_ok, wscale_ok),
     };
     Request {
@@ -203,7 +234,7 @@ fn tcp_openreq_init(env: &Env, syn: &Syn<'_>, cookie: bool) -> Request {
         iss: SegSeq(0),
         ts_recent: timestamps.map_or(0, |(tsval, _)| tsval),
         ts_off: if tstamp_ok { secure_tcp_ts_off(sysctl, &env.cookies.current, &seg.flow) } else { 0 },
-        mss: peer_mss(seg, slot.mss_clamp()),
+        mss: peer_mss(seg.flow.is_v4(), seg.options.mss, slot.mss_clamp()),
         advmss,
         rcv_wnd,
         snd_wscale,
@@ -216,10 +247,11 @@ fn tcp_openreq_init(env: &Env, syn: &Syn<'_>, cookie: bool) -> Request {
     }
 }
 
+/// The MSS that we send with, of the one that the peer named, or 0.
 #[inline]
-fn peer_mss(seg: &Segment, clamp: u16) -> u16 {
-    let mss = match seg.options.mss {
-        0 if seg.flow.is_v4() => return MSS_DEFAULT_V4,
+pub(crate) fn peer_mss(v4: bool, named: u16, clamp: u16) -> u16 {
+    let mss = match named {
+        0 if v4 => return MSS_DEFAULT_V4,
         0 => return MSS_DEFAULT_V6,
         mss => mss,
     };

@@ -311,7 +311,7 @@ fn create_openreq_child(env: &Env, last: &Final<'_>, then: Then, now: Nanos) -> 
 /// Writes the child down for the control side; both sides of the slot then have one generation.
 fn publish(env: &Env, flows: &mut Flows, slot: &ListenSock, index: u32, seg: &Segment) {
     let head = &mut flows.table.conns.entry_mut(index).head;
-    head.bound_dev = bound_dev(slot, seg);
+    head.bound_dev = bound_dev(slot, &seg.flow, seg.dev);
     head.dev = seg.dev;
     let record = ChildRecord {
         flow: seg.flow,
@@ -354,7 +354,7 @@ pub(crate) fn tcp_v4_cookie_check(
         mss,
         irs: SegSeq(seg.seq.0.wrapping_sub(1)),
         iss: SegSeq(seg.ack.0.wrapping_sub(1)),
-        advmss: advertised_mss(env, slot, seg),
+        advmss: advertised_mss(env, slot, seg.dev, seg.flow.is_v4()),
         tos: synack_tos(&env.sysctl, slot, seg.tos),
         ..Request::default()
     };

@@ -7,7 +7,7 @@ use crate::segment::{FlowKey, OutSegment, Segment, TcpOptions, flag};
 use crate::siphash::siphash_2_4;
 use crate::syncookies::CookieKey;
 use crate::sysctl::Sysctl;
-use crate::types::{Nanos, SegSeq};
+use crate::types::{DevIndex, Nanos, SegSeq};
 
 /// First retransmission timeout, for SYN-ACK and FIN (RFC 6298 §2.1; Linux v6.18 `TCP_TIMEOUT_INIT`).
 pub(crate) const TCP_TIMEOUT_INIT: Nanos = Nanos::from_secs(1);
@@ -15,7 +15,7 @@ pub(crate) const TCP_TIMEOUT_INIT: Nanos = Nanos::from_secs(1);
 const TCP_RTO_MAX: Nanos = Nanos::from_secs(120);
 
 /// What an answer without a connection takes over from the TOS byte (`INET_DSCP_MASK`): not the ECN codepoint.
-const DSCP: u8 = 0xfc;
+pub(crate) const DSCP: u8 = 0xfc;
 /// Octets that the timestamps option takes, with its padding.
 const TIMESTAMP_LEN: u32 = 12;
 /// Largest window scale (RFC 7323 §2.3).
@@ -34,8 +34,8 @@ const fn mss_of(mtu: u16, v4: bool) -> u16 {
 
 /// The MSS that we advertise: what the device's MTU leaves, lowered by TCP_MAXSEG.
 #[inline]
-pub(crate) fn advertised_mss(env: &Env, slot: &ListenSock, seg: &Segment) -> u16 {
-    let mss = mss_of(env.mtu(seg.dev), seg.flow.is_v4());
+pub(crate) fn advertised_mss(env: &Env, slot: &ListenSock, dev: DevIndex, v4: bool) -> u16 {
+    let mss = mss_of(env.mtu(dev), v4);
     match slot.mss_clamp() {
         0 => mss,
         clamp => mss.min(clamp),

@@ -2,12 +2,13 @@
 //! frame. Whatever is answered must be a whole frame from us.
 #![no_main]
 
-use dataplane::burst::{BURST_MAX, Fate, Head, Lanes};
+use dataplane::burst::{BURST_MAX, Fate, Head, Lanes, Plain};
 use dataplane::io::mem::{Mem, MemConfig};
 use dataplane::io::{Csum, Frame, PacketIo, RxMeta};
 use dataplane::stage::{self, parse::Columns};
 use libfuzzer_sys::fuzz_target;
 use listener::segment::Segment;
+use listener::vector::Vectors;
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
@@ -30,11 +31,18 @@ fuzz_target!(|input: &[u8]| {
     let local = common::local();
     let (mut heads, mut segs) = ([Head::default(); BURST_MAX], [Segment::default(); BURST_MAX]);
     let (mut fates, mut lanes) = ([Fate::Pending; BURST_MAX], Lanes::EMPTY);
-    let columns = Columns { heads: &mut heads, segs: &mut segs, fates: &mut fates, lanes: &mut lanes };
-    stage::parse(&frames, &local, common::DEV, columns);
+    let mut plain = Box::new(Plain::EMPTY);
+    let columns = Columns {
+        heads: &mut heads,
+        plain: &mut plain,
+        segs: &mut segs,
+        fates: &mut fates,
+        lanes: &mut lanes,
+    };
+    stage::parse(&frames, Vectors::best(), &local, common::DEV, columns);
     let dropped = matches!(fates[0], Fate::Drop(_));
     let lanes_of = [&lanes.arp, &lanes.ndp, &lanes.echo, &lanes.tcp];
-    let on: usize = lanes_of.iter().map(|lane| lane.as_slice().len()).sum();
+    let on: usize = lanes_of.iter().map(|lane| lane.iter().count()).sum();
     assert_eq!(on, usize::from(!dropped), "a frame is on one lane or dropped");
     stage::neighbour(&mut frames, &heads, &mut fates, &lanes, &local);
     stage::echo(&mut frames, &heads, &mut fates, &lanes, &local);

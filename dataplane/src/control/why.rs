@@ -4,15 +4,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use listener::columns::Answers;
 use listener::core::dry_run::{Belongs, DryRun, HandedOver, Peek, Peeked};
 use listener::inet_hashtables::{BucketOf, ListenKey, Tried, compute_score};
 use listener::segment::{Outcome, Segment, Verdict};
 use listener::types::{CoreId, DevIndex, InetAddr, ListenerId, TcpState};
+use listener::vector::Vectors;
 use std::net::{IpAddr, SocketAddr};
 
 use super::proto::{AskWhy, Refusal, Why, WhyCandidate, WhyListener, WhyTried};
 use super::service::{Desk, dev_index, local};
-use crate::burst::{Fate, Head, Lanes};
+use crate::burst::{Fate, Head, Lanes, Plain};
 use crate::hex;
 use crate::io::mem::{BUFFER_LEN, Mem, MemConfig, MemFrame};
 use crate::io::{Capabilities, Frame, PacketIo};
@@ -42,7 +44,9 @@ impl DryRuns {
 /// A frame on its way through the stages.
 struct Walk {
     frames: [Option<MemFrame>; 1],
+    vectors: Vectors,
     heads: [Head; 1],
+    plain: Box<Plain>,
     segs: [Segment; 1],
     fates: [Fate; 1],
     lanes: Lanes,
@@ -62,13 +66,18 @@ impl Walk {
         }
         let mut walk = Self {
             frames: [frame],
+            vectors: Vectors::best(),
             heads: [Head::default()],
+            plain: Box::new(Plain::EMPTY),
             segs: [Segment::default()],
             fates: [Fate::Pending],
             lanes: Lanes::EMPTY,
         };
-        let Self { frames, heads, segs, fates, lanes } = &mut walk;
-        stage::parse(frames, local, dev, Columns { heads, segs, fates, lanes });
+        let Self { frames, vectors, heads, plain, segs, fates, lanes } = &mut walk;
+        stage::parse(frames, *vectors, local, dev, Columns { heads, plain, segs, fates, lanes });
+        if !lanes.syns.is_empty() {
+            plain.syn(0, dev, &mut segs[0], &mut heads[0]);
+        }
         walk
     }
 
@@ -82,12 +91,14 @@ impl Walk {
     /// Writes the answer to a segment.
     fn reply(&mut self, verdict: Verdict, local: &LocalTable) {
         self.fates[0] = Fate::Tcp(verdict);
-        let Self { frames, heads, segs, fates, lanes } = self;
-        stage::reply(frames, (heads, segs), fates, lanes, local, Capabilities::default());
+        let Self { frames, vectors, heads, plain, segs, fates, lanes } = self;
+        let columns =
+            stage::reply::Columns { heads, plain, segs, answers: &mut Answers::EMPTY.clone(), fates };
+        stage::reply(frames, *vectors, columns, lanes, local, Capabilities::default());
     }
 
     fn is_tcp(&self) -> bool {
-        !self.lanes.tcp.as_slice().is_empty()
+        !self.lanes.tcp.is_empty()
     }
 }
 

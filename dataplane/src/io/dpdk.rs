@@ -10,7 +10,7 @@ use std::time::Duration;
 use dpdk::{Checksum, Mbuf, Mempool, Offloads, RxQueue, RxTimestampField, Started, TxQueue, TxRequest};
 
 use super::arrival::ArrivalClock;
-use super::{Capabilities, Csum, Frame, PacketIo, RxMeta, TxOffload};
+use super::{Capabilities, Csum, Frame, PacketIo, RxMeta, RxSaid, TxOffload, WINDOW};
 
 impl Frame for Mbuf {
     #[inline]
@@ -29,6 +29,16 @@ impl Frame for Mbuf {
     }
 
     #[inline]
+    fn window(&self) -> Option<&[u8; WINDOW]> {
+        self.room()
+    }
+
+    #[inline]
+    fn replace(&mut self, first: [u8; 2], rest: &[u8; WINDOW - 2], len: usize) -> bool {
+        self.overwrite(first, rest, len)
+    }
+
+    #[inline]
     fn rx_meta(&self) -> RxMeta {
         RxMeta {
             ip_csum: csum(self.ip_checksum()),
@@ -36,6 +46,13 @@ impl Frame for Mbuf {
             vlan_tci: self.vlan_stripped(),
             chained: !self.is_contiguous(),
         }
+    }
+
+    #[inline]
+    fn rx_said(&self) -> RxSaid {
+        let said = Mbuf::rx_said(self);
+        let plain = self.is_contiguous() & !said.vlan_stripped & !said.wrong;
+        RxSaid { plain, ip_whole: said.ip_whole, l4_whole: said.l4_whole }
     }
 
     #[inline]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 
-use super::{Capabilities, Frame, PacketIo, RxMeta, TxOffload};
+use super::{Capabilities, Frame, PacketIo, RxMeta, TxOffload, WINDOW};
 
 /// Octets in one buffer: the longest frame that [`Mem`] carries.
 pub const BUFFER_LEN: usize = 2048;
@@ -80,6 +80,20 @@ impl Frame for MemFrame {
             self.len = len;
         }
         fits
+    }
+
+    fn window(&self) -> Option<&[u8; WINDOW]> {
+        self.buffer.as_deref()?.first_chunk()
+    }
+
+    fn replace(&mut self, first: [u8; 2], rest: &[u8; WINDOW - 2], len: usize) -> bool {
+        if !self.set_len(WINDOW) {
+            return false;
+        }
+        let (to_first, to_rest) = self.bytes_mut().split_at_mut(2);
+        to_first.copy_from_slice(&first);
+        to_rest.copy_from_slice(rest);
+        self.set_len(len)
     }
 
     fn rx_meta(&self) -> RxMeta {

@@ -1,15 +1,27 @@
 //! TCP segments → what they belong to, all at once, so that their cache misses overlap.
 
 use listener::segment::Segment;
+use listener::types::DevIndex;
 
-use crate::burst::Lanes;
+use crate::burst::{Lanes, Plain};
 use crate::protocol::Protocol;
 
-/// Fills `found` for the frames on the TCP lane.
+/// Looks up the frames on the TCP lane, which came in on device `dev`: fills `found` for those that are not plain; what was
+/// found for the others is with the protocol.
 #[inline]
-pub fn lookup<P: Protocol>(protocol: &mut P, segs: &[Segment], lanes: &Lanes, found: &mut [P::Found]) {
-    let lane = lanes.tcp.as_slice();
-    if !lane.is_empty() {
-        protocol.lookup_burst(segs, lane, found);
+pub fn lookup<P: Protocol>(
+    protocol: &mut P,
+    (segs, plain): (&[Segment], &Plain),
+    dev: DevIndex,
+    lanes: &Lanes,
+    found: &mut [P::Found],
+) {
+    if lanes.tcp.is_empty() {
+        return;
+    }
+    let plain_rows = lanes.plain.bits();
+    protocol.lookup_burst(segs, lanes.tcp.bits() & !plain_rows, found);
+    if plain_rows != 0 {
+        protocol.lookup_columns(&plain.columns, plain_rows, lanes.opens.bits(), dev);
     }
 }

@@ -4,11 +4,13 @@
 //! Nearly every frame is read by `plain`, which knows one kind and no reasons; what it does not take, and so whatever
 //! is to be dropped, goes through the checks below one by one, in the kernel's order.
 
+use listener::columns::rows;
 use listener::drop_reason::DropReason;
 use listener::segment::{FlowKey, Segment, TcpOptions, flag};
 use listener::types::{DevIndex, InetAddr, SegSeq, TcpPort};
+use listener::vector::Vectors;
 
-use crate::burst::{Fate, Head, Lanes};
+use crate::burst::{BURST_MAX, Fate, Head, Lane, Lanes, Plain};
 use crate::io::{Csum, Frame, RxMeta};
 use crate::local::{AddrKind, LocalTable, pack_route};
 use crate::wire::checksum::{Sum, pseudo_v4, pseudo_v6};
@@ -26,6 +28,8 @@ const LOOPBACK_V6: InetAddr = InetAddr::v6(0, 1);
 pub struct Columns<'a> {
     /// Where things are.
     pub heads: &'a mut [Head],
+    /// The headers of plain segments.
+    pub plain: &'a mut Plain,
     /// TCP segments.
     pub segs: &'a mut [Segment],
     /// `Drop` or `Pending`.
@@ -44,25 +48,38 @@ enum Kind {
 }
 
 /// Reads every frame of `frames`, which arrived on device `dev` with the addresses `local`: it gets its lane and its
-/// columns, or its drop reason.
+/// columns, or its drop reason. Plain SYNs get no segment, see [`Lanes::syns`]. Returns the octets of all frames.
 #[inline]
-pub fn parse<F: Frame>(frames: &[Option<F>], local: &LocalTable, dev: DevIndex, columns: Columns<'_>) {
+pub fn parse<F: Frame>(
+    frames: &[Option<F>],
+    vectors: Vectors,
+    local: &LocalTable,
+    dev: DevIndex,
+    columns: Columns<'_>,
+) -> usize {
+    let mut octets = 0;
     for frame in frames.iter().flatten() {
         frame.prefetch();
+        octets += frame.bytes().len();
     }
-    let Columns { heads, segs, fates, lanes } = columns;
+    let Columns { heads, plain, segs, fates, lanes } = columns;
+    let taken = plain::read(frames, vectors, local, plain, |row, options, plain| {
+        plain.segment(row, dev, options, &mut segs[row], &mut heads[row]);
+    });
     *lanes = Lanes::EMPTY;
-    let rows = frames.iter().zip(heads).zip(segs).zip(fates);
-    for (index, (((frame, head), seg), fate)) in (0u8..).zip(rows) {
-        let Some(frame) = frame else { continue };
+    lanes.tcp = Lane::of(taken.plain);
+    lanes.plain = lanes.tcp;
+    lanes.opens = Lane::of(taken.opens);
+    lanes.syns = Lane::of(taken.syns);
+    fates[..frames.len()].fill(Fate::Pending);
+    let all = u64::MAX >> (BURST_MAX - frames.len().clamp(1, BURST_MAX));
+    for index in rows(all & !taken.plain) {
+        let Some(Some(frame)) = frames.get(index) else { continue };
         let (bytes, meta) = (frame.bytes(), frame.rx_meta());
-        *fate = Fate::Pending;
-        if plain::tcp_v4(bytes, &meta, local, dev, head, seg) {
-            lanes.tcp.push(index);
-        } else {
-            any_frame(bytes, dev, index, &mut Row { meta, local, head, seg }, lanes, fate);
-        }
+        let mut row = Row { meta, local, head: &mut heads[index], seg: &mut segs[index] };
+        any_frame(bytes, dev, index as u8, &mut row, lanes, &mut fates[index]);
     }
+    octets
 }
 
 /// One frame of any kind, with every check by name.

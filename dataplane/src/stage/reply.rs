@@ -1,19 +1,23 @@
 //! Verdicts → octets: the answer to a segment is written over the frame that brought it.
 
+use listener::columns::{Answers, rows};
 use listener::drop_reason::DropReason;
-use listener::segment::{FlowKey, OutSegment, Segment, TcpOptions, Verdict};
+use listener::segment::{FlowKey, OutSegment, Segment, Verdict};
+use listener::vector::Vectors;
 use zerocopy::FromBytes;
 
-use crate::burst::{Fate, Head, Lanes};
+use crate::burst::{Fate, Head, Lanes, Plain};
 use crate::io::{Capabilities, Frame, TxOffload};
 use crate::local::LocalTable;
 use crate::wire::checksum::pseudo_v6;
-use crate::wire::ether::{self, MacAddr};
+use crate::wire::ether::MacAddr;
 use crate::wire::ipv4::{self, PROTO_TCP};
 use crate::wire::ipv6::{self, Ipv6Out};
 use crate::wire::tcp::{self, TcpOut};
 use crate::wire::tcp4::TcpChecksum::{Pseudo, Whole};
 use crate::wire::tcp4::{Fields, HEADERS_LEN, Headers};
+
+mod plain;
 
 /// The link header of a frame that is being answered.
 #[derive(Clone, Copy, Debug)]
@@ -51,25 +55,38 @@ pub(crate) fn end_of_frame<F: Frame>(frame: &mut F, len: usize) -> Result<(), Dr
     if frame.set_len(len) { Ok(()) } else { Err(DropReason::NoBuffer) }
 }
 
+/// The columns that [`reply`] reads, and `answers` and `fates`, which it writes as well.
+pub struct Columns<'a> {
+    /// Where things are.
+    pub heads: &'a [Head],
+    /// The headers of plain segments.
+    pub plain: &'a Plain,
+    /// TCP segments.
+    pub segs: &'a [Segment],
+    /// Plain answers.
+    pub answers: &'a mut Answers,
+    /// Verdicts; in the end `Ready` where there is an answer.
+    pub fates: &'a mut [Fate],
+}
+
 /// Writes the answers of the TCP lane: swapped addresses, TTL 64, DF, id 0.
 #[inline]
 pub fn reply<F: Frame>(
     frames: &mut [Option<F>],
-    (heads, segs): (&[Head], &[Segment]),
-    fates: &mut [Fate],
+    vectors: Vectors,
+    columns: Columns<'_>,
     lanes: &Lanes,
     local: &LocalTable,
     capabilities: Capabilities,
 ) {
-    let software = !capabilities.tx_ip_csum && !capabilities.tx_tcp_csum;
-    for index in lanes.tcp.iter() {
+    let Columns { heads, plain, segs, answers, fates } = columns;
+    for index in rows(lanes.tcp.bits() & !answers.rows) {
         let Fate::Tcp(Verdict::Reply(outcome, segment)) = &fates[index] else { continue };
-        let Some(frame) = &mut frames[index] else { continue };
-        let (head, seg, outcome) = (&heads[index], &segs[index], *outcome);
-        if software && write_plain(frame, head, &seg.flow, segment, local.mac()) {
-            fates[index] = Fate::Ready(outcome);
+        if lanes.plain.bits() >> index & 1 == 1 && answers.put(index, *outcome, segment) {
             continue;
         }
+        let Some(frame) = &mut frames[index] else { continue };
+        let (head, seg, outcome) = (&heads[index], &segs[index], *outcome);
         fates[index] = match write_segment(frame, head.l2_len, &seg.flow, segment, capabilities) {
             Ok(offload) => {
                 L2::of(head).answer_with(frame, local.mac(), head.src_mac, offload);
@@ -78,56 +95,9 @@ pub fn reply<F: Frame>(
             Err(reason) => Fate::Drop(reason),
         };
     }
-}
-
-/// Writes the answer that nearly every answer is: untagged, IPv4, an MSS or no option, checksums by us. False if it is
-/// of another kind, and nothing was written.
-#[inline(always)]
-fn write_plain<F: Frame>(
-    frame: &mut F,
-    head: &Head,
-    flow: &FlowKey,
-    segment: &OutSegment,
-    mac: MacAddr,
-) -> bool {
-    let TcpOptions { mss, wscale, sack_perm, timestamps } = segment.options;
-    let plain = wscale.is_none() && !sack_perm && timestamps.is_none();
-    if !plain || head.l2_len != ether::HEADER_LEN as u8 || head.stripped_tci.is_some() || !flow.is_v4() {
-        return false;
+    if answers.rows != 0 {
+        plain::write(frames, vectors, (plain, answers), fates, local, capabilities);
     }
-    match mss {
-        0 => write_fixed::<F, 0>(frame, head, flow, segment, mac),
-        _ => write_fixed::<F, 4>(frame, head, flow, segment, mac),
-    }
-}
-
-/// [`write_plain`] with `OPTIONS` octets of options: with every length known, it is a few stores.
-#[inline(always)]
-fn write_fixed<F: Frame, const OPTIONS: usize>(
-    frame: &mut F,
-    head: &Head,
-    flow: &FlowKey,
-    segment: &OutSegment,
-    mac: MacAddr,
-) -> bool {
-    if !frame.set_len(ether::HEADER_LEN + HEADERS_LEN + OPTIONS) {
-        return false;
-    }
-    frame.set_tx_offload(TxOffload::default());
-    let Some((link, packet)) = frame.bytes_mut().split_first_chunk_mut::<{ ether::HEADER_LEN }>() else {
-        return false;
-    };
-    let Ok((headers, options)) = Headers::mut_from_prefix(packet) else { return false };
-    link[..6].copy_from_slice(&head.src_mac.0);
-    link[6..12].copy_from_slice(&mac.0);
-    let mut rest = 0;
-    if let Some(option) = options.first_chunk_mut::<4>().filter(|_| OPTIONS == 4) {
-        rest = tcp::mss_option(segment.options.mss);
-        *option = rest.to_be_bytes();
-    }
-    let rest = u64::from(rest);
-    headers.write(&fields(flow, segment, OPTIONS), true, Whole { rest });
-    true
 }
 
 /// What the headers of `segment` say, from our end of `flow`, with so many octets of options.

@@ -1,22 +1,61 @@
 //! TCP segments → verdicts, one by one in order of arrival: a RST and the SYN behind it must not change places.
+//!
+//! A run of plain SYNs is one step as far as nothing but columns is needed to answer it.
 
+use listener::columns::Answers;
 use listener::segment::{Outcome, Segment, Verdict};
-use listener::types::Nanos;
+use listener::types::{DevIndex, Nanos};
 
-use crate::burst::{Fate, Lanes};
+use crate::burst::{Fate, Head, Lanes, Plain};
 use crate::protocol::Protocol;
 
-/// Lets `protocol` decide on the frames of the TCP lane.
+/// The columns that [`tcp`] reads and writes.
+pub struct Columns<'a, Found> {
+    /// The headers of plain segments.
+    pub plain: &'a Plain,
+    /// Where things are; filled for the SYNs that become segments here.
+    pub heads: &'a mut [Head],
+    /// TCP segments; likewise.
+    pub segs: &'a mut [Segment],
+    /// What the lookup found.
+    pub found: &'a mut [Found],
+    /// Answers in columns: those that are given here, and no others.
+    pub answers: &'a mut Answers,
+    /// Verdicts; `Pending` for rows with an answer in columns.
+    pub fates: &'a mut [Fate],
+}
+
+/// Lets `protocol` decide on the frames of the TCP lane, which came in on device `dev`.
 #[inline]
 pub fn tcp<P: Protocol>(
     protocol: &mut P,
-    segs: &[Segment],
-    found: &[P::Found],
+    columns: Columns<'_, P::Found>,
+    dev: DevIndex,
     lanes: &Lanes,
-    fates: &mut [Fate],
     now: Nanos,
 ) {
-    for index in lanes.tcp.iter() {
+    let Columns { plain, heads, segs, found, answers, fates } = columns;
+    answers.rows = 0;
+    let syns = lanes.syns.bits();
+    let mut rest = lanes.tcp.bits();
+    while rest != 0 {
+        let others = rest & !syns;
+        // The SYNs in front of the first of the others.
+        let run = rest & !(others | others.wrapping_neg());
+        if run != 0 {
+            rest &= !protocol.answer_syns(&plain.columns, run, |row| plain.route(row), now, answers);
+            if rest == 0 {
+                return;
+            }
+        }
+        let index = rest.trailing_zeros() as usize % fates.len();
+        rest &= rest - 1;
+        if syns >> index & 1 == 1 {
+            plain.syn(index, dev, &mut segs[index], &mut heads[index]);
+        }
+        if lanes.plain.bits() >> index & 1 == 1 {
+            found[index] = protocol.found_row(index);
+        }
         // Decided on in place: a verdict is long, and a copy of what was just written is slow.
         fates[index] = Fate::Tcp(Verdict::Consume(Outcome::Other));
         if let Fate::Tcp(verdict) = &mut fates[index] {

@@ -3,7 +3,7 @@
 use etherparse::{Ethernet2Header, IpNumber, PacketBuilder, TcpOptionElement};
 use listener::types::{DevIndex, InetAddr};
 
-use crate::burst::{BURST_MAX, Fate, Head, Lanes};
+use crate::burst::{BURST_MAX, Fate, Head, Lanes, Plain};
 use crate::io::mem::{Mem, MemConfig, MemFrame};
 use crate::io::{Frame, PacketIo, RxMeta};
 use crate::local::LocalTable;
@@ -11,6 +11,7 @@ use crate::stage::{self, parse::Columns};
 use crate::wire::checksum::{Sum, pseudo_v6};
 use crate::wire::ether::MacAddr;
 use listener::segment::Segment;
+use listener::vector::Vectors;
 
 pub const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -98,6 +99,7 @@ pub fn fix_ipv4(frame: &mut [u8]) {
 pub struct Parsed {
     pub frames: Vec<Option<MemFrame>>,
     pub heads: [Head; BURST_MAX],
+    pub plain: Box<Plain>,
     pub segs: [Segment; BURST_MAX],
     pub fates: [Fate; BURST_MAX],
     pub lanes: Lanes,
@@ -121,12 +123,17 @@ pub fn parse_with(frames: &[Vec<u8>], meta: RxMeta) -> Parsed {
     let mut parsed = Parsed {
         frames: slots,
         heads: [Head::default(); BURST_MAX],
+        plain: Box::new(Plain::EMPTY),
         segs: [Segment::default(); BURST_MAX],
         fates: [Fate::Pending; BURST_MAX],
         lanes: Lanes::EMPTY,
     };
-    let Parsed { frames, heads, segs, fates, lanes } = &mut parsed;
-    stage::parse(frames, &local(), DEV, Columns { heads, segs, fates, lanes });
+    let Parsed { frames, heads, plain, segs, fates, lanes } = &mut parsed;
+    stage::parse(frames, Vectors::best(), &local(), DEV, Columns { heads, plain, segs, fates, lanes });
+    // What the TCP stage does where it has to.
+    for row in lanes.syns.iter() {
+        plain.syn(row, DEV, &mut segs[row], &mut heads[row]);
+    }
     parsed
 }
 

@@ -1,3 +1,4 @@
+use listener::columns::{Columns, rows};
 use listener::segment::{FlowKey, OutSegment, Segment, TcpOptions, Verdict, flag};
 use listener::types::{InetAddr, SegSeq, TcpPort};
 
@@ -21,6 +22,7 @@ struct Script {
     originate: Vec<Originated>,
     seen: Vec<u16>,
     bad: Vec<bool>,
+    dports: Vec<u16>,
 }
 
 const RST: OutSegment = OutSegment {
@@ -35,10 +37,18 @@ const RST: OutSegment = OutSegment {
 impl Protocol for Script {
     type Found = u16;
 
-    fn lookup_burst(&mut self, segs: &[Segment], lane: &[u8], found: &mut [u16]) {
-        for &index in lane {
-            found[usize::from(index)] = segs[usize::from(index)].flow.dport.0;
+    fn lookup_burst(&mut self, segs: &[Segment], set: u64, found: &mut [u16]) {
+        for index in rows(set) {
+            found[index] = segs[index].flow.dport.0;
         }
+    }
+
+    fn lookup_columns(&mut self, columns: &Columns, _set: u64, _opens: u64, _dev: DevIndex) {
+        self.dports = columns.ports.map(|ports| ports as u16).to_vec();
+    }
+
+    fn found_row(&self, row: usize) -> u16 {
+        self.dports[row]
     }
 
     fn rcv(&mut self, seg: &Segment, found: u16, _: Nanos) -> Verdict {

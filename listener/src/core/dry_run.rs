@@ -158,7 +158,7 @@ impl Stack {
         let mut scratch = self.scratch(core, seg, peeked);
         let shared = Arc::clone(&scratch.env.shared);
         let mut found = [Found::default()];
-        scratch.lookup_burst(std::slice::from_ref(seg), &[0], &mut found);
+        scratch.lookup_burst(std::slice::from_ref(seg), 1, &mut found);
         let belongs = belongs(&scratch, &found[0]);
         let verdict = scratch.rcv(seg, found[0], peeked.now);
         DryRun { verdict, belongs, tried: self.net.hash.explain(&key), counters: grown(&shared) }
@@ -187,7 +187,7 @@ impl Stack {
             let shared = Arc::clone(&scratch.env.shared);
             if peeked.has_entry() {
                 let mut found = [Found::default()];
-                scratch.lookup_burst(std::slice::from_ref(seg), &[0], &mut found);
+                scratch.lookup_burst(std::slice::from_ref(seg), 1, &mut found);
                 dry.belongs = belongs(&scratch, &found[0]);
             }
             dry.verdict = scratch.rcv_handed_over(seg, to.len() == others, peeked.now);

@@ -70,10 +70,15 @@ impl World {
 
     /// Opens a listener on [`local`], port 80.
     pub fn listen(&self, params: ListenParams) -> ListenerRef {
+        self.listen_at(TcpPort(80), params)
+    }
+
+    /// Opens a listener on [`local`].
+    pub fn listen_at(&self, port: TcpPort, params: ListenParams) -> ListenerRef {
         let id = self.socks.alloc().expect("room");
         let listener = self.slot(id).open(id, &params);
         let entry = ListEntry { dev: params.dev, ipv6: params.v6_family, ..ListEntry::v4(id) };
-        let key = HashKey::new(if params.v6_family { local6() } else { local() }, TcpPort(80));
+        let key = HashKey::new(if params.v6_family { local6() } else { local() }, port);
         self.hash.update(key, |list| list.inet_hash(entry)).expect("room").expect("no group");
         listener
     }
@@ -109,7 +114,7 @@ impl World {
 
     pub fn rcv(&mut self, seg: Segment) -> Verdict {
         let mut found = [Found::default()];
-        self.core.lookup_burst(&[seg], &[0], &mut found);
+        self.core.lookup_burst(&[seg], 1, &mut found);
         self.core.rcv(&seg, found[0], self.now)
     }
 

@@ -25,16 +25,16 @@ impl Default for Watch {
 impl Watch {
     /// The core: counts what a lookup found.
     #[inline]
-    pub(crate) fn count(&self, found: &[Option<ListenerId>]) {
+    pub(crate) fn count(&self, found: impl Iterator<Item = ListenerId>) {
         if self.on.load(Ordering::Relaxed) {
             self.add(found);
         }
     }
 
     #[cold]
-    fn add(&self, found: &[Option<ListenerId>]) {
+    fn add(&self, found: impl Iterator<Item = ListenerId>) {
         let Some(counts) = self.counts.get() else { return };
-        for id in found.iter().flatten() {
+        for id in found {
             // One writer, so a load and a store do.
             if let Some(count) = counts.get(id.0 as usize) {
                 count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);

@@ -129,7 +129,7 @@ impl World {
     pub fn rcv(&mut self, segment: &Segment) -> Verdict {
         let core = usize::from(segment.flow.sport.0 / 2) % self.cores.len();
         let mut found = [Found::default()];
-        self.cores[core].lookup_burst(&[*segment], &[0], &mut found);
+        self.cores[core].lookup_burst(&[*segment], 1, &mut found);
         self.cores[core].rcv(segment, found[0], self.now)
     }
 

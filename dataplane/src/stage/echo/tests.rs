@@ -3,10 +3,11 @@ use listener::segment::Outcome;
 
 use super::super::testing::*;
 use super::*;
+use crate::burst::Lane;
 
 fn answer(frame: Vec<u8>) -> Result<Vec<u8>, DropReason> {
     let mut parsed = parse(&[frame]);
-    assert_eq!((parsed.fates[0], parsed.lanes.echo.as_slice()), (Fate::Pending, &[0][..]));
+    assert_eq!((parsed.fates[0], parsed.lanes.echo), (Fate::Pending, Lane::of(1)));
     echo(&mut parsed.frames, &parsed.heads, &mut parsed.fates, &parsed.lanes, &local());
     match parsed.fates[0] {
         Fate::Ready(Outcome::Other) => Ok(parsed.bytes(0).to_vec()),

@@ -1,12 +1,13 @@
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use listener::segment::{Outcome, TcpOptions, flag};
-use listener::types::{InetAddr, SegSeq, TcpPort};
+use listener::types::SegSeq;
 use proptest::prelude::*;
 
 use super::super::testing::*;
 use super::*;
 use crate::io::RxMeta;
-use crate::wire::checksum::pseudo_v4;
+use crate::io::mem::MemFrame;
+use crate::wire::checksum::{Sum, pseudo_v4};
 
 fn syn_ack() -> OutSegment {
     OutSegment {
@@ -23,8 +24,9 @@ fn answer(frame: Vec<u8>, meta: RxMeta, capabilities: Capabilities) -> (Vec<u8>,
     let mut parsed = parse_with(&[frame], meta);
     assert_eq!(parsed.fates[0], Fate::Pending);
     parsed.fates[0] = Fate::Tcp(Verdict::Reply(Outcome::SynAck, syn_ack()));
-    let columns = (&parsed.heads[..], &parsed.segs[..]);
-    reply(&mut parsed.frames, columns, &mut parsed.fates, &parsed.lanes, &local(), capabilities);
+    let Parsed { frames, heads, plain, segs, fates, lanes } = &mut parsed;
+    let columns = Columns { heads, plain, segs, answers: &mut Answers::EMPTY.clone(), fates };
+    reply(frames, Vectors::best(), columns, lanes, &local(), capabilities);
     assert_eq!(parsed.fates[0], Fate::Ready(Outcome::SynAck));
     let frame = parsed.frames[0].as_ref().expect("the frame is still there");
     (frame.bytes().to_vec(), frame.tx_offload())
@@ -83,24 +85,53 @@ fn ipv6_answers_are_whole() {
     assert_eq!(tcp.calc_checksum_ipv6(OUR_V6, PEER_V6), Ok(tcp.checksum()));
 }
 
+/// A SYN from that port.
+fn from_port(sport: u16) -> Vec<u8> {
+    let mut frame = syn_v4();
+    frame[34..36].copy_from_slice(&sport.to_be_bytes());
+    frame[50..52].fill(0);
+    let tcp_len = frame.len() as u16 - 34;
+    let pseudo = pseudo_v4(u32::from_be_bytes(PEER_V4), u32::from_be_bytes(OUR_V4), 6, tcp_len);
+    let sum = pseudo.plus(Sum::of(&frame[34..])).checksum();
+    frame[50..52].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
 proptest! {
-    /// The short way writes what the long one does, and takes all that it is there for.
+    /// The short way writes what the long one does, many at once, whatever the machine's instructions.
     #[test]
     fn plain_answers_are_written_alike(
-        (saddr, daddr, sport, dport) in any::<(u32, u32, u16, u16)>(),
-        (flags, tos, wnd, seq, ack) in any::<(u8, u8, u16, u32, u32)>(),
-        mss in prop_oneof![Just(0), any::<u16>()],
+        answers in prop::collection::vec((any::<(u8, u8, u16, u32, u32)>(), any::<Option<u16>>()), 1..40),
+        (tx_ip_csum, tx_tcp_csum) in any::<(bool, bool)>(),
     ) {
-        let (saddr, daddr) = (InetAddr::v4(saddr), InetAddr::v4(daddr));
-        let flow = FlowKey { saddr, daddr, sport: TcpPort(sport), dport: TcpPort(dport) };
-        let options = TcpOptions { mss, ..TcpOptions::default() };
-        let segment = OutSegment { flags, tos, wnd, seq: SegSeq(seq), ack: SegSeq(ack), options };
-        let mut parsed = parse(&[syn_v4(), syn_v4()]);
-        let head = parsed.heads[0];
-        let [Some(plain), Some(long)] = &mut parsed.frames[..] else { panic!("two frames") };
-        prop_assert!(write_plain(plain, &head, &flow, &segment, MacAddr(OUR_MAC)));
-        let offload = write_segment(long, head.l2_len, &flow, &segment, Capabilities::default());
-        L2::of(&head).answer_with(long, MacAddr(OUR_MAC), head.src_mac, offload.expect("room"));
-        prop_assert_eq!(plain.bytes(), long.bytes());
+        let capabilities = Capabilities { tx_ip_csum, tx_tcp_csum, ..Capabilities::default() };
+        let segment = |&((flags, tos, wnd, seq, ack), mss): &((u8, u8, u16, u32, u32), Option<u16>)| {
+            let options = TcpOptions { mss: mss.unwrap_or(0), ..TcpOptions::default() };
+            OutSegment { flags, tos, wnd, seq: SegSeq(seq), ack: SegSeq(ack), options }
+        };
+        let frames: Vec<_> = (0..answers.len()).map(|row| from_port(row as u16)).collect();
+        for vectors in Vectors::available() {
+            let (mut short, mut long) = (parse(&frames), parse(&frames));
+            for (fate, answer) in short.fates.iter_mut().zip(&answers) {
+                *fate = Fate::Tcp(Verdict::Reply(Outcome::SynAck, segment(answer)));
+            }
+            let Parsed { frames, heads, plain, segs, fates, lanes } = &mut short;
+            let mut columns = Answers::EMPTY;
+            let read = Columns { heads, plain, segs, answers: &mut columns, fates };
+            reply(frames, vectors, read, lanes, &local(), capabilities);
+            prop_assert_eq!(columns.rows, (1 << answers.len()) - 1);
+            for (row, answer) in answers.iter().enumerate() {
+                let Some(frame) = &mut long.frames[row] else { panic!("the frame is still there") };
+                let (head, seg) = (&long.heads[row], &long.segs[row]);
+                let offload = write_segment(frame, head.l2_len, &seg.flow, &segment(answer), capabilities);
+                let offload = offload.expect("room");
+                L2::of(head).answer_with(frame, MacAddr(OUR_MAC), head.src_mac, offload);
+                prop_assert_eq!(short.bytes(row), long.bytes(row), "{}, row {}", vectors.name(), row);
+                let asked = short.frames[row].as_ref().map(MemFrame::tx_offload);
+                let any = tx_ip_csum || tx_tcp_csum;
+                prop_assert_eq!(asked, Some(if any { offload } else { TxOffload::default() }));
+                prop_assert_eq!(short.fates[row], Fate::Ready(Outcome::SynAck));
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
+use listener::columns::Columns;
 use listener::drop_reason::DropReason;
 use listener::segment::{Originated, Segment, Verdict};
-use listener::types::{CoreId, Nanos};
+use listener::types::{CoreId, DevIndex, Nanos};
 
 use super::*;
 use crate::io::mem::Mem;
@@ -15,7 +16,11 @@ struct Moody {
 impl Protocol for Moody {
     type Found = ();
 
-    fn lookup_burst(&mut self, _segs: &[Segment], _lane: &[u8], _found: &mut [()]) {}
+    fn lookup_burst(&mut self, _segs: &[Segment], _set: u64, _found: &mut [()]) {}
+
+    fn lookup_columns(&mut self, _columns: &Columns, _set: u64, _opens: u64, _dev: DevIndex) {}
+
+    fn found_row(&self, _row: usize) {}
 
     fn rcv(&mut self, _seg: &Segment, _found: (), _now: Nanos) -> Verdict {
         Verdict::Drop(DropReason::NoSocketRst)

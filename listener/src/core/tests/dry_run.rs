@@ -87,7 +87,7 @@ fn it_says_what_then_happens_and_touches_nothing() {
             let said = dry(&stack, &mut core, &seg, now);
             let snmp = stack.snmp();
             let mut found = [Found::default()];
-            core.lookup_burst(&[seg], &[0], &mut found);
+            core.lookup_burst(&[seg], 1, &mut found);
             let verdict = core.rcv(&seg, found[0], now);
             assert_eq!(said.verdict, verdict, "seed {seed}, step {step}: {seg:?} {:?}", said.belongs);
             let grown = stack.snmp().into_iter().zip(snmp).filter(|(after, before)| after.1 != before.1);
@@ -136,7 +136,7 @@ fn it_says_who_would_answer_and_why() {
     let rows = stack.rows_of(&[id, ListenerId(77), id]);
     assert_eq!(rows.iter().map(|row| row.map(|row| row.fd)).collect::<Vec<_>>(), [Some(fd), None, Some(fd)]);
     let mut found = [Found::default()];
-    core.lookup_burst(&[syn(1)], &[0], &mut found);
+    core.lookup_burst(&[syn(1)], 1, &mut found);
     core.rcv(&syn(1), found[0], now);
     assert_eq!(dry(&stack, &mut core, &syn(1), now).belongs, Belongs::Request(id));
 }

@@ -398,7 +398,7 @@ fn a_burst_is_answered_in_order_of_arrival() {
     let segs =
         [syn(4000), seg(4000, RST, SegSeq(1001), SegSeq(0)), Segment { seq: SegSeq(5000), ..syn(4000) }];
     let mut found = [Found::default(); 3];
-    world.core.lookup_burst(&segs, &[0, 1, 2], &mut found);
+    world.core.lookup_burst(&segs, 0b111, &mut found);
     let verdicts: Vec<_> =
         segs.iter().zip(found).map(|(seg, found)| world.core.rcv(seg, found, world.now)).collect();
     assert!(matches!(verdicts[0], Verdict::Reply(Outcome::SynAck, out) if out.ack == SegSeq(1001)));

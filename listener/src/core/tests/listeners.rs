@@ -54,7 +54,7 @@ fn a_listener_may_close_within_a_burst() {
     let mut world = World::new();
     let listener = world.listen_backlog(4, Then::Queue);
     let mut found = [Found::default()];
-    world.core.lookup_burst(&[syn(4000)], &[0], &mut found);
+    world.core.lookup_burst(&[syn(4000)], 1, &mut found);
     assert_eq!(found[0].listener(), Some(listener));
     world.unlisten(listener);
     let verdict = world.core.rcv(&syn(4000), found[0], world.now);

@@ -40,7 +40,7 @@ fn stack() -> (Stack, Core) {
 
 fn rcv(core: &mut Core, seg: Segment) -> Verdict {
     let mut found = [Found::default()];
-    core.lookup_burst(&[seg], &[0], &mut found);
+    core.lookup_burst(&[seg], 1, &mut found);
     core.rcv(&seg, found[0], Nanos::from_secs(1000))
 }
 

@@ -93,10 +93,10 @@ impl Storm {
     fn burst(&mut self) {
         let count = 1 + self.dice.below(8) as usize;
         let segs: Vec<_> = (0..count).map(|_| self.segment()).collect();
-        let lane: Vec<u8> = (0..count as u8).collect();
+        let set = (1 << count) - 1;
         let mut found = vec![Found::default(); count];
         if !self.dice.one_in(8) {
-            self.world.core.lookup_burst(&segs, &lane, &mut found);
+            self.world.core.lookup_burst(&segs, set, &mut found);
         }
         for (segment, found) in segs.iter().zip(found) {
             if let Verdict::Reply(_, out) = self.world.core.rcv(segment, found, self.world.now) {

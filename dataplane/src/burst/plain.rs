@@ -1,0 +1,124 @@
+//! The headers of plain segments as columns: untagged, IPv4 without options, a whole TCP segment from a host's address to
+//! an address of ours.
+
+use listener::columns::Columns;
+use listener::segment::{Segment, TcpOptions, flag};
+use listener::types::{DevIndex, Route, SegSeq};
+
+use super::{BURST_MAX, Head};
+use crate::local::pack_route;
+use crate::wire::ether::{self, MacAddr};
+use crate::wire::ipv4;
+use crate::wire::tcp;
+use crate::wire::vlan::Tags;
+
+/// The columns: row `i` is frame `i`, numbers in the machine's byte order. Only rows of
+/// [`Lanes::plain`](super::Lanes::plain) have a meaning.
+#[derive(Clone, Debug)]
+#[repr(C, align(64))]
+pub struct Plain {
+    /// What the protocol reads of them.
+    pub columns: Columns,
+    /// The source MAC address: its first four octets; and its last two, in the upper half.
+    pub src_mac: [[u32; BURST_MAX]; 2],
+    /// Acknowledgement number, also where the ACK bit is not set.
+    pub ack: [u32; BURST_MAX],
+    /// Data offset, reserved and control bits, window.
+    pub control: [u32; BURST_MAX],
+    /// Octets of the packet in the lower half.
+    pub total_len: [u32; BURST_MAX],
+    pub(crate) gathered: Gathered,
+}
+
+/// Frames that are read or written at a time: a vector of words.
+pub(crate) const GROUP: usize = 16;
+
+/// Frames on their way into the columns: the 64 octets of each from the third on, so that all fields but the destination's
+/// first two octets lie in whole words.
+#[derive(Clone, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Gathered {
+    pub rows: [[u32; GROUP]; GROUP],
+    /// Octets of the frame, and what the device says of it; 0 for no frame.
+    pub info: [u32; GROUP],
+}
+
+impl Plain {
+    /// All rows 0.
+    pub const EMPTY: Self = Self {
+        columns: Columns::EMPTY,
+        src_mac: [[0; BURST_MAX]; 2],
+        ack: [0; BURST_MAX],
+        control: [0; BURST_MAX],
+        total_len: [0; BURST_MAX],
+        gathered: Gathered { rows: [[0; GROUP]; GROUP], info: [0; GROUP] },
+    };
+
+    /// The source MAC address of row `row`.
+    #[inline(always)]
+    fn src_mac(&self, row: usize) -> MacAddr {
+        let [first, last] = [self.src_mac[0][row], self.src_mac[1][row]];
+        MacAddr::from_bits(u64::from(first) << 16 | u64::from(last >> 16))
+    }
+
+    /// Where an answer to row `row` goes.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    #[inline(always)]
+    pub fn route(&self, row: usize) -> Route {
+        pack_route(self.src_mac(row), Tags::NONE)
+    }
+
+    /// Row `row` as a segment with `options` that came in on `dev`, and where things are in its frame.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    #[inline(always)]
+    pub fn segment(
+        &self,
+        row: usize,
+        dev: DevIndex,
+        options: TcpOptions,
+        seg: &mut Segment,
+        head: &mut Head,
+    ) {
+        let src_mac = self.src_mac(row);
+        let (control, total_len) = (self.control[row], self.total_len[row] as u16);
+        let header_len = (control >> 28 << 2) as u16;
+        let flags = (control >> 16) as u8;
+        *head = Head {
+            src_mac,
+            stripped_tci: None,
+            l2_len: ether::HEADER_LEN as u8,
+            v6: false,
+            l3_len: ipv4::HEADER_LEN as u16,
+            end: (ether::HEADER_LEN as u16).saturating_add(total_len),
+        };
+        *seg = Segment {
+            flow: self.columns.flow(row),
+            dev,
+            flags,
+            reserved: (control >> 24 & 0xf) as u8,
+            tos: self.columns.tos[row] as u8,
+            wnd: control as u16,
+            payload_len: total_len - ipv4::HEADER_LEN as u16 - header_len,
+            seq: SegSeq(self.columns.seq[row]),
+            ack: SegSeq(if flags & flag::ACK != 0 { self.ack[row] } else { 0 }),
+            options,
+            route: self.route(row),
+        };
+    }
+
+    /// A row of [`Lanes::syns`](super::Lanes::syns) as a segment.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    #[inline(always)]
+    pub fn syn(&self, row: usize, dev: DevIndex, seg: &mut Segment, head: &mut Head) {
+        let options = TcpOptions { mss: self.columns.mss[row] as u16, ..TcpOptions::default() };
+        self.segment(row, dev, options, seg, head);
+    }
+}
+
+const _: () = assert!(tcp::HEADER_LEN == 20 && ipv4::HEADER_LEN == 20);
