@@ -11,6 +11,8 @@
 //! Both halves of an interval are of the same turn, so the added-up histogram of an outcome holds exactly as many
 //! records as the counter says.
 
+mod shared;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,6 +23,7 @@ use listener::segment::Outcome;
 use listener::types::CoreId;
 
 use crate::stats::Counters;
+pub use shared::SharedReporter;
 
 /// Longest time that is told apart from a longer one: a minute.
 pub const LATENCY_NS_MAX: u64 = 60_000_000_000;

@@ -124,7 +124,7 @@ fn start_dpdk(config: &Config, cores: Vec<usize>) -> Result<Running, StartError>
     };
     let running = start_workers(config, cores, ports, Box::new(devices), enter)?;
     if let Some(eal) = handle.as_ref().filter(|_| config.eal.telemetry) {
-        let registered = telemetry::register(eal, &running.stats, &running.desk.stack, lcores);
+        let registered = telemetry::register(eal, &running.stats, &running.desk, lcores);
         registered.map_err(|error| StartError::Run(error.to_string()))?;
     }
     Ok(Running { peers, eal: handle, ..running })
@@ -216,7 +216,7 @@ where
     let workers = workers(config, &cpus, ports, &locals, protocols);
     let stats = workers.iter().map(|(_, worker)| worker.stats()).collect();
     let taps = workers.iter().map(|(_, worker)| worker.tap()).collect();
-    let reporter = Reporter::new(workers.iter().map(|(_, worker)| worker.mailbox()));
+    let reporter = Reporter::new(workers.iter().map(|(_, worker)| worker.mailbox())).into();
     let team = Team::start(workers, enter).map_err(StartError::Run)?;
     tracing::info!(workers = count, cores = cores::list(&cpus), listeners = config.listener.len(), "running");
     let ports = stack::port_names(config);

@@ -258,6 +258,7 @@ fn dpdks_telemetry_has_our_numbers() {
     assert_eq!(outcomes["synack"], 0, "{outcomes}");
     let snmp = ask("/hearken/snmp").expect("an answer");
     assert_eq!(snmp["ListenOverflows"], 0, "{snmp}");
+    latency_is_shown(&ask);
     assert_eq!(ask("/hearken/drops,7"), Some(Value::Null), "there is no core 7");
     let help = ask("/").expect("the commands");
     assert!(
@@ -265,12 +266,33 @@ fn dpdks_telemetry_has_our_numbers() {
         "{help}"
     );
     let log = fs::read_to_string(path("log")).expect("a log");
-    lcore_usage_is_shown(ask, &log);
+    lcore_usage_is_shown(&ask, &log);
+}
+
+#[cfg(feature = "dpdk")]
+fn latency_is_shown(ask: &impl Fn(&str) -> Option<Value>) {
+    let latency = ask("/hearken/latency,0").expect("an answer");
+    let outcomes = ask("/hearken/outcomes").expect("an answer");
+    for outcome in ["synack", "rst", "accept", "other"] {
+        let of = |name: &str| {
+            latency[format!("{outcome}_{name}")].as_u64().unwrap_or_else(|| panic!("{name}: {latency}"))
+        };
+        assert!(of("count") <= outcomes[outcome].as_u64().expect("a number"), "{latency} {outcomes}");
+        let times = ["p50_ns", "p90_ns", "p99_ns", "p99_9_ns", "max_ns"].map(of);
+        assert!(times.is_sorted() && (of("count") > 0) == (times[0] > 0), "{latency}");
+    }
+    assert_eq!(latency.as_object().map(serde_json::Map::len), Some(4 * 6));
+    let all = ask("/hearken/latency").expect("an answer");
+    assert!(
+        all.as_object().is_some_and(|all| all.keys().eq(latency.as_object().expect("checked").keys())),
+        "{all}"
+    );
+    assert_eq!(ask("/hearken/latency,7"), Some(Value::Null), "there is no core 7");
 }
 
 /// The command is DPDK's, from 23.03 on; the start says where it is missing.
 #[cfg(feature = "dpdk")]
-fn lcore_usage_is_shown(ask: impl Fn(&str) -> Option<Value>, log: &str) {
+fn lcore_usage_is_shown(ask: &impl Fn(&str) -> Option<Value>, log: &str) {
     let ask = |question| ask(question).expect("an answer");
     let commands = ask("/");
     let has_usage =

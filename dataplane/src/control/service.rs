@@ -23,10 +23,10 @@ use super::server::{Peer, Service};
 use super::top::TopWindow;
 use super::why::DryRuns;
 use crate::config::then_name;
-use crate::histogram::{self, CoreReport, Reporter};
+use crate::histogram::{self, CoreReport, SharedReporter};
 
 /// How long workers may take to hand their numbers over; a turn takes microseconds, a preempted one milliseconds.
-const REPORT_PATIENCE: Duration = Duration::from_millis(100);
+pub(crate) const REPORT_PATIENCE: Duration = Duration::from_millis(100);
 /// Connections that one client may have accepted and not closed.
 const ACCEPTED_MAX: usize = 1024;
 
@@ -49,7 +49,7 @@ pub struct Desk<D> {
     /// The sockets.
     pub stack: std::sync::Arc<Stack>,
     /// The workers' numbers.
-    pub reporter: Reporter,
+    pub reporter: SharedReporter,
     /// The workers have been asked for them in this round.
     pub asked: bool,
     /// The devices' numbers.
@@ -285,8 +285,10 @@ impl<D: Devices> Desk<D> {
     /// All counters as of now.
     pub fn stats(&mut self) -> Stats {
         self.refresh();
-        let reports = self.reporter.each().enumerate();
+        let reporter = self.reporter.lock();
+        let reports = reporter.each().enumerate();
         let cores: Vec<CoreStats> = reports.map(|(index, report)| self.core_stats(index, report)).collect();
+        drop(reporter);
         let mut total = CoreStats::default();
         for core in &cores {
             total.add(core);
@@ -302,7 +304,7 @@ impl<D: Devices> Desk<D> {
     /// Asks the workers for their numbers, once a round: who asks in the same one asked before they answered.
     fn refresh(&mut self) {
         if !std::mem::replace(&mut self.asked, true) {
-            self.reporter.refresh(REPORT_PATIENCE);
+            self.reporter.lock().refresh(REPORT_PATIENCE);
         }
     }
 
@@ -347,7 +349,7 @@ impl<D: Devices> Desk<D> {
 
     fn reports(&mut self, core: Option<u16>) -> Result<Vec<CoreReport>, Refusal> {
         self.refresh();
-        let mut reports = self.reporter.reports();
+        let mut reports = self.reporter.lock().reports();
         if let Some(core) = core {
             let last = reports.len().saturating_sub(1);
             reports.retain(|report| report.core.0 == core);

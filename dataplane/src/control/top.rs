@@ -44,7 +44,7 @@ impl<D> Desk<D> {
         if self.top.began.is_some_and(|began| now.duration_since(began) < WINDOW) {
             return self.top.last.clone();
         }
-        let reports = self.reporter.snapshot(PATIENCE);
+        let reports = self.reporter.lock().snapshot(PATIENCE);
         let seconds = self.top.began.map_or(0.0, |began| now.duration_since(began).as_secs_f64());
         let snmp: BTreeMap<&'static str, u64> = self.stack.snmp().into_iter().collect();
         let per_second = |now: u64, before: u64| {

@@ -10,7 +10,9 @@ use listener::drop_reason::DropReason;
 use listener::segment::Outcome;
 use listener::types::CoreId;
 
-use crate::control::proto;
+use crate::control::proto::{self, OutcomeLatency};
+use crate::control::service::{Desk, Devices, REPORT_PATIENCE, latency_of};
+use crate::histogram::SharedReporter;
 use crate::stats::{CoreStats, Counters};
 
 type Numbers = Vec<(String, u64)>;
@@ -39,7 +41,7 @@ impl Lcores {
 pub(super) fn register(
     eal: &Eal,
     stats: &[Arc<CoreStats>],
-    stack: &Arc<Stack>,
+    desk: &Desk<Box<dyn Devices>>,
     lcores: Lcores,
 ) -> Result<(), DpdkError> {
     report_usage(eal, stats.to_vec(), lcores);
@@ -62,8 +64,9 @@ pub(super) fn register(
             Some(numbers(&chosen(&stats, params)?))
         })?;
     }
+    register_latency(eal, &desk.reporter)?;
     // The commands outlive the run, and must not keep its memory.
-    let stack: Weak<Stack> = Arc::downgrade(stack);
+    let stack: Weak<Stack> = Arc::downgrade(&desk.stack);
     let help =
         "The kernel's counters by the kernel's names. Parameters: none for all cores, or a worker's number";
     eal.telemetry_command("/hearken/snmp", help, move |params| {
@@ -75,6 +78,33 @@ pub(super) fn register(
         let numbers = counters.into_iter().map(|(name, count)| (name.to_owned(), count));
         Some(numbers.collect()).filter(|numbers: &Numbers| !numbers.is_empty())
     })
+}
+
+/// What `hearken latency` shows, by outcome. It asks the workers, as that does.
+fn register_latency(eal: &Eal, reporter: &SharedReporter) -> Result<(), DpdkError> {
+    let ask = reporter.weak();
+    let help = "Latencies by outcome, in ns. Parameters: none for all cores, or a worker's number";
+    eal.telemetry_command("/hearken/latency", help, move |params| {
+        let latency = latency_of(&ask(REPORT_PATIENCE)?);
+        let outcomes = match params {
+            "" => latency.total,
+            number => latency.cores.into_iter().nth(number.parse().ok()?)?.outcomes,
+        };
+        Some(outcomes.iter().flat_map(numbers).collect())
+    })
+}
+
+fn numbers(row: &OutcomeLatency) -> [(String, u64); 6] {
+    let OutcomeLatency { outcome, count, p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, .. } = row;
+    [
+        ("count", count),
+        ("p50_ns", p50_ns),
+        ("p90_ns", p90_ns),
+        ("p99_ns", p99_ns),
+        ("p99_9_ns", p99_9_ns),
+        ("max_ns", max_ns),
+    ]
+    .map(|(name, number)| (format!("{outcome}_{name}"), *number))
 }
 
 /// The counters of the worker that `params` names, or the sum of all.

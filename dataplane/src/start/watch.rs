@@ -111,7 +111,7 @@ impl Running {
     /// The page for Prometheus as of now.
     fn page(&mut self, healthy: bool) -> Page {
         let stats = self.desk.stats();
-        let reports = self.desk.reporter.reports();
+        let reports = self.desk.reporter.lock().reports();
         #[cfg(feature = "dpdk")]
         let dpdk = self.eal.as_ref().map_or_else(|| "none".into(), |_| ::dpdk::version());
         #[cfg(not(feature = "dpdk"))]

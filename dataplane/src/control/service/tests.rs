@@ -7,7 +7,7 @@ use listener::types::CoreId;
 
 use super::*;
 use crate::config::ThenName;
-use crate::histogram::Mailbox;
+use crate::histogram::{Mailbox, Reporter};
 
 const ROOT: Peer = Peer { client: 1, uid: 0 };
 
@@ -36,7 +36,7 @@ pub(crate) fn desk_on(sysctl: Sysctl) -> TestDesk {
     let config = StackConfig { sysctl, devices: vec![device], cores: 1, limits, secret };
     Desk {
         stack: Arc::new(Stack::new(config).expect("a stack").0),
-        reporter: Reporter::new([(CoreId(0), Arc::<Mailbox>::default())]),
+        reporter: Reporter::new([(CoreId(0), Arc::<Mailbox>::default())]).into(),
         asked: false,
         devices: vec![BTreeMap::from([("imissed".to_owned(), 7)])],
         ports: vec!["wan".into()],
