@@ -251,6 +251,17 @@ fn the_doctor_looks_at_this_machine() {
             "{check}: {text}"
         );
     }
+    // Whatever interface the kernel has on a PCI device, its own or virtio's, stands in its device's line.
+    for interface in std::fs::read_dir("/sys/class/net").expect("the kernel has some").flatten() {
+        let Ok(device) = interface.path().join("device").canonicalize() else { continue };
+        let name = interface.file_name().into_string().expect("UTF-8");
+        let is_nic = |dir: &Path| {
+            std::fs::read_to_string(dir.join("class")).is_ok_and(|class| class.starts_with("0x02"))
+        };
+        let on_pci = device.ancestors().take(2).any(is_nic);
+        let line = |line: &str| line.contains(": on ") && line.contains(&format!(" {name} ("));
+        assert!(!on_pci || text.lines().any(line), "{name}: {text}");
+    }
 }
 
 #[test]

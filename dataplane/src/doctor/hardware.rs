@@ -102,6 +102,30 @@ pub(super) fn vfio(machine: &Machine<'_>) -> Finding {
     }
 }
 
+/// The kernel's interfaces on a PCI device: its own, or those of the virtio device on it.
+fn interfaces(machine: &Machine<'_>, dir: &str) -> Vec<String> {
+    let virtio = machine.list(dir).into_iter().filter(|name| name.starts_with("virtio"));
+    let nets = virtio.map(|name| format!("{dir}/{name}/net")).chain([format!("{dir}/net")]);
+    nets.flat_map(|net| machine.list(&net)).collect()
+}
+
+/// Whether the kernel's way to other networks goes through `interface`, in either family.
+fn has_default_route(machine: &Machine<'_>, interface: &str) -> bool {
+    let rows = |path: &str| {
+        let text = machine.read(path).unwrap_or_default();
+        text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect::<Vec<Vec<_>>>()
+    };
+    let is = |row: &[String], column: usize, text: &str| row.get(column).is_some_and(|found| found == text);
+    // Interface, destination, five more, mask; numbers in hexadecimal digits.
+    let ipv4 = rows("proc/net/route");
+    let ipv4 =
+        ipv4.iter().any(|row| is(row, 0, interface) && is(row, 1, "00000000") && is(row, 7, "00000000"));
+    // Destination, length of its prefix, seven more, interface.
+    let anywhere = "0".repeat(32);
+    let ipv6 = rows("proc/net/ipv6_route");
+    ipv4 || ipv6.iter().any(|row| is(row, 0, &anywhere) && is(row, 1, "00") && is(row, 9, interface))
+}
+
 /// Every network controller on the PCI bus, and those that the configuration names.
 pub(super) fn nics(machine: &Machine<'_>) -> Vec<Finding> {
     let wanted = machine.pci_wanted();
@@ -131,13 +155,22 @@ fn nic(machine: &Machine<'_>, pci: &str, wanted: bool) -> Finding {
     let (group, others) = group(machine, pci);
     let node = machine.read(&format!("{dir}/numa_node")).filter(|node| node != "-1");
     let node = node.map(|node| format!(", NUMA node {node}")).unwrap_or_default();
-    let interfaces = machine.list(&format!("{dir}/net")).join(" ");
     let Some(driver) = machine.link(&format!("{dir}/driver")) else {
         let found = format!("{pci}{node}{group}: bound to no driver");
-        let grade = if wanted { Grade::Fail } else { Grade::Ok };
-        return Finding { check: CHECK, grade, found, next: Some(bind) };
+        return match wanted {
+            true => Finding::fail(CHECK, found, bind),
+            false => Finding::ok(CHECK, format!("{found}; for DPDK: {bind}")),
+        };
     };
-    let found = format!("{pci}{node}{group}: on {driver} {interfaces}").trim_end().to_owned();
+    let interfaces = interfaces(machine, &dir);
+    let shown: Vec<String> = interfaces
+        .iter()
+        .map(|name| match machine.read(&format!("sys/class/net/{name}/operstate")) {
+            Some(state) => format!(" {name} ({state})"),
+            None => format!(" {name}"),
+        })
+        .collect();
+    let found = format!("{pci}{node}{group}: on {driver}{}", shown.concat());
     if SHARED.contains(&driver.as_str()) {
         return Finding::ok(CHECK, found + ", which DPDK shares with the kernel");
     }
@@ -155,8 +188,26 @@ fn nic(machine: &Machine<'_>, pci: &str, wanted: bool) -> Finding {
             },
         };
     }
-    let grade = if wanted { Grade::Fail } else { Grade::Ok };
-    Finding { check: CHECK, grade, found, next: wanted.then_some(bind) }
+    kernels(machine, found, &interfaces, bind, wanted)
+}
+
+/// A NIC that the kernel drives: DPDK can have it, and its interfaces go away.
+fn kernels(
+    machine: &Machine<'_>,
+    found: String,
+    interfaces: &[String],
+    bind: String,
+    wanted: bool,
+) -> Finding {
+    let way_out = interfaces.iter().any(|name| has_default_route(machine, name));
+    let found = if way_out { found + ", with this machine's default route" } else { found };
+    let next = match (wanted, way_out) {
+        (true, true) => format!("configure another NIC; or, from a console, {}", bind + " --force"),
+        (true, false) => bind,
+        (false, true) => return Finding::ok("nic", found + ": not for DPDK"),
+        (false, false) => return Finding::ok("nic", format!("{found}; for DPDK: {bind}")),
+    };
+    Finding { check: "nic", grade: Grade::Fail, found, next: Some(next) }
 }
 
 /// The IOMMU group in words, and its other devices that the kernel still drives (bridges aside).

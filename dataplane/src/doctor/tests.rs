@@ -82,11 +82,92 @@ fn nics_are_judged_by_driver_and_group() {
     );
     assert_eq!(shared_group.next.as_deref(), Some("dpdk-devbind.py --bind=vfio-pci 0000:01:00.1"));
     assert_eq!(nic("0000:01:00.1").next.as_deref(), Some("dpdk-devbind.py --bind=vfio-pci 0000:01:00.1"));
+    fixture
+        .file("sys/bus/pci/devices/0000:01:00.1/net/enp1s0f1/address", "")
+        .file("sys/bus/pci/devices/0000:02:00.0/net/enp2s0/address", "");
+    assert_eq!(
+        nic("0000:02:00.0").found,
+        "0000:02:00.0, IOMMU group 8: on mlx5_core enp2s0, which DPDK shares with the kernel"
+    );
     assert_eq!(nic("0000:02:00.0").grade, Grade::Ok);
     assert_eq!((nic("0000:03:00.0").grade, nic("0000:09:00.0").grade), (Grade::Fail, Grade::Fail));
     let findings = fixture.examine("net_ring0");
     assert!(findings.iter().filter(|f| f.check == "nic").all(|f| f.grade != Grade::Fail), "none is wanted");
     assert!(!findings.iter().any(|f| f.found.contains("0000:04:00.0")), "a disk is no NIC");
+}
+
+/// Two virtio NICs with an interface each, and a disk of virtio's.
+fn virtio() -> Fixture {
+    let fixture = Fixture::new();
+    for (pci, class, device) in [
+        ("0000:00:03.0", "0x020000", "virtio2/net/eth0"),
+        ("0000:00:04.0", "0x020000", "virtio3/net/eth1"),
+        ("0000:00:05.0", "0x010000", "virtio4/block/vda"),
+    ] {
+        fixture.pci(pci, class, "virtio-pci", "");
+        fixture.file(&format!("sys/bus/pci/devices/{pci}/{device}/address"), "");
+    }
+    fixture.file("sys/class/net/eth0/operstate", "up\n").file("sys/class/net/eth1/operstate", "down\n");
+    fixture
+}
+
+#[test]
+fn virtio_nics_have_their_interface_and_what_to_do() {
+    let fixture = virtio();
+    let nics = |device: &str| -> Vec<(Grade, String, String)> {
+        let nics = fixture.examine(device).into_iter().filter(|finding| finding.check == "nic");
+        nics.map(|nic| (nic.grade, nic.found, nic.next.unwrap_or_default())).collect()
+    };
+    let bind = |pci: &str| format!("dpdk-devbind.py --bind=vfio-pci {pci}");
+    let idle = (
+        Grade::Ok,
+        format!("0000:00:04.0: on virtio-pci eth1 (down); for DPDK: {}", bind("0000:00:04.0")),
+        String::new(),
+    );
+    let eth0 = "0000:00:03.0: on virtio-pci eth0 (up)";
+    let free = (Grade::Ok, format!("{eth0}; for DPDK: {}", bind("0000:00:03.0")), String::new());
+    assert_eq!(nics("net_ring0"), [free, idle.clone()]);
+    assert_eq!(
+        nics("0000:00:03.0"),
+        [(Grade::Fail, eth0.to_owned(), bind("0000:00:03.0")), idle.clone()],
+        "what is configured is to be bound"
+    );
+    assert!(fixture.examine("0000:00:03.0").iter().all(|finding| !finding.found.contains("0000:00:05.0")));
+}
+
+#[test]
+fn the_nic_with_the_default_route_is_left_to_the_kernel() {
+    const IPV4: &str = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n\
+        eth1\t00000000\t0112C6C6\t0003\t0\t0\t0\t00000080\n\
+        eth0\t00000000\t0112C6C6\t0003\t0\t0\t0\t00000000\n";
+    let ipv6 = |destination: &str, interface: &str| {
+        let zeros = "0".repeat(32);
+        format!("{destination} {zeros} 00 {zeros} 00000400 00000001 00000000 00000003 {interface}\n")
+    };
+    let default = format!("{} 00", "0".repeat(32));
+    let only_ipv6 = ipv6("20010db8000000000000000000000000 40", "eth1") + &ipv6(&default, "eth0");
+    for (file, routes) in [("proc/net/route", IPV4), ("proc/net/ipv6_route", &only_ipv6)] {
+        let fixture = virtio();
+        fixture.file(file, routes);
+        let of = |device: &str, pci: &str| {
+            let findings = fixture.examine(device).into_iter();
+            let mut nics = findings.filter(|finding| finding.check == "nic");
+            nics.find(|nic| nic.found.starts_with(pci)).expect("it is there")
+        };
+        let eth0 = "0000:00:03.0: on virtio-pci eth0 (up), with this machine's default route";
+        let left = of("net_ring0", "0000:00:03.0");
+        assert_eq!((left.grade, left.found), (Grade::Ok, format!("{eth0}: not for DPDK")), "{file}");
+        let wanted = of("0000:00:03.0", "0000:00:03.0");
+        assert_eq!((wanted.grade, wanted.found.as_str()), (Grade::Fail, eth0), "{file}");
+        let next =
+            "configure another NIC; or, from a console, dpdk-devbind.py --bind=vfio-pci 0000:00:03.0 --force";
+        assert_eq!(wanted.next.as_deref(), Some(next), "{file}");
+        assert!(
+            of("net_ring0", "0000:00:04.0")
+                .found
+                .ends_with("for DPDK: dpdk-devbind.py --bind=vfio-pci 0000:00:04.0")
+        );
+    }
 }
 
 #[cfg(feature = "dpdk")]
