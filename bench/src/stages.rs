@@ -283,7 +283,7 @@ impl<'a, I: PacketIo> Stages<'a, I> {
         times[3] = dpdk::rdtsc();
         stage::lookup(*core, (segs, plain), DEV, lanes, found);
         times[4] = dpdk::rdtsc();
-        let columns = stage::tcp::Columns { plain, heads, segs, found, answers, fates };
+        let columns = stage::tcp::Columns { plain, segs, found, answers, fates };
         stage::tcp(*core, columns, DEV, lanes, now);
         times[5] = dpdk::rdtsc();
         let columns = stage::reply::Columns { heads, plain, segs, answers, fates };

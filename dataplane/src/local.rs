@@ -40,23 +40,16 @@ pub struct Glance<'a> {
 }
 
 impl Glance<'_> {
-    /// Not 0 for those of `addrs`, IPv4 addresses in network byte order, that can be told at a glance to be a host's, and
-    /// none of ours: nearly every source. Of the others, [`LocalTable::kind_v4`] knows more.
+    /// 1 for those of `addrs`, IPv4 addresses in network byte order, that can be told at a glance to be a host's, and none
+    /// of ours unless they are [`Glance::near`]: nearly every source. Of the others, [`LocalTable::kind_v4`] knows more.
     #[inline(always)]
     pub fn hosts(&self, addrs: &[u32; 16]) -> [u32; 16] {
         let mut hosts = [0; 16];
-        let listed = *self.listed;
         for (host, addr) in hosts.iter_mut().zip(addrs) {
             let addr = u32::from_be(*addr);
             // 1.0.0.0 to 223.255.255.255.
             let unicast = addr.wrapping_sub(1 << 24) < 0xdf << 24;
-            // The word of the address's last octet, chosen without a load that depends on it.
-            let at = addr >> 5 & 7;
-            let mut word = 0;
-            for (index, listed) in listed.iter().enumerate() {
-                word |= *listed & u32::from(at == index as u32).wrapping_neg();
-            }
-            *host = u32::from(unicast & (addr >> 24 != 127)) & !(word >> (addr & 31));
+            *host = u32::from(unicast & (addr >> 24 != 127));
         }
         for prefix in self.prefixes {
             for (host, addr) in hosts.iter_mut().zip(addrs) {
@@ -64,6 +57,24 @@ impl Glance<'_> {
             }
         }
         hosts
+    }
+
+    /// 1 for those of `addrs`, likewise, that end in the octet of an address of ours, or of a broadcast address.
+    #[inline(always)]
+    pub fn near(&self, addrs: &[u32; 16]) -> [u32; 16] {
+        let mut near = [0; 16];
+        let listed = *self.listed;
+        for (near, addr) in near.iter_mut().zip(addrs) {
+            let addr = u32::from_be(*addr);
+            // The word of the octet, chosen without a load that depends on it.
+            let at = addr >> 5 & 7;
+            let mut word = 0;
+            for (index, listed) in listed.iter().enumerate() {
+                word |= *listed & u32::from(at == index as u32).wrapping_neg();
+            }
+            *near = word >> (addr & 31) & 1;
+        }
+        near
     }
 }
 
@@ -286,7 +297,8 @@ mod tests {
         let mut others = 0;
         for addr in near.chain(far).chain([0, u32::MAX]) {
             assert_eq!(table.is_local_v4(addr), table.kind_v4(addr) == AddrKind::Local);
-            if table.glance().hosts(&[addr.to_be(); 16]) != [0; 16] {
+            let (glance, all) = (table.glance(), [addr.to_be(); 16]);
+            if glance.hosts(&all) != [0; 16] && glance.near(&all) == [0; 16] {
                 assert!(table.kind_v4(addr) == AddrKind::Other && addr != 0 && addr >> 24 != 127);
                 others += 1;
             }

@@ -211,7 +211,7 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         stage::neighbour(frames, heads, fates, lanes, local);
         stage::echo(frames, heads, fates, lanes, local);
         stage::lookup(protocol, (segs, plain), *dev, lanes, found);
-        let columns = stage::tcp::Columns { plain, heads, segs, found, answers, fates };
+        let columns = stage::tcp::Columns { plain, segs, found, answers, fates };
         stage::tcp(protocol, columns, *dev, lanes, now);
         if let Some(hand_off) = hand_off {
             hand_off.give(segs, lanes, fates, stats);

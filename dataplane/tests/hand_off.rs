@@ -141,7 +141,7 @@ fn segment(tcp: &Tcp) -> Segment {
     };
     stage::parse(&[Some(frame)], Vectors::best(), &common::local(), DEV, columns);
     if !lanes.syns.is_empty() {
-        plain.syn(0, DEV, &mut segs[0], &mut heads[0]);
+        plain.syn(0, DEV, &mut segs[0]);
     }
     assert!(matches!(fates[0], Fate::Pending), "a whole segment: {:?}", fates[0]);
     segs[0]

@@ -53,7 +53,12 @@ pub(crate) fn tcp_v4_rcv(
     for _ in 0..2 {
         let (listener, tw_isn) = match next {
             Next::Done(done) => {
-                *verdict = done;
+                // By kind: of most kinds a few octets, where a copy of the whole would wait for them to be written.
+                *verdict = match done {
+                    Verdict::Drop(reason) => Verdict::Drop(reason),
+                    Verdict::Consume(outcome) => Verdict::Consume(outcome),
+                    reply @ Verdict::Reply(..) => reply,
+                };
                 return;
             }
             Next::Listen(listener) => (listener, None),

@@ -70,44 +70,42 @@ impl Plain {
         pack_route(self.src_mac(row), Tags::NONE)
     }
 
-    /// Row `row` as a segment with `options` that came in on `dev`, and where things are in its frame.
+    /// Where things are in the frame of row `row`.
     ///
     /// # Panics
     /// If there is no such row.
-    #[inline(always)]
-    pub fn segment(
-        &self,
-        row: usize,
-        dev: DevIndex,
-        options: TcpOptions,
-        seg: &mut Segment,
-        head: &mut Head,
-    ) {
-        let src_mac = self.src_mac(row);
-        let (control, total_len) = (self.control[row], self.total_len[row] as u16);
-        let header_len = (control >> 28 << 2) as u16;
-        let flags = (control >> 16) as u8;
-        *head = Head {
-            src_mac,
+    pub fn head(&self, row: usize) -> Head {
+        Head {
+            src_mac: self.src_mac(row),
             stripped_tci: None,
             l2_len: ether::HEADER_LEN as u8,
             v6: false,
             l3_len: ipv4::HEADER_LEN as u16,
-            end: (ether::HEADER_LEN as u16).saturating_add(total_len),
-        };
-        *seg = Segment {
-            flow: self.columns.flow(row),
-            dev,
-            flags,
-            reserved: (control >> 24 & 0xf) as u8,
-            tos: self.columns.tos[row] as u8,
-            wnd: control as u16,
-            payload_len: total_len - ipv4::HEADER_LEN as u16 - header_len,
-            seq: SegSeq(self.columns.seq[row]),
-            ack: SegSeq(if flags & flag::ACK != 0 { self.ack[row] } else { 0 }),
-            options,
-            route: self.route(row),
-        };
+            end: (ether::HEADER_LEN as u16).saturating_add(self.total_len[row] as u16),
+        }
+    }
+
+    /// Row `row` as a segment with `options` that came in on `dev`.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    #[inline(always)]
+    pub fn segment(&self, row: usize, dev: DevIndex, options: TcpOptions, seg: &mut Segment) {
+        let (control, total_len) = (self.control[row], self.total_len[row] as u16);
+        let header_len = (control >> 28 << 2) as u16;
+        let flags = (control >> 16) as u8;
+        // Field by field: a segment that is put together elsewhere is copied.
+        seg.flow = self.columns.flow(row);
+        seg.dev = dev;
+        seg.flags = flags;
+        seg.reserved = (control >> 24 & 0xf) as u8;
+        seg.tos = self.columns.tos[row] as u8;
+        seg.wnd = control as u16;
+        seg.payload_len = total_len - ipv4::HEADER_LEN as u16 - header_len;
+        seg.seq = SegSeq(self.columns.seq[row]);
+        seg.ack = SegSeq(if flags & flag::ACK != 0 { self.ack[row] } else { 0 });
+        seg.options = options;
+        seg.route = self.route(row);
     }
 
     /// A row of [`Lanes::syns`](super::Lanes::syns) as a segment.
@@ -115,9 +113,9 @@ impl Plain {
     /// # Panics
     /// If there is no such row.
     #[inline(always)]
-    pub fn syn(&self, row: usize, dev: DevIndex, seg: &mut Segment, head: &mut Head) {
+    pub fn syn(&self, row: usize, dev: DevIndex, seg: &mut Segment) {
         let options = TcpOptions { mss: self.columns.mss[row] as u16, ..TcpOptions::default() };
-        self.segment(row, dev, options, seg, head);
+        self.segment(row, dev, options, seg);
     }
 }
 

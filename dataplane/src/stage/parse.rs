@@ -26,7 +26,7 @@ const LOOPBACK_V6: InetAddr = InetAddr::v6(0, 1);
 
 /// The columns that [`parse`] fills; as long as the burst, or longer.
 pub struct Columns<'a> {
-    /// Where things are.
+    /// Where things are, but in plain frames: see [`Plain::head`].
     pub heads: &'a mut [Head],
     /// The headers of plain segments.
     pub plain: &'a mut Plain,
@@ -64,7 +64,7 @@ pub fn parse<F: Frame>(
     }
     let Columns { heads, plain, segs, fates, lanes } = columns;
     let taken = plain::read(frames, vectors, local, plain, |row, options, plain| {
-        plain.segment(row, dev, options, &mut segs[row], &mut heads[row]);
+        plain.segment(row, dev, options, &mut segs[row]);
     });
     *lanes = Lanes::EMPTY;
     lanes.tcp = Lane::of(taken.plain);

@@ -57,7 +57,7 @@ pub(crate) fn end_of_frame<F: Frame>(frame: &mut F, len: usize) -> Result<(), Dr
 
 /// The columns that [`reply`] reads, and `answers` and `fates`, which it writes as well.
 pub struct Columns<'a> {
-    /// Where things are.
+    /// Where things are, but in plain frames.
     pub heads: &'a [Head],
     /// The headers of plain segments.
     pub plain: &'a Plain,
@@ -82,11 +82,13 @@ pub fn reply<F: Frame>(
     let Columns { heads, plain, segs, answers, fates } = columns;
     for index in rows(lanes.tcp.bits() & !answers.rows) {
         let Fate::Tcp(Verdict::Reply(outcome, segment)) = &fates[index] else { continue };
-        if lanes.plain.bits() >> index & 1 == 1 && answers.put(index, *outcome, segment) {
+        let is_plain = lanes.plain.bits() >> index & 1 == 1;
+        if is_plain && answers.put(index, *outcome, segment) {
             continue;
         }
         let Some(frame) = &mut frames[index] else { continue };
-        let (head, seg, outcome) = (&heads[index], &segs[index], *outcome);
+        let head = if is_plain { &plain.head(index) } else { &heads[index] };
+        let (seg, outcome) = (&segs[index], *outcome);
         fates[index] = match write_segment(frame, head.l2_len, &seg.flow, segment, capabilities) {
             Ok(offload) => {
                 L2::of(head).answer_with(frame, local.mac(), head.src_mac, offload);

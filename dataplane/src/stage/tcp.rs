@@ -6,16 +6,14 @@ use listener::columns::Answers;
 use listener::segment::{Outcome, Segment, Verdict};
 use listener::types::{DevIndex, Nanos};
 
-use crate::burst::{Fate, Head, Lanes, Plain};
+use crate::burst::{Fate, Lanes, Plain};
 use crate::protocol::Protocol;
 
 /// The columns that [`tcp`] reads and writes.
 pub struct Columns<'a, Found> {
     /// The headers of plain segments.
     pub plain: &'a Plain,
-    /// Where things are; filled for the SYNs that become segments here.
-    pub heads: &'a mut [Head],
-    /// TCP segments; likewise.
+    /// TCP segments; filled for the SYNs that become some here.
     pub segs: &'a mut [Segment],
     /// What the lookup found.
     pub found: &'a mut [Found],
@@ -34,7 +32,7 @@ pub fn tcp<P: Protocol>(
     lanes: &Lanes,
     now: Nanos,
 ) {
-    let Columns { plain, heads, segs, found, answers, fates } = columns;
+    let Columns { plain, segs, found, answers, fates } = columns;
     answers.rows = 0;
     let syns = lanes.syns.bits();
     let mut rest = lanes.tcp.bits();
@@ -51,7 +49,7 @@ pub fn tcp<P: Protocol>(
         let index = rest.trailing_zeros() as usize % fates.len();
         rest &= rest - 1;
         if syns >> index & 1 == 1 {
-            plain.syn(index, dev, &mut segs[index], &mut heads[index]);
+            plain.syn(index, dev, &mut segs[index]);
         }
         if lanes.plain.bits() >> index & 1 == 1 {
             found[index] = protocol.found_row(index);

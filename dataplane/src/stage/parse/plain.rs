@@ -12,7 +12,7 @@ use zerocopy::IntoBytes;
 
 use crate::burst::{GROUP, Gathered, Plain};
 use crate::io::Frame;
-use crate::local::{Glance, LocalTable};
+use crate::local::{AddrKind, Glance, LocalTable};
 use crate::wire::checksum::Sum;
 use crate::wire::ether::{self, ETHERTYPE_IPV4};
 use crate::wire::ipv4::{self, PROTO_TCP};
@@ -55,6 +55,8 @@ struct Said {
     stamped: u32,
     /// Its headers are plain; its other options and its data are still to be looked at.
     open: u32,
+    /// It is from an address whose last octet is that of one of ours, or of a broadcast.
+    near: u32,
     /// It is to another address than the first of ours.
     elsewhere: u32,
 }
@@ -99,6 +101,11 @@ pub(super) fn read<F: Frame>(
             },
         );
         let mut rows = said.plain | said.open;
+        if rows & said.near != 0 {
+            let other = |lane: usize| local.kind_v4(plain.columns.saddr[first + lane]) == AddrKind::Other;
+            rows &=
+                !lanes(rows & said.near).filter(|&lane| !other(lane)).fold(0, |set, lane| set | 1 << lane);
+        }
         if rows & said.elsewhere != 0 {
             let ours = |lane: usize| local.is_local_v4(plain.columns.daddr[first + lane]);
             rows &= !lanes(rows & said.elsewhere)
@@ -165,7 +172,7 @@ fn check(vectors: Vectors, glance: &Glance<'_>, plain: &mut Plain, first: usize)
     let (mut words, mut mss, mut tos) = ([[0; GROUP]; GROUP], [0; GROUP], [0; GROUP]);
     let mut rest = Rest { stamps: [[0; GROUP]; 2], sum: [0; GROUP] };
     let mut said = Said::default();
-    let hosts = glance.hosts(&columns[SADDR]);
+    let (hosts, near) = (glance.hosts(&columns[SADDR]), glance.near(&columns[SADDR]));
     let (mac, ours) = (glance.mac_last, glance.first);
     // One loop without another in it and without a branch: the compiler makes each line an instruction or two.
     for lane in 0..GROUP {
@@ -210,6 +217,7 @@ fn check(vectors: Vectors, glance: &Glance<'_>, plain: &mut Plain, first: usize)
         said.syn |= u32::from(syn) << lane;
         said.opens |= u32::from(control >> 16 & u32::from(CONTROL) == u32::from(flag::SYN)) << lane;
         said.stamped |= u32::from(stamped) << lane;
+        said.near |= near[lane] << lane;
         said.elsewhere |= u32::from(daddr != ours) << lane;
         mss[lane] = if has_mss { option & 0xffff } else { 0 };
         tos[lane] = start >> 16 & 0xff;
