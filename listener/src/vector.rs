@@ -14,6 +14,7 @@
 //!   knows no more than of pointers.
 
 use crate::bucket::Kernel;
+pub use crate::bucket::Square;
 use crate::limits::BURST_MAX;
 
 /// Rows that a loop over the first `rows` rows of columns goes over: whole vectors, of whatever set, but no more than
@@ -68,7 +69,7 @@ impl Vectors {
     ///
     /// Best from and to what stands on borders of cache lines (`#[repr(align(64))]`): elsewhere each row lies in two.
     #[inline]
-    pub fn transpose(self, rows: &[[u32; 16]; 16]) -> [[u32; 16]; 16] {
+    pub fn transpose(self, rows: &Square) -> Square {
         self.0.transpose(rows)
     }
 }
@@ -82,11 +83,11 @@ mod tests {
         #[test]
         fn all_sets_transpose_alike(rows in proptest::array::uniform16(any::<[u32; 16]>())) {
             for vectors in Vectors::available() {
-                let columns = vectors.transpose(&rows);
+                let columns = vectors.transpose(&Square(rows));
                 for (row, words) in rows.iter().enumerate() {
-                    prop_assert_eq!(columns.map(|column| column[row]), *words, "{}, row {}", vectors.name(), row);
+                    prop_assert_eq!(columns.0.map(|column| column[row]), *words, "{}, row {}", vectors.name(), row);
                 }
-                prop_assert_eq!(vectors.transpose(&columns), rows, "{}", vectors.name());
+                prop_assert_eq!(vectors.transpose(&columns), Square(rows), "{}", vectors.name());
             }
         }
 

@@ -4,6 +4,7 @@
 use listener::columns::Columns;
 use listener::segment::{Segment, TcpOptions, flag};
 use listener::types::{DevIndex, Route, SegSeq};
+use listener::vector::Square;
 
 use super::{BURST_MAX, Head};
 use crate::local::pack_route;
@@ -38,7 +39,7 @@ pub(crate) const GROUP: usize = 16;
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Gathered {
-    pub rows: [[u32; GROUP]; GROUP],
+    pub rows: Square,
     /// Octets of the frame, and what the device says of it; 0 for no frame.
     pub info: [u32; GROUP],
 }
@@ -51,7 +52,7 @@ impl Plain {
         ack: [0; BURST_MAX],
         control: [0; BURST_MAX],
         total_len: [0; BURST_MAX],
-        gathered: Gathered { rows: [[0; GROUP]; GROUP], info: [0; GROUP] },
+        gathered: Gathered { rows: Square::ZERO, info: [0; GROUP] },
     };
 
     /// The source MAC address of row `row`.

@@ -381,6 +381,7 @@ pub(super) fn prefetch(line: *const u8) {
 mod keys;
 mod pass;
 mod run;
+pub use run::Square;
 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
 mod x86;
 

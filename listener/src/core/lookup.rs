@@ -19,6 +19,9 @@ impl Core {
     pub fn lookup_burst(&mut self, segs: &[Segment], set: u64, found: &mut [Found]) {
         self.burst = self.burst.wrapping_add(1).max(1);
         self.flows.fresh = [0; 4];
+        if set == 0 {
+            return;
+        }
         let table = &self.flows.table;
         // All hashes and first words of the chains before the first entry, so that the misses overlap.
         let empty = table.is_empty();

@@ -7,7 +7,7 @@
 use listener::columns;
 use listener::drop_reason::DropReason;
 use listener::segment::{TcpOptions, flag};
-use listener::vector::Vectors;
+use listener::vector::{Square, Vectors};
 use zerocopy::IntoBytes;
 
 use crate::burst::{GROUP, Gathered, Plain};
@@ -27,7 +27,7 @@ const READABLE: u32 = 1 << 31;
 const IP_WHOLE: u32 = 1 << 30;
 /// The TCP checksum is.
 const TCP_WHOLE: u32 = 1 << 29;
-/// In [`Rest::sum`]: the same.
+/// In place of a sum: the same.
 const WHOLE: u32 = u32::MAX;
 /// In a [`Gathered::info`]: the frame's octets.
 const LEN: u32 = 0xffff;
@@ -41,6 +41,9 @@ const TIMESTAMPS: u32 = 0x0101_080a;
 
 /// The word of a row in which the source address lies.
 const SADDR: usize = 6;
+// Where, in what was read, the sum of the TCP header and the pseudo-header stands, and both timestamps.
+const SUM: usize = 12;
+const STAMPS: [usize; 2] = [14, 15];
 
 /// What the vectors say of a group, a bit a frame.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,14 +62,6 @@ struct Said {
     near: u32,
     /// It is to another address than the first of ours.
     elsewhere: u32,
-}
-
-/// What is left in words for the rows that are not done.
-struct Rest {
-    /// Both timestamps.
-    stamps: [Column; 2],
-    /// The sum of the TCP header and the pseudo-header.
-    sum: Column,
 }
 
 /// Frames of a burst by what became of them here, a bit each.
@@ -93,7 +88,7 @@ pub(super) fn read<F: Frame>(
     let mut taken = Taken::default();
     for (group, frames) in frames.chunks(GROUP).enumerate() {
         let first = group * GROUP;
-        let (said, rest) = vectors.run(
+        let (said, Square(words)) = vectors.run(
             #[inline(always)]
             || {
                 gather(frames, &glance, &mut plain.gathered);
@@ -117,11 +112,11 @@ pub(super) fn read<F: Frame>(
             let row = first + lane;
             let read = match said.open >> lane & 1 {
                 1 => frames[lane].as_ref().map_or(Err(DropReason::EtherTooShort), |frame| {
-                    others(frame, plain, row, rest.sum[lane])
+                    others(frame, plain, row, words[SUM][lane])
                 }),
                 _ if said.stamped >> lane & 1 == 1 => {
-                    let [tsval, tsecr] = &rest.stamps;
-                    Ok(TcpOptions { timestamps: Some((tsval[lane], tsecr[lane])), ..TcpOptions::default() })
+                    let [tsval, tsecr] = STAMPS.map(|at| words[at][lane]);
+                    Ok(TcpOptions { timestamps: Some((tsval, tsecr)), ..TcpOptions::default() })
                 }
                 _ => Ok(TcpOptions { mss: plain.columns.mss[row] as u16, ..TcpOptions::default() }),
             };
@@ -147,7 +142,7 @@ fn lanes(set: u32) -> impl Iterator<Item = usize> {
 #[inline(always)]
 fn gather<F: Frame>(frames: &[Option<F>], glance: &Glance<'_>, gathered: &mut Gathered) {
     gathered.info = [0; GROUP];
-    for ((frame, row), info) in frames.iter().zip(&mut gathered.rows).zip(&mut gathered.info) {
+    for ((frame, row), info) in frames.iter().zip(&mut gathered.rows.0).zip(&mut gathered.info) {
         let Some(frame) = frame else { continue };
         let Some((dst, octets)) = frame.window().and_then(|window| window.split_first_chunk::<2>()) else {
             continue;
@@ -166,11 +161,11 @@ fn gather<F: Frame>(frames: &[Option<F>], glance: &Glance<'_>, gathered: &mut Ga
 
 /// Reads the rows of a group into `plain`, from row `first` on.
 #[inline(always)]
-fn check(vectors: Vectors, glance: &Glance<'_>, plain: &mut Plain, first: usize) -> (Said, Rest) {
-    let columns = vectors.transpose(&plain.gathered.rows);
+fn check(vectors: Vectors, glance: &Glance<'_>, plain: &mut Plain, first: usize) -> (Said, Square) {
+    let Square(columns) = &vectors.transpose(&plain.gathered.rows);
     let infos = plain.gathered.info;
-    let (mut words, mut mss, mut tos) = ([[0; GROUP]; GROUP], [0; GROUP], [0; GROUP]);
-    let mut rest = Rest { stamps: [[0; GROUP]; 2], sum: [0; GROUP] };
+    let mut read = Square::ZERO;
+    let words = &mut read.0;
     let mut said = Said::default();
     let (hosts, near) = (glance.hosts(&columns[SADDR]), glance.near(&columns[SADDR]));
     let (mac, ours) = (glance.mac_last, glance.first);
@@ -219,12 +214,6 @@ fn check(vectors: Vectors, glance: &Glance<'_>, plain: &mut Plain, first: usize)
         said.stamped |= u32::from(stamped) << lane;
         said.near |= near[lane] << lane;
         said.elsewhere |= u32::from(daddr != ours) << lane;
-        mss[lane] = if has_mss { option & 0xffff } else { 0 };
-        tos[lane] = start >> 16 & 0xff;
-        // What is known to be whole is made to look so.
-        rest.sum[lane] = if info & TCP_WHOLE != 0 { WHOLE } else { fixed };
-        rest.stamps[0][lane] = one;
-        rest.stamps[1][lane] = two;
         words[1][lane] = src;
         words[2][lane] = src_type;
         words[3][lane] = start;
@@ -234,16 +223,23 @@ fn check(vectors: Vectors, glance: &Glance<'_>, plain: &mut Plain, first: usize)
         words[9][lane] = seq;
         words[10][lane] = ack;
         words[11][lane] = control;
+        // In the places of words that nobody needs any more.
+        words[4][lane] = if has_mss { option & 0xffff } else { 0 };
+        words[5][lane] = start >> 16 & 0xff;
+        // What is known to be whole is made to look so.
+        words[SUM][lane] = if info & TCP_WHOLE != 0 { WHOLE } else { fixed };
+        words[STAMPS[0]][lane] = one;
+        words[STAMPS[1]][lane] = two;
     }
     said.syn &= said.plain;
-    store(&words, &mss, &tos, plain, first);
-    (said, rest)
+    store(words, plain, first);
+    (said, read)
 }
 
 /// Writes the fields of a group, which are the words of its rows, into `plain`.
 #[inline(always)]
-fn store(words: &[Column; GROUP], mss: &Column, tos: &Column, plain: &mut Plain, first: usize) {
-    let [_, src, src_type, start, _, _, saddr, daddr, ports, seq, ack, control, ..] = words;
+fn store(words: &[Column; GROUP], plain: &mut Plain, first: usize) {
+    let [_, src, src_type, start, mss, tos, saddr, daddr, ports, seq, ack, control, ..] = words;
     let rows = &mut plain.columns;
     put(&mut rows.saddr, first, saddr);
     put(&mut rows.daddr, first, daddr);

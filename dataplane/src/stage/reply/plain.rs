@@ -3,7 +3,7 @@
 
 use listener::columns::{Answers, rows};
 use listener::drop_reason::DropReason;
-use listener::vector::Vectors;
+use listener::vector::{Square, Vectors};
 use zerocopy::IntoBytes;
 
 use crate::burst::{BURST_MAX, Fate, GROUP, Plain};
@@ -65,7 +65,7 @@ fn write_all<F: Frame, const WHOLE: bool>(
                 let offload = if WHOLE { TxOffload::default() } else { asked };
                 let blocks = compose(vectors, (plain, answers), first, local.mac(), capabilities);
                 for lane in rows(set) {
-                    let (row, block) = (first + lane, &blocks[lane % GROUP]);
+                    let (row, block) = (first + lane, &blocks.0[lane % GROUP]);
                     let Some(frame) = &mut frames[row] else { continue };
                     let len = if answers.option[row] == 0 { SHORT } else { SHORT + 4 };
                     let src = plain.src_mac[0][row];
@@ -103,14 +103,15 @@ fn compose(
     first: usize,
     mac: MacAddr,
     capabilities: Capabilities,
-) -> [[u32; GROUP]; GROUP] {
+) -> Square {
     let (saddr, daddr, ports) =
         (of(&plain.columns.saddr, first), of(&plain.columns.daddr, first), of(&plain.columns.ports, first));
     let (src, src_type) = (of(&plain.src_mac[0], first), of(&plain.src_mac[1], first));
     let (seq, ack, control) = (of(&answers.seq, first), of(&answers.ack, first), of(&answers.control, first));
     let (option, tos) = (of(&answers.option, first), of(&answers.tos, first));
     let ours = mac.to_bits();
-    let mut words = [[0; GROUP]; GROUP];
+    let mut square = Square::ZERO;
+    let words = &mut square.0;
     for lane in 0..GROUP {
         let (saddr, daddr, ports) = (saddr[lane], daddr[lane], ports[lane]);
         let (seq, ack, control, option) = (seq[lane], ack[lane], control[lane], option[lane]);
@@ -137,7 +138,7 @@ fn compose(
         words[12][lane] = (tcp_field << 16).to_be();
         words[13][lane] = option.to_be();
     }
-    vectors.transpose(&words)
+    vectors.transpose(&square)
 }
 
 /// A column's part of one group.

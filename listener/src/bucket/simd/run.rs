@@ -2,8 +2,15 @@
 
 use super::{Choice, Kernel};
 
-/// Sixteen rows of sixteen words, or as many columns.
-type Square = [[u32; 16]; 16];
+/// Sixteen rows of sixteen words, or as many columns: each a cache line, so that no vector lies across two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Square(pub [[u32; 16]; 16]);
+
+impl Square {
+    /// All words 0.
+    pub const ZERO: Self = Self([[0; 16]; 16]);
+}
 
 impl Kernel {
     /// Runs `f` in this set's instructions, as far as it is inlined into this call.
@@ -45,7 +52,7 @@ impl Kernel {
 /// [`Kernel::transpose`] word by word.
 #[inline(always)]
 fn transpose(rows: &Square) -> Square {
-    std::array::from_fn(|column| std::array::from_fn(|row| rows[row][column]))
+    Square(std::array::from_fn(|column| std::array::from_fn(|row| rows.0[row][column])))
 }
 
 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
@@ -70,10 +77,10 @@ mod x86 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,bmi1,bmi2,popcnt,lzcnt,movbe")]
     pub(super) fn transpose_avx512(rows: &Square) -> Square {
-        let mut columns = [[0; 16]; 16];
+        let mut columns = Square::ZERO;
         let mut quarters = [[_mm512_setzero_si512(); 4]; 4];
         // Of four rows each: vector `word` has, in quarter `n`, word `4 n + word` of the four rows.
-        for (four, rows) in quarters.iter_mut().zip(rows.as_chunks().0) {
+        for (four, rows) in quarters.iter_mut().zip(rows.0.as_chunks().0) {
             // SAFETY: bounds: a row is 64 bytes.
             let [a, b, c, d] =
                 rows.each_ref().map(|row: &[u32; 16]| unsafe { _mm512_loadu_si512(row.as_ptr().cast()) });
@@ -105,7 +112,7 @@ mod x86 {
             ];
             for (quarter, column) in made.into_iter().enumerate() {
                 // SAFETY: bounds: a column is 64 bytes.
-                unsafe { _mm512_storeu_si512(columns[4 * quarter + word].as_mut_ptr().cast(), column) };
+                unsafe { _mm512_storeu_si512(columns.0[4 * quarter + word].as_mut_ptr().cast(), column) };
             }
         }
         columns
@@ -115,7 +122,7 @@ mod x86 {
     #[inline(never)]
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
     pub(super) fn transpose_avx2(rows: &Square) -> Square {
-        let mut columns = [[0; 16]; 16];
+        let mut columns = Square::ZERO;
         transpose_eight(rows, &mut columns, 0, 0);
         transpose_eight(rows, &mut columns, 0, 4);
         transpose_eight(rows, &mut columns, 0, 8);
@@ -132,7 +139,7 @@ mod x86 {
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
     fn transpose_eight(rows: &Square, columns: &mut Square, row: usize, column: usize) {
         let load = |row: usize| {
-            let words = &rows[row].as_chunks::<4>().0[column / 4];
+            let words = &rows.0[row].as_chunks::<4>().0[column / 4];
             // SAFETY: bounds: four words are 16 bytes.
             unsafe { _mm_loadu_si128(words.as_ptr().cast()) }
         };
@@ -147,7 +154,7 @@ mod x86 {
             _mm256_unpacklo_epi64(ab_upper, cd_upper),
             _mm256_unpackhi_epi64(ab_upper, cd_upper),
         ];
-        for (words, column) in made.into_iter().zip(&mut columns[column..]) {
+        for (words, column) in made.into_iter().zip(&mut columns.0[column..]) {
             let to = &mut column.as_chunks_mut::<8>().0[row / 8];
             // SAFETY: bounds: eight words are 32 bytes.
             unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), words) };
