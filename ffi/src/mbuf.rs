@@ -286,10 +286,17 @@ impl Mbuf {
         self.get(sys::SHIM_MBUF_OL_FLAGS)
     }
 
-    /// What the device says about checksums and tags, without a branch.
-    #[inline]
+    /// What the device says about checksums and tags. A device says nothing of all its frames, or something of most, so there
+    /// is one branch, and it is foreseen.
+    #[inline(always)]
     pub fn rx_said(&self) -> RxSaid {
+        const ALL: u64 = sys::SHIM_MBUF_F_RX_IP_CKSUM_MASK
+            | sys::SHIM_MBUF_F_RX_L4_CKSUM_MASK
+            | sys::SHIM_MBUF_F_RX_VLAN_STRIPPED;
         let flags = self.ol_flags();
+        if flags & ALL == 0 {
+            return RxSaid { ip_whole: false, l4_whole: false, wrong: false, vlan_stripped: false };
+        }
         let has = |flag| flags & flag != 0;
         // "Not right in the frame, but the data are whole" is both bits (asserted below).
         let (ip_whole, l4_whole) =

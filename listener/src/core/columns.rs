@@ -102,15 +102,18 @@ impl ColumnLookup {
         // The generations are read under the pin that the ids were found under, so they are those listeners' or later.
         let of =
             |id: Option<ListenerId>| id.and_then(|id| env.socks.get(id)).map_or(0, ListenSock::generation);
-        let mut last = self.ids[set.trailing_zeros() as usize % BURST_MAX];
-        let mut generation = of(last);
-        let mut listened = 0;
-        self.alike = true;
+        let first = self.ids[set.trailing_zeros() as usize % BURST_MAX];
+        self.alike = self.ids[..len].iter().fold(true, |alike, id| alike & (*id == first));
+        if self.alike {
+            let generation = of(first);
+            self.generation[..len].fill(generation);
+            return generation & 1 == 1 && opens != 0;
+        }
+        let (mut last, mut generation, mut listened) = (first, of(first), 0);
         for row in rows(set) {
             if self.ids[row] != last {
                 last = self.ids[row];
                 generation = of(last);
-                self.alike = false;
             }
             self.generation[row] = generation;
             listened |= u64::from(generation & 1) << row;

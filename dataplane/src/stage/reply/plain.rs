@@ -1,7 +1,7 @@
 //! The answer that nearly every answer is: untagged, IPv4, an MSS or no option. Sixteen of them are composed at a time, a
 //! field of all by one instruction, and each is written over its frame as one block.
 
-use listener::columns::{Answers, rows};
+use listener::columns::Answers;
 use listener::drop_reason::DropReason;
 use listener::vector::{Square, Vectors};
 use zerocopy::IntoBytes;
@@ -64,15 +64,16 @@ fn write_all<F: Frame, const WHOLE: bool>(
                 // Within the closure, so that it is seen to be nothing.
                 let offload = if WHOLE { TxOffload::default() } else { asked };
                 let blocks = compose(vectors, (plain, answers), first, local.mac(), capabilities);
-                for lane in rows(set) {
-                    let (row, block) = (first + lane, &blocks.0[lane % GROUP]);
-                    let Some(frame) = &mut frames[row] else { continue };
-                    let len = if answers.option[row] == 0 { SHORT } else { SHORT + 4 };
-                    let src = plain.src_mac[0][row];
+                let (src, option) = (of(&plain.src_mac[0], first), of(&answers.option, first));
+                let cells = frames[first..].iter_mut().zip(&mut fates[first..]).zip(&blocks.0);
+                for (lane, ((frame, fate), block)) in cells.enumerate() {
+                    let (Some(frame), true) = (frame, set >> lane & 1 == 1) else { continue };
+                    let len = if option[lane] == 0 { SHORT } else { SHORT + 4 };
+                    let dst = [(src[lane] >> 24) as u8, (src[lane] >> 16) as u8];
                     let Some(octets) = block.as_bytes().first_chunk() else { continue };
-                    fates[row] = if frame.replace([(src >> 24) as u8, (src >> 16) as u8], octets, len) {
+                    *fate = if frame.replace(dst, octets, len) {
                         frame.set_tx_offload(offload);
-                        Fate::Ready(answers.outcome[row])
+                        Fate::Ready(answers.outcome[(first + lane) % BURST_MAX])
                     } else {
                         Fate::Drop(DropReason::NoBuffer)
                     };
