@@ -58,13 +58,13 @@ pub enum Fate {
 pub struct Burst<I: PacketIo, Found> {
     /// Frames; in the end those with answers, a prefix.
     pub frames: [Option<I::Frame>; BURST_MAX],
-    /// Where things are in them.
+    /// Where things are in them, but in plain ones: see [`Plain::head`].
     pub heads: [Head; BURST_MAX],
     /// The headers of plain segments.
     pub plain: Plain,
-    /// TCP segments; only those on the lane have a meaning, and SYNs on a lane of their own have none.
+    /// TCP segments; only those on the lane have a meaning, and plain SYNs only where the TCP stage needed one.
     pub segs: [Segment; BURST_MAX],
-    /// What the lookup found for them.
+    /// What the lookup found for them; for plain ones only where the TCP stage asked.
     pub found: [Found; BURST_MAX],
     /// What becomes of the frames.
     pub fates: [Fate; BURST_MAX],

@@ -33,7 +33,7 @@ pub struct Glance<'a> {
     pub mac_first: [u8; 2],
     /// The others, as a big-endian number.
     pub mac_last: u32,
-    /// One of the device's own IPv4 addresses; all ones, which no host has, if there is none.
+    /// One of the device's own IPv4 addresses; all ones, which is nobody's, if there is none.
     pub first: u32,
     listed: &'a [u32; 8],
     prefixes: &'a [PrefixV4],
@@ -87,7 +87,7 @@ pub struct LocalTable {
     /// Directed broadcasts, sorted.
     v4_broadcast: Box<[u32]>,
     v4_prefixes: Box<[PrefixV4]>,
-    /// The first of `v4`; all ones, which no host has, if there is none.
+    /// The first of `v4`; all ones, which is nobody's, if there is none.
     v4_first: u32,
     /// Bit `n` is set if an address in one of the two lists ends in octet `n`.
     v4_listed: [u32; 8],
@@ -170,7 +170,7 @@ impl LocalTable {
     /// True for an IPv4 address that is [`AddrKind::Local`].
     #[inline]
     pub fn is_local_v4(&self, addr: u32) -> bool {
-        addr == self.v4_first || self.is_another_local_v4(addr)
+        (addr == self.v4_first && addr != u32::MAX) || self.is_another_local_v4(addr)
     }
 
     #[inline(never)]
@@ -304,6 +304,10 @@ mod tests {
             }
         }
         assert!(others > 30_000, "nearly all are: {others}");
+        let without = LocalTable::new(MacAddr([2, 0, 0, 0, 0, 1]), &[], &[(addr("198.19.0.0"), 16)]);
+        for addr in [u32::MAX, 0, v4("198.19.0.1"), v4("198.18.0.1")] {
+            assert_eq!(without.is_local_v4(addr), without.kind_v4(addr) == AddrKind::Local);
+        }
     }
 
     #[test]

@@ -179,8 +179,9 @@ impl Mbuf {
     /// [`Mbuf::data`] are whatever it held. None if it ends before.
     #[inline]
     pub fn room<const N: usize>(&self) -> Option<&[u8; N]> {
-        // SAFETY: bounds: there are `N` bytes between the start of the data and the end of the buffer. Initialised,
-        // aliasing and lifetime: as in `data`.
+        // SAFETY: bounds: there are `N` bytes between the start of the data and the end of the buffer. Initialised:
+        // behind the data too, since pools and drivers' own buffers are memory that the kernel gave out zeroed.
+        // Aliasing and lifetime: as in `data`.
         (self.room_len() >= N).then(|| unsafe { &*self.data_ptr().cast() })
     }
 
@@ -298,7 +299,7 @@ impl Mbuf {
             return RxSaid { ip_whole: false, l4_whole: false, wrong: false, vlan_stripped: false };
         }
         let has = |flag| flags & flag != 0;
-        // "Not right in the frame, but the data are whole" is both bits (asserted below).
+        // "Not right in the frame, but the data are whole" is both bits (asserted above).
         let (ip_whole, l4_whole) =
             (has(sys::SHIM_MBUF_F_RX_IP_CKSUM_GOOD), has(sys::SHIM_MBUF_F_RX_L4_CKSUM_GOOD));
         let ip_wrong = has(sys::SHIM_MBUF_F_RX_IP_CKSUM_BAD) & !ip_whole;

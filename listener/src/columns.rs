@@ -1,6 +1,6 @@
 //! Segments and answers as columns: one array a field, row `i` is frame `i` of the burst.
 //!
-//! Nearly every segment is plain: IPv4, with no option or one of few. Plain segments are looked up as columns, many at a
+//! Nearly every segment is plain: IPv4 without options of its own. Plain segments are looked up as columns, many at a
 //! time, with vectors; and under a flood, when nearly every frame is a SYN that says nothing but its MSS and nearly every
 //! answer follows from the same few facts, such SYNs never become a [`crate::segment::Segment`]: what is the same for
 //! all rows is made once. See [`crate::Core::lookup_columns`] and [`crate::Core::answer_syns`].
@@ -26,7 +26,7 @@ pub struct Columns {
     pub ports: [u32; BURST_MAX],
     /// SEG.SEQ
     pub seq: [u32; BURST_MAX],
-    /// The MSS that a SYN names; 0 if it names none.
+    /// The MSS that a SYN without other options names; 0 if it names none.
     pub mss: [u32; BURST_MAX],
     /// DSCP and ECN.
     pub tos: [u32; BURST_MAX],

@@ -5,7 +5,8 @@
 //! here locks, allocates, reads a clock or makes a system call; time comes in as an argument.
 //!
 //! # Order
-//! A burst is looked up as one batch and then answered segment by segment, in order of arrival. What a segment of the
+//! A burst is looked up as one batch, or two where some of it stands in columns, and then answered in order of arrival:
+//! segment by segment, but for runs of SYNs in columns. What a segment of the
 //! burst puts into the table is seen by the segments after it: see [`Found`].
 
 use crate::config::StackConfig;
@@ -35,7 +36,7 @@ pub mod dry_run;
 pub(crate) mod hand_off;
 mod lookup;
 
-/// What [`Core::lookup_burst`] found for one segment: a hint for [`Core::rcv`].
+/// What [`Core::lookup_burst`] or [`Core::lookup_columns`] found for one segment: a hint for [`Core::rcv`].
 ///
 /// [`Core::rcv`] checks it: an entry may have left the table since, and one may have come that the lookup could not
 /// see. So a hint of an earlier burst, or none at all, costs a lookup and nothing else.

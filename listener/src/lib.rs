@@ -28,7 +28,7 @@
 //! | `reuseport_attach_prog` | [`Stack::set_selector`], [`sock_reuseport::Select`] | 14 |
 //! | request queue and accept queue | [`listen_sock`], [`conn_shared`] | 18 |
 //! | `tcp_v4_rcv`, `tcp_v6_rcv`, `tcp_v4_send_reset` | `tcp_ipv4.rs` | 15 |
-//! | `tcp_conn_request` | `tcp_input.rs` | 15, 16 |
+//! | `tcp_conn_request` | `tcp_input.rs`, for many at once `core/columns/answer.rs` | 15, 16 |
 //! | `tcp_check_req`, `tcp_v4_syn_recv_sock`, `tcp_timewait_state_process` | `tcp_minisocks.rs` | |
 //! | `tcp_rcv_state_process`, `tcp_validate_incoming` | `tcp_input/rcv_state.rs` | 10 |
 //! | `tcp_make_synack`, `tcp_select_initial_window`, `secure_tcp_seq` | `tcp_output.rs` | |

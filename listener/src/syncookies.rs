@@ -13,6 +13,7 @@ use crate::limits::BURST_MAX;
 use crate::segment::FlowKey;
 use crate::siphash::{SipKey, siphash_2_4};
 use crate::types::{Nanos, SegSeq};
+use crate::vector;
 
 /// Nanoseconds that a cookie is valid at most, and that a listener looks for cookies after it sent one.
 pub const COOKIE_VALID_NS: u64 = MAX_SYNCOOKIE_AGE as u64 * COOKIE_PERIOD_NS;
@@ -147,7 +148,7 @@ pub(crate) fn cookies_of(
     rows: usize,
     out: &mut [u32; BURST_MAX],
 ) {
-    for row in 0..rows.next_multiple_of(16).min(BURST_MAX) {
+    for row in 0..vector::whole(rows) {
         // No MSS is as good as the least, which has the same entry.
         let hashes = [first[row], second[row]];
         out[row] = cookie_of(hashes, true, SegSeq(seq[row]), mss[row] as u16, count).0;

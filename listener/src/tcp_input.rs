@@ -41,7 +41,7 @@ pub(crate) struct Syn<'a> {
     pub ahead: Ahead,
 }
 
-/// Answers a SYN.
+/// Answers a SYN. What is tested here, `core/columns/answer.rs` tests once for many.
 ///
 /// # Source
 /// Linux v6.18 `tcp_conn_request`, `tcp_syn_flood_action` (net/ipv4/tcp_input.c).

@@ -34,12 +34,6 @@ impl Lane {
         self.0 == 0
     }
 
-    /// The frames of both.
-    #[inline]
-    pub const fn and(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
     /// The frames, the first one first.
     #[inline]
     pub fn iter(self) -> impl Iterator<Item = usize> {
@@ -47,7 +41,7 @@ impl Lane {
     }
 }
 
-/// One lane a kind of frame; those that [`crate::stage::parse()`] dropped are on none.
+/// One lane a kind of frame, and of TCP some within others; those that [`crate::stage::parse()`] dropped are on none.
 #[derive(Clone, Copy, Debug)]
 pub struct Lanes {
     /// ARP packets.

@@ -87,7 +87,7 @@ impl Frame for MemFrame {
     }
 
     fn replace(&mut self, first: [u8; 2], rest: &[u8; WINDOW - 2], len: usize) -> bool {
-        if !self.set_len(WINDOW) {
+        if len > WINDOW || !self.set_len(WINDOW) {
             return false;
         }
         let (to_first, to_rest) = self.bytes_mut().split_at_mut(2);

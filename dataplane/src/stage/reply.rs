@@ -113,7 +113,6 @@ fn fields(flow: &FlowKey, segment: &OutSegment, options: usize) -> Fields {
         total_len: (HEADERS_LEN + options) as u16,
         tos: segment.tos,
         tcp_header_len: (tcp::HEADER_LEN + options) as u8,
-        reserved: 0,
         flags: segment.flags,
         wnd: segment.wnd,
     }

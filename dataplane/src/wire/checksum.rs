@@ -105,6 +105,12 @@ impl Sum {
     }
 }
 
+/// The sum of both halves of a word.
+#[inline(always)]
+pub const fn halves(word: u32) -> u32 {
+    (word >> 16) + (word & 0xffff)
+}
+
 /// Adds the carries in until 16 bits are left.
 #[inline]
 const fn fold(sum: u64) -> u16 {

@@ -1,5 +1,5 @@
-//! IPv4 and TCP headers without IPv4 options, as the one block of 40 octets that nearly every segment begins with: written
-//! a few words at a time. [`crate::wire::ipv4`] and [`crate::wire::tcp`] read the same octets header by header.
+//! IPv4 and TCP headers without IPv4 options, as the one block of 40 octets that answers begin with: written a few words at
+//! a time. [`crate::wire::ipv4`] and [`crate::wire::tcp`] read the same octets header by header.
 
 use zerocopy::byteorder::network_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -36,7 +36,7 @@ pub struct Headers {
 
 const _: () = assert!(size_of::<Headers>() == HEADERS_LEN);
 
-/// What the fixed parts of both headers said.
+/// What the fixed parts of both headers are to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Fields {
     /// Source address in the upper half, destination in the lower.
@@ -45,16 +45,14 @@ pub struct Fields {
     pub ports: u32,
     /// Sequence number.
     pub seq: u32,
-    /// Acknowledgement number, also where the ACK bit is not set.
+    /// Acknowledgement number.
     pub ack: u32,
     /// Octets of both headers with TCP options and data.
     pub total_len: u16,
     /// DSCP and ECN.
     pub tos: u8,
-    /// Octets of the TCP header, options included, if the field speaks the truth.
+    /// Octets of the TCP header, options included: a multiple of 4.
     pub tcp_header_len: u8,
-    /// The four bits in front of the control bits.
-    pub reserved: u8,
     /// Control bits.
     pub flags: u8,
     /// Window, unscaled.
@@ -62,18 +60,14 @@ pub struct Fields {
 }
 
 impl Headers {
-    /// Writes both headers, checksums left at 0, DF set, id 0. Returns the sums of both: that of the IPv4 header, and
-    /// that of the pseudo-header.
+    /// Writes both headers, DF set, id 0, with the IPv4 header's checksum or 0 in its place.
     ///
     /// `fields` has its lengths right.
     #[inline(always)]
     pub fn write(&mut self, fields: &Fields, ip_checksum: bool, tcp_checksum: TcpChecksum) {
-        let Fields { addrs, ports, seq, ack, total_len, tos, tcp_header_len, reserved, flags, wnd } = *fields;
+        let Fields { addrs, ports, seq, ack, total_len, tos, tcp_header_len, flags, wnd } = *fields;
         let start = VERSION_IHL << 24 | u32::from(tos) << 16 | u32::from(total_len);
-        let control = u32::from(tcp_header_len) << 26
-            | u32::from(reserved) << 24
-            | u32::from(flags) << 16
-            | u32::from(wnd);
+        let control = u32::from(tcp_header_len) << 26 | u32::from(flags) << 16 | u32::from(wnd);
         let both = (addrs >> 32) + (addrs & 0xffff_ffff);
         let ip = both + u64::from(start) + (ID_TO_PROTOCOL >> 32) + (ID_TO_PROTOCOL & 0xffff_ffff);
         let ip_field = if ip_checksum { u64::from(!fold(ip)) } else { 0 };
@@ -129,12 +123,12 @@ mod tests {
         #[test]
         fn headers_are_written(
             (addrs, ports, seq, ack) in any::<(u64, u32, u32, u32)>(),
-            (tos, reserved, flags, wnd) in (any::<u8>(), 0u8..16, any::<u8>(), any::<u16>()),
+            (tos, flags, wnd) in any::<(u8, u8, u16)>(),
             (words, rest) in (5u8..16, prop::collection::vec(any::<u8>(), 110..200)),
         ) {
             let rest = &rest[..usize::from(words) * 4 - 20 + rest.len() % 60];
             let fields = Fields {
-                addrs, ports, seq, ack, tos, reserved, flags, wnd,
+                addrs, ports, seq, ack, tos, flags, wnd,
                 total_len: (HEADERS_LEN + rest.len()) as u16,
                 tcp_header_len: words * 4,
             };
@@ -146,7 +140,7 @@ mod tests {
             prop_assert_eq!(ip, Ok(((addrs >> 32) as u32, addrs as u32, tos, fields.total_len)));
             let tcp = TcpHeader::parse(&[&bytes[20..], rest].concat()).expect("well formed");
             let read = (tcp.sport, tcp.dport, tcp.seq, tcp.ack, tcp.reserved, tcp.flags, tcp.wnd);
-            prop_assert_eq!(read, ((ports >> 16) as u16, ports as u16, seq, ack, reserved, flags, wnd));
+            prop_assert_eq!(read, ((ports >> 16) as u16, ports as u16, seq, ack, 0, flags, wnd));
             let tcp_len = (20 + rest.len()) as u16;
             let (src, dst) = ((addrs >> 32) as u32, addrs as u32);
             let pseudo = pseudo_v4(src, dst, PROTO_TCP, tcp_len);

@@ -21,6 +21,9 @@ mod answer;
 #[repr(C, align(64))]
 pub(super) struct ColumnLookup {
     vectors: Vectors,
+    /// The burst that the rest is of, and its rows.
+    burst: u32,
+    looked: u64,
     dev: DevIndex,
     /// In the established table.
     hash: [u32; BURST_MAX],
@@ -55,6 +58,8 @@ impl Default for ColumnLookup {
     fn default() -> Self {
         Self {
             vectors: Vectors::best(),
+            burst: 0,
+            looked: 0,
             dev: DevIndex::NONE,
             hash: [0; BURST_MAX],
             ids: [None; BURST_MAX],
@@ -153,12 +158,12 @@ impl ColumnLookup {
 }
 
 impl Core {
-    /// Looks up the rows `set` of `columns`, of which `opens` are SYNs with any options, and which came in on device `dev`: once for a
-    /// burst, after [`Core::lookup_burst`] for its other segments.
+    /// Looks up the rows `set` of `columns`, of which `opens` are SYNs with any options, and which came in on device
+    /// `dev`: once for a burst, after [`Core::lookup_burst`] for its other segments.
     pub fn lookup_columns(&mut self, columns: &Columns, set: u64, opens: u64, dev: DevIndex) {
-        let Self { env, flows, columns: own, minute, .. } = self;
+        let Self { env, flows, columns: own, minute, burst, .. } = self;
         let len = BURST_MAX - set.leading_zeros() as usize;
-        own.dev = dev;
+        (own.burst, own.looked, own.dev) = (*burst, set, dev);
         own.hashed = Hashed::Nothing;
         own.refused = None;
         let Columns { saddr, daddr, ports, .. } = columns;
@@ -173,10 +178,13 @@ impl Core {
         }
     }
 
-    /// What [`Core::lookup_columns`] found for a row, for [`Core::rcv`].
+    /// What [`Core::lookup_columns`] found for a row of this burst, for [`Core::rcv`]; for any other row, nothing.
     #[inline]
     pub fn found_row(&self, row: usize) -> Found {
         let own = &*self.columns;
+        if own.burst != self.burst || own.looked >> row & 1 == 0 {
+            return Found::default();
+        }
         let [first, second] = &own.hashes;
         let what = match (own.known >> row & 1, own.ids[row]) {
             (1, _) => own.flow[row],

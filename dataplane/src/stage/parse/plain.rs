@@ -13,7 +13,7 @@ use zerocopy::IntoBytes;
 use crate::burst::{GROUP, Gathered, Plain};
 use crate::io::Frame;
 use crate::local::{AddrKind, Glance, LocalTable};
-use crate::wire::checksum::Sum;
+use crate::wire::checksum::{Sum, halves};
 use crate::wire::ether::{self, ETHERTYPE_IPV4};
 use crate::wire::ipv4::{self, PROTO_TCP};
 use crate::wire::tcp;
@@ -213,7 +213,7 @@ fn check(vectors: Vectors, glance: &Glance<'_>, plain: &mut Plain, first: usize)
         said.opens |= u32::from(control >> 16 & u32::from(CONTROL) == u32::from(flag::SYN)) << lane;
         said.stamped |= u32::from(stamped) << lane;
         said.near |= near[lane] << lane;
-        said.elsewhere |= u32::from(daddr != ours) << lane;
+        said.elsewhere |= u32::from((daddr != ours) | (daddr == u32::MAX)) << lane;
         words[1][lane] = src;
         words[2][lane] = src_type;
         words[3][lane] = start;
@@ -224,7 +224,7 @@ fn check(vectors: Vectors, glance: &Glance<'_>, plain: &mut Plain, first: usize)
         words[10][lane] = ack;
         words[11][lane] = control;
         // In the places of words that nobody needs any more.
-        words[4][lane] = if has_mss { option & 0xffff } else { 0 };
+        words[4][lane] = if has_mss & simple { option & 0xffff } else { 0 };
         words[5][lane] = start >> 16 & 0xff;
         // What is known to be whole is made to look so.
         words[SUM][lane] = if info & TCP_WHOLE != 0 { WHOLE } else { fixed };
@@ -260,12 +260,6 @@ fn put<const N: usize>(column: &mut [u32; N], first: usize, group: &Column) {
     if let Some(to) = column.get_mut(first..).and_then(|column| column.first_chunk_mut()) {
         *to = *group;
     }
-}
-
-/// The sum of both halves of a word.
-#[inline(always)]
-const fn halves(word: u32) -> u32 {
-    (word >> 16) + (word & 0xffff)
 }
 
 /// True if 16-bit words, not all of them 0, whose sum this is add up to all ones; a sum of less than 2^24.

@@ -9,7 +9,7 @@ use super::{Row, any_frame, plain};
 use crate::burst::{BURST_MAX, Fate, Head, Lane, Lanes, Plain};
 use crate::io::mem::{Mem, MemConfig, MemFrame};
 use crate::io::{Csum, PacketIo, RxMeta};
-use crate::local::{AddrKind, pack_route};
+use crate::local::{AddrKind, LocalTable, pack_route};
 use crate::wire::checksum::{Sum, pseudo_v4};
 use crate::wire::ether::MacAddr;
 use crate::wire::vlan::{Tags, Tci};
@@ -282,6 +282,25 @@ fn segments() -> impl Strategy<Value = (Vec<u8>, RxMeta)> {
             (frame, RxMeta { ip_csum, l4_csum, vlan_tci, chained })
         },
     )
+}
+
+#[test]
+fn a_device_without_an_address_of_its_own_is_nobody_at_the_broadcast() {
+    let local = LocalTable::new(MacAddr(OUR_MAC), &[], &[(InetAddr::v4(0xc613_0000), 16)]);
+    let to = |daddr: [u8; 4]| {
+        let mut frame = syn_v4();
+        frame[30..34].copy_from_slice(&daddr);
+        fix_ipv4(&mut frame);
+        frame[50..52].fill(0);
+        let daddr = u32::from_be_bytes(daddr);
+        let tcp_len = frame.len() as u16 - 34;
+        let sum = pseudo_v4(u32::from_be_bytes(PEER_V4), daddr, 6, tcp_len).plus(Sum::of(&frame[34..]));
+        frame[50..52].copy_from_slice(&sum.checksum().to_be_bytes());
+        (frame, RxMeta::default())
+    };
+    let frames = slots(&[to([255; 4]), to([198, 19, 3, 4]), to(OUR_V4)]);
+    let taken = plain::read(&frames, Vectors::best(), &local, &mut Box::new(Plain::EMPTY), |_, _, _| {});
+    assert_eq!(taken.plain, 0b010, "an address of the prefix alone");
 }
 
 /// The frames of a burst, as they come in.

@@ -9,6 +9,7 @@ use zerocopy::IntoBytes;
 use crate::burst::{BURST_MAX, Fate, GROUP, Plain};
 use crate::io::{Capabilities, Frame, TxOffload};
 use crate::local::LocalTable;
+use crate::wire::checksum::halves;
 use crate::wire::ether::{self, ETHERTYPE_IPV4, MacAddr};
 use crate::wire::ipv4::{self, PROTO_TCP, TTL};
 use crate::wire::tcp;
@@ -146,12 +147,6 @@ fn compose(
 #[inline(always)]
 fn of(column: &[u32; BURST_MAX], first: usize) -> Column {
     column.get(first..).and_then(|column| column.first_chunk()).copied().unwrap_or([0; GROUP])
-}
-
-/// The sum of both halves of a word.
-#[inline(always)]
-const fn halves(word: u32) -> u32 {
-    (word >> 16) + (word & 0xffff)
 }
 
 /// A sum of less than 2^24, its carries added in.

@@ -184,6 +184,20 @@ fn written(answers: &Answers, row: usize) -> OutSegment {
 }
 
 #[test]
+fn rows_that_were_not_looked_up_have_nothing() {
+    let mut world = World::new();
+    world.listen(ListenParams::default());
+    let mut columns = Columns::EMPTY;
+    (columns.daddr[3], columns.ports[3]) = (0xc612_0001, 80);
+    world.core.lookup_burst(&[], 0, &mut []);
+    world.core.lookup_columns(&columns, 1 << 3, 1 << 3, DEV);
+    assert!(world.core.found_row(3).listener().is_some());
+    assert_eq!(world.core.found_row(2), Found::default());
+    world.core.lookup_burst(&[], 0, &mut []);
+    assert_eq!(world.core.found_row(3), Found::default(), "of an earlier burst");
+}
+
+#[test]
 fn rows_are_answered_as_segments_are() {
     let mut short = 0;
     for seed in 0..40 {
