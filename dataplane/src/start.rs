@@ -384,8 +384,6 @@ impl Running {
     /// by this.
     pub fn stop(mut self) -> (FinalReport, Result<(), String>) {
         let ended = self.team.stop();
-        // What was asked before is not the end.
-        self.desk.asked = false;
         let stats = self.desk.stats();
         // Without a core to choose there is nothing to refuse.
         let latency = self.desk.latency(None).unwrap_or_default();

@@ -139,7 +139,7 @@ impl<D: Devices> Service for Desk<D> {
             Request::Captured {} => self.captured(peer).map(Reply::Captured),
             Request::Top {} => Ok(Reply::Top(Box::new(self.top(peer)))),
             Request::Why(ask) => self.why(&ask).map(|why| Reply::Why(Box::new(why))),
-            Request::Stats {} => Ok(Reply::Stats(Box::new(self.stats()))),
+            Request::Stats {} => Ok(Reply::Stats(Box::new(self.stats_of_round()))),
             Request::Latency { core } => self.latency(core).map(Reply::Latency),
             Request::CookieKeys { rotate: false } => Ok(Reply::CookieKeys(self.cookies.show())),
             Request::CookieKeys { rotate: true } => {
@@ -284,6 +284,12 @@ impl<D: Devices> Desk<D> {
 
     /// All counters as of now.
     pub fn stats(&mut self) -> Stats {
+        self.round();
+        self.stats_of_round()
+    }
+
+    /// All counters as of the first question in this round.
+    fn stats_of_round(&mut self) -> Stats {
         self.refresh();
         let reporter = self.reporter.lock();
         let reports = reporter.each().enumerate();
@@ -324,7 +330,7 @@ impl<D: Devices> Desk<D> {
         }
     }
 
-    /// Latencies as of now, of all cores or of one.
+    /// Latencies as of the first question in this round, of all cores or of one.
     ///
     /// # Errors
     /// There is no such core.
@@ -333,7 +339,7 @@ impl<D: Devices> Desk<D> {
         Ok(Latency { clocks: self.clocks(), ..latency_of(&reports) })
     }
 
-    /// The whole histograms as of now, of all cores or of one.
+    /// The whole histograms as of the first question in this round, of all cores or of one.
     ///
     /// # Errors
     /// There is no such core.

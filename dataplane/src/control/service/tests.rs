@@ -7,7 +7,7 @@ use listener::types::CoreId;
 
 use super::*;
 use crate::config::ThenName;
-use crate::histogram::{Mailbox, Reporter};
+use crate::histogram::{Interval, Mailbox, Reporter};
 
 const ROOT: Peer = Peer { client: 1, uid: 0 };
 
@@ -218,6 +218,19 @@ fn stats_name_every_reason_and_every_core() {
     assert_eq!(stats.devices[0].counters["imissed"], 7);
     let refusal = desk.latency(Some(4)).expect_err("no such core");
     assert_eq!(refusal.message, "there is no core 4; the cores are 0 to 0");
+}
+
+#[test]
+fn clients_share_the_answers_of_a_round_and_the_process_itself_asks_anew() {
+    let mailbox = Arc::<Mailbox>::default();
+    let mut desk = Desk { reporter: Reporter::new([(CoreId(0), mailbox.clone())]).into(), ..desk() };
+    assert_eq!(desk.stats().total.outcomes["synack"], 0);
+    let mut last = Box::<Interval>::default();
+    last.counters.outcomes[Outcome::SynAck as usize] = 5;
+    mailbox.finish(last);
+    let Ok(Reply::Stats(same)) = desk.call(ROOT, Request::Stats {}) else { panic!("there are stats") };
+    assert_eq!(same.total.outcomes["synack"], 0);
+    assert_eq!(desk.stats().total.outcomes["synack"], 5);
 }
 
 #[test]
