@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use dataplane::burst::{BURST_MAX, Burst, Fate};
-use dataplane::clock::{Clock, RealClock};
+use dataplane::clock::{Clock, RealClock, Ticking};
 use dataplane::io::PacketIo;
-use dataplane::io::dpdk::DpdkIo;
+use dataplane::io::dpdk::{self as dpdk_io, DpdkIo, Tsc};
 use dataplane::io::mem::{Mem, MemConfig, MemPeer};
 use dataplane::local::LocalTable;
 use dataplane::stage;
@@ -209,7 +209,7 @@ impl Args {
         let mut config = WorkerConfig::new(CoreId(0));
         config.burst = self.burst;
         let mut worker = Worker::new(config, core, vec![Port::new(io, DEV, Arc::new(local), false)]);
-        let mut clock = RealClock::begin();
+        let mut clock = dpdk_io::clock();
         let mut ticks = ticks_of_bursts();
         let start = Instant::now();
         while start.elapsed() < length {
@@ -234,7 +234,7 @@ struct Stages<'a, I: PacketIo> {
     local: &'a LocalTable,
     columns: Box<Burst<I, Found>>,
     vectors: Vectors,
-    clock: RealClock,
+    clock: Ticking<Tsc, RealClock>,
     ticks: [Histogram<u64>; STAGES.len()],
 }
 
@@ -245,7 +245,7 @@ fn ticks_of_bursts() -> Histogram<u64> {
 
 impl<'a, I: PacketIo> Stages<'a, I> {
     fn new(io: &'a mut I, core: &'a mut Core, local: &'a LocalTable) -> Self {
-        let clock = RealClock::begin();
+        let clock = dpdk_io::clock();
         let ticks = std::array::from_fn(|_| ticks_of_bursts());
         Self { io, core, local, columns: Box::default(), vectors: Vectors::best(), clock, ticks }
     }

@@ -13,7 +13,7 @@ mod plain;
 
 pub use lanes::{Lane, Lanes};
 pub use plain::Plain;
-pub(crate) use plain::{GROUP, Gathered};
+pub(crate) use plain::{GROUP, Heads};
 
 /// Frames in a burst at most.
 pub const BURST_MAX: usize = 64;
@@ -66,14 +66,14 @@ pub struct Burst<I: PacketIo, Found> {
     pub segs: [Segment; BURST_MAX],
     /// What the lookup found for them; for plain ones only where the TCP stage asked.
     pub found: [Found; BURST_MAX],
-    /// What becomes of the frames.
+    /// What becomes of the frames, but those with a plain answer.
     pub fates: [Fate; BURST_MAX],
-    /// Plain answers that are still to be written.
+    /// Plain answers.
     pub answers: Answers,
     /// Which frames are of which kind.
     pub lanes: Lanes,
-    /// The outcome of each answer, and its octets.
-    pub tx_info: [(Outcome, u16); BURST_MAX],
+    /// Octets of the answers that are not plain.
+    pub octets: [usize; BURST_MAX],
     /// How long each frame had waited when it was received, in ns, where [`PacketIo::waited`] says.
     pub waited: [u64; BURST_MAX],
 }
@@ -90,7 +90,7 @@ impl<I: PacketIo, Found: Copy + Default> Burst<I, Found> {
             fates: [Fate::Pending; BURST_MAX],
             answers: Answers::EMPTY,
             lanes: Lanes::EMPTY,
-            tx_info: [(Outcome::Other, 0); BURST_MAX],
+            octets: [0; BURST_MAX],
             waited: [0; BURST_MAX],
         }
     }

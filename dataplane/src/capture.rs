@@ -172,6 +172,12 @@ impl Capturer {
         }
     }
 
+    /// True if [`Capturer::after`] will look at the fates of this burst.
+    #[inline]
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.copied
+    }
+
     /// Adds what became of the frames; the device took the first `sent` answers.
     #[inline]
     pub(crate) fn after(&mut self, fates: &[Fate], sent: usize) {

@@ -6,6 +6,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use listener::types::Nanos;
 
+mod ticking;
+
+pub use ticking::{Ticking, Ticks};
+
 /// A monotonic clock, read twice per burst.
 pub trait Clock {
     /// The time now.

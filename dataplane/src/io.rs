@@ -45,31 +45,6 @@ pub struct RxMeta {
     pub chained: bool,
 }
 
-/// What of a [`RxMeta`] makes a frame plain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RxSaid {
-    /// There is one buffer, no tag was taken out, and no checksum is known to be wrong.
-    pub plain: bool,
-    /// The IPv4 header is known to be right.
-    pub ip_whole: bool,
-    /// The TCP segment is.
-    pub l4_whole: bool,
-}
-
-impl RxSaid {
-    /// What `meta` says.
-    #[inline]
-    pub fn of(meta: &RxMeta) -> Self {
-        let whole = |said| matches!(said, Csum::Good | Csum::None);
-        let bad = meta.ip_csum == Csum::Bad || meta.l4_csum == Csum::Bad;
-        Self {
-            plain: !meta.chained && meta.vlan_tci.is_none() && !bad,
-            ip_whole: whole(meta.ip_csum),
-            l4_whole: whole(meta.l4_csum),
-        }
-    }
-}
-
 /// What the device is asked to do with a frame that goes out. Whoever writes a frame sets it, also to the default,
 /// because a frame that came in may still carry the device's marks of its arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -99,8 +74,41 @@ pub struct Capabilities {
     pub tx_vlan_insert: bool,
 }
 
-/// Octets that [`Frame::window`] shows: a link header, an IPv4 and a TCP header, twelve octets of options.
-pub const WINDOW: usize = 66;
+/// Octets of a frame that [`Frame::read_head`] reads and [`Frame::write_head`] writes: one cache line.
+pub const HEAD: usize = 64;
+
+/// As words of the frame's own byte order.
+pub type HeadWords = [u32; HEAD / 4];
+
+/// What [`Frame::read_head`] says of a frame, as one word that vectors can look at. 0 for a frame that it cannot read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadInfo(pub u32);
+
+impl HeadInfo {
+    /// The head could be read, and nothing that the device says speaks against the frame: there is one buffer, no tag was
+    /// taken out, and no checksum is known to be wrong.
+    pub const PLAIN: u32 = 1 << 31;
+    /// The IPv4 header is known to be right.
+    pub const IP_WHOLE: u32 = 1 << 30;
+    /// The TCP segment is.
+    pub const L4_WHOLE: u32 = 1 << 29;
+    /// The octets of the frame, as far as they fit.
+    pub const LEN: u32 = 0xffff;
+
+    /// Of a frame of `len` octets that could be read.
+    #[inline]
+    pub fn of(meta: &RxMeta, len: usize) -> Self {
+        let whole = |said| matches!(said, Csum::Good | Csum::None);
+        let bad = meta.ip_csum == Csum::Bad || meta.l4_csum == Csum::Bad;
+        let plain = !meta.chained && meta.vlan_tci.is_none() && !bad;
+        Self(
+            (len as u32).min(Self::LEN)
+                | if plain { Self::PLAIN } else { 0 }
+                | if whole(meta.ip_csum) { Self::IP_WHOLE } else { 0 }
+                | if whole(meta.l4_csum) { Self::L4_WHOLE } else { 0 },
+        )
+    }
+}
 
 /// One frame in a buffer that is owned by whoever holds it, from the destination MAC address on, without FCS.
 pub trait Frame: Send {
@@ -118,23 +126,17 @@ pub trait Frame: Send {
     /// What the device said about it on arrival.
     fn rx_meta(&self) -> RxMeta;
 
-    /// The same in short, for those who want only plain frames.
-    #[inline]
-    fn rx_said(&self) -> RxSaid {
-        RxSaid::of(&self.rx_meta())
-    }
-
     /// Asks the device for help on the way out, and forgets what it said on arrival.
     fn set_tx_offload(&mut self, offload: TxOffload);
 
-    /// What the buffer holds from the frame's first octet on, whether the frame is so long or not: octets behind the end
-    /// of [`Frame::bytes`] mean nothing. None if the buffer ends before.
-    fn window(&self) -> Option<&[u8; WINDOW]>;
+    /// Copies what the buffer holds from the frame's first octet on into `head`, whether the frame is so long or not: octets
+    /// behind the end of [`Frame::bytes`] mean nothing. `head` is not touched if the buffer ends before.
+    fn read_head(&self, head: &mut HeadWords) -> HeadInfo;
 
-    /// Makes the first `len` octets of both parts, one behind the other, the frame, and says whether the buffer has room
-    /// for all of them; if not, nothing changes.
+    /// Makes the first `len` octets of `head` the frame and asks the device for help with it, as
+    /// [`Frame::set_tx_offload`] does; says whether the buffer has room for all of `head`. If not, nothing changes.
     #[must_use]
-    fn replace(&mut self, first: [u8; 2], rest: &[u8; WINDOW - 2], len: usize) -> bool;
+    fn write_head(&mut self, head: &HeadWords, len: usize, offload: TxOffload) -> bool;
 
     /// Starts to load the first cache line of the octets. A hint: may do nothing.
     #[inline]

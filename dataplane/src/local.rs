@@ -26,55 +26,42 @@ struct PrefixV4 {
     mask: u32,
 }
 
+/// One without addresses.
+const NO_PREFIX: PrefixV4 = PrefixV4 { network: 1, mask: 0 };
+
 /// What of a [`LocalTable`] can be told at a glance, so that vectors can.
 #[derive(Clone, Copy, Debug)]
-pub struct Glance<'a> {
-    /// The first two octets of the MAC address.
-    pub mac_first: [u8; 2],
-    /// The others, as a big-endian number.
+pub struct Glance {
+    /// The first four octets of the MAC address, as a big-endian number.
+    pub mac_first: u32,
+    /// The last two, likewise.
     pub mac_last: u32,
     /// One of the device's own IPv4 addresses; all ones, which is nobody's, if there is none.
     pub first: u32,
-    listed: &'a [u32; 8],
-    prefixes: &'a [PrefixV4],
+    listed: [u32; 8],
+    prefix: PrefixV4,
 }
 
-impl Glance<'_> {
-    /// 1 for those of `addrs`, IPv4 addresses in network byte order, that can be told at a glance to be a host's, and none
-    /// of ours unless they are [`Glance::near`]: nearly every source. Of the others, [`LocalTable::kind_v4`] knows more.
+impl Glance {
+    /// True for an IPv4 address that can be told at a glance to be a host's, and none of ours unless it is
+    /// [`Glance::is_near`]: nearly every source. Of the others, [`LocalTable::kind_v4`] knows more.
     #[inline(always)]
-    pub fn hosts(&self, addrs: &[u32; 16]) -> [u32; 16] {
-        let mut hosts = [0; 16];
-        for (host, addr) in hosts.iter_mut().zip(addrs) {
-            let addr = u32::from_be(*addr);
-            // 1.0.0.0 to 223.255.255.255.
-            let unicast = addr.wrapping_sub(1 << 24) < 0xdf << 24;
-            *host = u32::from(unicast & (addr >> 24 != 127));
-        }
-        for prefix in self.prefixes {
-            for (host, addr) in hosts.iter_mut().zip(addrs) {
-                *host &= u32::from(u32::from_be(*addr) & prefix.mask != prefix.network);
-            }
-        }
-        hosts
+    pub const fn is_host(&self, addr: u32) -> bool {
+        // 1.0.0.0 to 223.255.255.255.
+        let unicast = addr.wrapping_sub(1 << 24) < 0xdf << 24;
+        unicast & (addr >> 24 != 127) & (addr & self.prefix.mask != self.prefix.network)
     }
 
-    /// 1 for those of `addrs`, likewise, that end in the octet of an address of ours, or of a broadcast address.
+    /// True for one that ends in the octet of an address of ours, or of a broadcast address.
     #[inline(always)]
-    pub fn near(&self, addrs: &[u32; 16]) -> [u32; 16] {
-        let mut near = [0; 16];
-        let listed = *self.listed;
-        for (near, addr) in near.iter_mut().zip(addrs) {
-            let addr = u32::from_be(*addr);
-            // The word of the octet, chosen without a load that depends on it.
-            let at = addr >> 5 & 7;
-            let mut word = 0;
-            for (index, listed) in listed.iter().enumerate() {
-                word |= *listed & u32::from(at == index as u32).wrapping_neg();
-            }
-            *near = word >> (addr & 31) & 1;
+    pub const fn is_near(&self, addr: u32) -> bool {
+        // The word of the octet, chosen without a load that depends on it.
+        let (at, mut word, mut index) = (addr >> 5 & 7, 0, 0);
+        while index < self.listed.len() {
+            word |= self.listed[index] & ((at == index as u32) as u32).wrapping_neg();
+            index += 1;
         }
-        near
+        word >> (addr & 31) & 1 != 0
     }
 }
 
@@ -180,14 +167,18 @@ impl LocalTable {
 
     /// What the checks of many frames at once go by.
     #[inline]
-    pub fn glance(&self) -> Glance<'_> {
-        let [a, b, mac_last @ ..] = self.mac.0;
+    pub fn glance(&self) -> Glance {
+        let mac = self.mac.to_bits();
         Glance {
-            mac_first: [a, b],
-            mac_last: u32::from_be_bytes(mac_last),
+            mac_first: (mac >> 16) as u32,
+            mac_last: mac as u32 & 0xffff,
             first: self.v4_first,
-            listed: &self.v4_listed,
-            prefixes: &self.v4_prefixes,
+            // Several prefixes are not looked at together: then every address is a near one.
+            listed: if self.v4_prefixes.len() > 1 { [u32::MAX; 8] } else { self.v4_listed },
+            prefix: match self.v4_prefixes[..] {
+                [prefix] => prefix,
+                _ => NO_PREFIX,
+            },
         }
     }
 
@@ -297,8 +288,8 @@ mod tests {
         let mut others = 0;
         for addr in near.chain(far).chain([0, u32::MAX]) {
             assert_eq!(table.is_local_v4(addr), table.kind_v4(addr) == AddrKind::Local);
-            let (glance, all) = (table.glance(), [addr.to_be(); 16]);
-            if glance.hosts(&all) != [0; 16] && glance.near(&all) == [0; 16] {
+            let glance = table.glance();
+            if glance.is_host(addr) && !glance.is_near(addr) {
                 assert!(table.kind_v4(addr) == AddrKind::Other && addr != 0 && addr >> 24 != 127);
                 others += 1;
             }

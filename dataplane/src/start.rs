@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use listener::Core;
 
+use crate::clock::{Clock, RealClock};
 use crate::config::{self, Config, ConfigError, Cores, Device, Port};
 use crate::control::capture::Captures;
 use crate::control::cookie_keys::CookieDesk;
@@ -122,7 +123,7 @@ fn start_dpdk(config: &Config, cores: Vec<usize>) -> Result<Running, StartError>
         entered.add(lcore.id(), worker);
         Ok(lcore)
     };
-    let running = start_workers(config, cores, ports, Box::new(devices), enter)?;
+    let running = start_workers(config, cores, ports, Box::new(devices), (crate::io::dpdk::clock(), enter))?;
     if let Some(eal) = handle.as_ref().filter(|_| config.eal.telemetry) {
         let registered = telemetry::register(eal, &running.stats, &running.desk, lcores);
         registered.map_err(|error| StartError::Run(error.to_string()))?;
@@ -149,7 +150,7 @@ fn start_pcap(config: &Config, cores: Vec<usize>) -> Result<Running, StartError>
         tracing::info!(port = name, device = %port.device.get_ref(), frames, %mac, addresses, "port");
         ports.push(OpenPort { queues: vec![io], mac, mtu: *port.mtu.get_ref() });
     }
-    start_workers(config, cores, ports, Box::new(NoDevices), |_| Ok(()))
+    start_workers(config, cores, ports, Box::new(NoDevices), (RealClock::begin(), |_| Ok(())))
 }
 
 /// Files count nothing.
@@ -182,15 +183,16 @@ struct OpenPort<I> {
     mtu: u16,
 }
 
-fn start_workers<I, G, E>(
+fn start_workers<I, C, G, E>(
     config: &Config,
     cores: Vec<usize>,
     ports: Vec<OpenPort<I>>,
     devices: Box<dyn Devices>,
-    enter: E,
+    (clock, enter): (C, E),
 ) -> Result<Running, StartError>
 where
     I: PacketIo + 'static,
+    C: Clock + Copy + Send + 'static,
     E: Fn(usize) -> Result<G, String> + Clone + Send + 'static,
 {
     let queues = ports.iter().map(|port| port.queues.len()).sum();
@@ -217,7 +219,7 @@ where
     let stats = workers.iter().map(|(_, worker)| worker.stats()).collect();
     let taps = workers.iter().map(|(_, worker)| worker.tap()).collect();
     let reporter = Reporter::new(workers.iter().map(|(_, worker)| worker.mailbox())).into();
-    let team = Team::start(workers, enter).map_err(StartError::Run)?;
+    let team = Team::start(workers, clock, enter).map_err(StartError::Run)?;
     tracing::info!(workers = count, cores = cores::list(&cpus), listeners = config.listener.len(), "running");
     let ports = stack::port_names(config);
     let loaded = Loaded { config: config.clone(), listeners };

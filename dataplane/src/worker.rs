@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use listener::columns::rows;
+use listener::columns::{Answers, rows};
 use listener::drop_reason::DropReason;
 use listener::segment::{Originated, Outcome, Verdict};
 use listener::types::{CoreId, DevIndex, Nanos};
@@ -18,8 +18,6 @@ use crate::local::LocalTable;
 use crate::protocol::Protocol;
 use crate::stage;
 use crate::stats::CoreStats;
-
-const _: () = assert!(Outcome::ALL.len() * 16 <= 64 && BURST_MAX < 1 << 16);
 
 mod hand_off;
 mod idle;
@@ -195,8 +193,7 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
     fn poll_port<C: Clock>(&mut self, index: usize, clock: &mut C) -> (usize, Option<Nanos>) {
         let Self { ports, protocol, burst, stats, interval, config, hand_off, capturer, vectors, .. } = self;
         let Port { io, dev, local, capabilities, .. } = &mut ports[index];
-        let Burst { frames, heads, plain, segs, found, fates, answers, lanes, tx_info, waited } =
-            &mut **burst;
+        let Burst { frames, heads, plain, segs, found, fates, answers, lanes, octets, waited } = &mut **burst;
         let received = io.rx_burst(&mut frames[..config.burst]);
         if received == 0 {
             return (0, None);
@@ -206,26 +203,30 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         let stamped = io.waited(frames, waited);
         capturer.before(frames, *dev, now);
         let columns = stage::parse::Columns { heads, plain, segs, fates, lanes };
-        let octets = stage::parse(frames, *vectors, local, *dev, columns);
-        stats.received(received, octets);
+        let rx_octets = stage::parse(frames, *vectors, local, *dev, columns);
+        stats.received(received, rx_octets);
         stage::neighbour(frames, heads, fates, lanes, local);
         stage::echo(frames, heads, fates, lanes, local);
         stage::lookup(protocol, (segs, plain), *dev, lanes, found);
         let columns = stage::tcp::Columns { plain, segs, found, answers, fates };
         stage::tcp(protocol, columns, *dev, lanes, now);
         if let Some(hand_off) = hand_off {
-            hand_off.give(segs, lanes, fates, stats);
+            hand_off.give(segs, lanes.tcp.bits() & !answers.rows, fates, stats);
         }
         let columns = stage::reply::Columns { heads, plain, segs, answers, fates };
         stage::reply(frames, *vectors, columns, lanes, local, *capabilities);
 
         count_bad_segments(protocol, &fates[..received], lanes);
         let mut tally = Tally { stats, outcomes: [0; Outcome::ALL.len()] };
-        let ready = collect(frames, fates, tx_info, &mut tally);
-        let sent = if ready == 0 { 0 } else { io.tx_burst(&mut frames[..ready]) };
-        tally.sent(&tx_info[..ready], sent);
+        let ready = collect(frames, fates, answers, octets, &mut tally);
+        let count = ready.count_ones() as usize;
+        let sent = if count == 0 { 0 } else { io.tx_burst(&mut frames[..count]) };
+        tally.sent(answers, octets, ready, sent);
+        if stamped || capturer.is_waiting() {
+            stage::reply::tell(answers, &mut fates[..received]);
+        }
         capturer.after(&fates[..received], sent);
-        frames[sent..ready].fill_with(|| None);
+        frames[sent..count].fill_with(|| None);
         let end = clock.now();
         let ns = end.since(now);
         if stamped {
@@ -274,38 +275,54 @@ fn count_bad_segments<P: Protocol>(protocol: &mut P, fates: &[Fate], lanes: &Lan
     }
 }
 
-/// Moves the answers to the front, in order, frees all other frames, and counts what is final. Returns the number of
-/// answers.
+/// Moves the answers to the front, in order, frees all other frames, and counts what is final. `answers` gets those that are
+/// not plain as well, and `octets` their octets. Returns the rows of the answers.
+#[inline]
 fn collect<F: Frame>(
     frames: &mut [Option<F>],
     fates: &[Fate],
-    tx_info: &mut [(Outcome, u16)],
+    answers: &mut Answers,
+    octets: &mut [usize],
     tally: &mut Tally<'_>,
-) -> usize {
-    let mut ready = 0;
-    for (index, fate) in fates.iter().enumerate().take(frames.len()) {
-        if let (Fate::Ready(outcome), Some(frame)) = (fate, &frames[index]) {
-            // Answers are short, so their length fits.
-            tx_info[ready] = (*outcome, frame.bytes().len() as u16);
-            if ready != index {
-                frames.swap(ready, index);
+) -> u64 {
+    let all = u64::MAX >> (BURST_MAX - frames.len());
+    let mut ready = answers.rows;
+    for index in rows(all & !ready) {
+        match (&fates[index], &frames[index]) {
+            (Fate::Ready(outcome), Some(frame)) => {
+                ready |= 1 << index;
+                answers.outcomes[*outcome as usize] |= 1 << index;
+                octets[index] = frame.bytes().len();
+                continue;
             }
-            ready += 1;
-            continue;
+            (Fate::Consume(outcome) | Fate::Tcp(Verdict::Consume(outcome)), _) => {
+                tally.outcomes[*outcome as usize] += 1;
+            }
+            (Fate::Drop(reason) | Fate::Tcp(Verdict::Drop(reason)), _) => tally.stats.dropped(*reason),
+            // No stage leaves these behind; counted, so that the law holds even if one did.
+            (Fate::Pending | Fate::Ready(_) | Fate::Tcp(Verdict::Reply(..)), _) => {
+                tally.stats.dropped(DropReason::NoBuffer)
+            }
         }
         frames[index] = None;
-        match *fate {
-            Fate::Consume(outcome) | Fate::Tcp(Verdict::Consume(outcome)) => {
-                tally.outcomes[outcome as usize] += 1;
-            }
-            Fate::Drop(reason) | Fate::Tcp(Verdict::Drop(reason)) => tally.stats.dropped(reason),
-            // No stage leaves these behind; counted, so that the law holds even if one did.
-            Fate::Pending | Fate::Ready(_) | Fate::Tcp(Verdict::Reply(..)) => {
-                tally.stats.dropped(DropReason::NoBuffer)
+    }
+    if ready != all {
+        for (to, from) in rows(ready).enumerate() {
+            if to != from {
+                frames.swap(to, from);
             }
         }
     }
     ready
+}
+
+/// The first `count` rows of `set`.
+#[inline]
+fn first(mut set: u64, count: usize) -> u64 {
+    for _ in count..set.count_ones() as usize {
+        set &= !(1 << (u64::BITS - 1 - set.leading_zeros()));
+    }
+    set
 }
 
 /// The outcomes of one burst, before they are added to the counters and the histograms.
@@ -315,21 +332,17 @@ struct Tally<'a> {
 }
 
 impl Tally<'_> {
-    /// Counts the answers, of which the device took the first `sent`.
+    /// Counts the answers in the rows `ready`, of which the device took the first `sent`; `octets` are of those that are not
+    /// plain.
     #[inline]
-    fn sent(&mut self, answers: &[(Outcome, u16)], sent: usize) {
-        let mut bytes = 0;
-        // A burst's counts of all outcomes in one word, so that no frame waits for the one before it.
-        let mut counts = 0u64;
-        for (outcome, len) in &answers[..sent] {
-            counts += 1 << (16 * *outcome as u32);
-            bytes += usize::from(*len);
+    fn sent(&mut self, answers: &Answers, octets: &[usize], ready: u64, sent: usize) {
+        let gone = first(ready, sent);
+        for (count, rows) in self.outcomes.iter_mut().zip(&answers.outcomes) {
+            *count += u64::from((rows & gone).count_ones());
         }
-        for (at, count) in self.outcomes.iter_mut().enumerate() {
-            *count += counts >> (16 * at) & 0xffff;
-        }
-        self.stats.sent(sent, bytes);
-        for _ in sent..answers.len() {
+        let others: usize = rows(gone & !answers.rows).map(|row| octets[row]).sum();
+        self.stats.sent(sent, stage::reply::octets(answers, gone) + others);
+        for _ in sent..ready.count_ones() as usize {
             self.stats.dropped(DropReason::TxFull);
         }
     }

@@ -40,7 +40,7 @@ pub use hash::{HASH_BULK_MAX, RteHash};
 pub use hugepages::hugepages_free_mb;
 pub use ids::{LcoreId, NumaNode, PortId, QueueId};
 pub use lcore::{Lcore, LcoreUsage};
-pub use mbuf::{Checksum, Mbuf, RxSaid, RxTimestampField, TxRequest};
+pub use mbuf::{Checksum, Mbuf, RxTimestampField, TxRequest};
 pub use mempool::{Mempool, PoolNeed};
 pub use port::{
     Capabilities, Configured, Link, MacAddr, Offloads, Port, PortConfig, PortCounters, PortInfo, RssKey,

@@ -50,19 +50,6 @@ pub enum Checksum {
     Absent,
 }
 
-/// What the device says of a frame, in short.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RxSaid {
-    /// The IPv4 header checksum is [`Checksum::Good`] or [`Checksum::Absent`].
-    pub ip_whole: bool,
-    /// The TCP or UDP checksum is.
-    pub l4_whole: bool,
-    /// One of both is [`Checksum::Bad`].
-    pub wrong: bool,
-    /// A VLAN tag was taken out of the data.
-    pub vlan_stripped: bool,
-}
-
 const _: () = {
     let (bad, good) = (sys::SHIM_MBUF_F_RX_IP_CKSUM_BAD, sys::SHIM_MBUF_F_RX_IP_CKSUM_GOOD);
     assert!(bad.count_ones() == 1 && good.count_ones() == 1);
@@ -177,7 +164,7 @@ impl Mbuf {
 
     /// The first `N` bytes from the start of the data, as far as the buffer goes: those behind the end of
     /// [`Mbuf::data`] are whatever it held. None if it ends before.
-    #[inline]
+    #[inline(always)]
     pub fn room<const N: usize>(&self) -> Option<&[u8; N]> {
         // SAFETY: bounds: there are `N` bytes between the start of the data and the end of the buffer. Initialised:
         // behind the data too, since pools and drivers' own buffers are memory that the kernel gave out zeroed.
@@ -185,27 +172,20 @@ impl Mbuf {
         (self.room_len() >= N).then(|| unsafe { &*self.data_ptr().cast() })
     }
 
-    /// Writes both parts, one behind the other, and makes the first `len` bytes of them the frame; `false`, and nothing is
-    /// changed, if the buffer has no room for them, or the frame has more than one segment.
-    #[inline]
+    /// Writes `bytes` to the start of the data and makes the first `len` of them the frame, of which the device is asked as by
+    /// [`Mbuf::request_tx`]; `false`, and nothing is changed, if the buffer has no room for them, or the frame has more than
+    /// one segment.
+    #[inline(always)]
     #[must_use]
-    pub fn overwrite<const A: usize, const B: usize>(
-        &mut self,
-        first: [u8; A],
-        rest: &[u8; B],
-        len: usize,
-    ) -> bool {
-        if !self.is_contiguous() || self.room_len() < A + B || len > A + B {
+    pub fn overwrite<const N: usize>(&mut self, bytes: &[u8; N], len: usize, ask: TxRequest) -> bool {
+        if !self.is_contiguous() || self.room_len() < N || len > N {
             return false;
         }
-        let to = self.data_ptr();
+        // SAFETY: bounds: `N` bytes lie between the start of the data and the end of the buffer. Aliasing: the buffer is ours
+        // (see `data`), so `bytes` is elsewhere; `&mut self` excludes readers.
+        unsafe { self.data_ptr().cast::<[u8; N]>().write(*bytes) };
         self.put_len(len);
-        // SAFETY: bounds: `A + B` bytes lie between the start of the data and the end of the buffer. Aliasing: the buffer
-        // is ours (see `data`), so the parts are elsewhere; `&mut self` excludes readers.
-        unsafe {
-            to.cast::<[u8; A]>().write(first);
-            to.add(A).cast::<[u8; B]>().write(*rest);
-        }
+        self.request_tx(ask);
         true
     }
 
@@ -287,25 +267,14 @@ impl Mbuf {
         self.get(sys::SHIM_MBUF_OL_FLAGS)
     }
 
-    /// What the device says about checksums and tags. A device says nothing of all its frames, or something of most, so there
-    /// is one branch, and it is foreseen.
+    /// Whether the frame has one segment, of which the device says nothing: neither of a checksum nor of a tag that it took
+    /// out.
     #[inline(always)]
-    pub fn rx_said(&self) -> RxSaid {
-        const ALL: u64 = sys::SHIM_MBUF_F_RX_IP_CKSUM_MASK
+    pub fn is_unmarked(&self) -> bool {
+        const MARKS: u64 = sys::SHIM_MBUF_F_RX_IP_CKSUM_MASK
             | sys::SHIM_MBUF_F_RX_L4_CKSUM_MASK
             | sys::SHIM_MBUF_F_RX_VLAN_STRIPPED;
-        let flags = self.ol_flags();
-        if flags & ALL == 0 {
-            return RxSaid { ip_whole: false, l4_whole: false, wrong: false, vlan_stripped: false };
-        }
-        let has = |flag| flags & flag != 0;
-        // "Not right in the frame, but the data are whole" is both bits (asserted above).
-        let (ip_whole, l4_whole) =
-            (has(sys::SHIM_MBUF_F_RX_IP_CKSUM_GOOD), has(sys::SHIM_MBUF_F_RX_L4_CKSUM_GOOD));
-        let ip_wrong = has(sys::SHIM_MBUF_F_RX_IP_CKSUM_BAD) & !ip_whole;
-        let l4_wrong = has(sys::SHIM_MBUF_F_RX_L4_CKSUM_BAD) & !l4_whole;
-        let vlan_stripped = has(sys::SHIM_MBUF_F_RX_VLAN_STRIPPED);
-        RxSaid { ip_whole, l4_whole, wrong: ip_wrong | l4_wrong, vlan_stripped }
+        self.is_contiguous() & (self.ol_flags() & MARKS == 0)
     }
 
     /// What the device says about the IPv4 header checksum.
@@ -361,6 +330,11 @@ impl Mbuf {
         if let Some(tci) = ask.vlan_tci {
             flags |= sys::SHIM_MBUF_F_TX_VLAN;
             self.set(sys::SHIM_MBUF_VLAN_TCI, tci);
+        }
+        // Without a flag the lengths mean nothing.
+        if flags & !(sys::SHIM_MBUF_F_INDIRECT | sys::SHIM_MBUF_F_EXTERNAL) == 0 {
+            self.set(sys::SHIM_MBUF_OL_FLAGS, flags);
+            return;
         }
         let l2 = (u64::from(ask.l2_len) & mask(sys::RTE_MBUF_L2_LEN_BITS)) << sys::RTE_MBUF_L2_LEN_OFS;
         let l3 = (u64::from(ask.l3_len) & mask(sys::RTE_MBUF_L3_LEN_BITS)) << sys::RTE_MBUF_L3_LEN_OFS;

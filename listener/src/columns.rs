@@ -72,10 +72,12 @@ pub struct Answers {
     pub option: [u32; BURST_MAX],
     /// DSCP and ECN.
     pub tos: [u32; BURST_MAX],
-    /// What the answer counts as.
-    pub outcome: [Outcome; BURST_MAX],
     /// Bit `i`: row `i` holds an answer.
     pub rows: u64,
+    /// Likewise those with an MSS option.
+    pub long: u64,
+    /// Likewise those that count as each outcome, in the order of [`Outcome::ALL`].
+    pub outcomes: [u64; Outcome::ALL.len()],
 }
 
 impl Answers {
@@ -86,8 +88,9 @@ impl Answers {
         control: [0; BURST_MAX],
         option: [0; BURST_MAX],
         tos: [0; BURST_MAX],
-        outcome: [Outcome::Other; BURST_MAX],
         rows: 0,
+        long: 0,
+        outcomes: [0; Outcome::ALL.len()],
     };
 
     /// Puts `segment` into row `row`; false, and no change, if it has options beyond an MSS.
@@ -105,9 +108,38 @@ impl Answers {
         self.option[row] = mss_option(mss);
         self.control[row] = control(segment.flags, segment.wnd, mss != 0);
         self.tos[row] = u32::from(segment.tos);
-        self.outcome[row] = outcome;
-        self.rows |= 1 << row;
+        self.add(1 << row, outcome, mss != 0);
         true
+    }
+
+    /// The rows `set` are answered with this outcome, with an MSS option or none.
+    #[inline(always)]
+    pub const fn add(&mut self, set: u64, outcome: Outcome, option: bool) {
+        self.rows |= set;
+        self.long |= if option { set } else { 0 };
+        self.outcomes[outcome as usize] |= set;
+    }
+
+    /// No row is.
+    #[inline(always)]
+    pub const fn clear(&mut self) {
+        self.rows = 0;
+        self.long = 0;
+        self.outcomes = [0; Outcome::ALL.len()];
+    }
+
+    /// Row `row` has no answer after all.
+    pub fn remove(&mut self, row: usize) {
+        let keep = !(1 << row);
+        self.rows &= keep;
+        self.long &= keep;
+        self.outcomes.iter_mut().for_each(|rows| *rows &= keep);
+    }
+
+    /// What the answer in row `row` counts as, if there is one.
+    pub fn outcome(&self, row: usize) -> Option<Outcome> {
+        let is = |outcome: &Outcome| self.outcomes[*outcome as usize] >> row & 1 == 1;
+        Outcome::ALL.into_iter().find(is)
     }
 }
 

@@ -326,7 +326,7 @@ mod tests {
             let [saddr, daddr, ports] = &columns;
             for vectors in vector::Vectors::available() {
                 let mut out = [0; BURST_MAX];
-                vectors.run(#[inline(always)] || table.hash_columns(saddr, daddr, ports, rows, &mut out));
+                vectors.run(#[inline(always)] |_| table.hash_columns(saddr, daddr, ports, rows, &mut out));
                 for row in 0..rows {
                     let flow = FlowKey {
                         saddr: InetAddr::v4(saddr[row]),

@@ -243,7 +243,7 @@ mod tests {
             let of = columns.each_ref();
             for vectors in vector::Vectors::available() {
                 let (mut first, mut second, mut isn) = ([0; BURST_MAX], [0; BURST_MAX], [0; BURST_MAX]);
-                vectors.run(#[inline(always)] || {
+                vectors.run(#[inline(always)] |_| {
                     cookie_columns(keys, count, of, rows, [&mut first, &mut second]);
                     isn_columns(keys[0], of, rows, &mut isn);
                 });

@@ -47,13 +47,14 @@ impl Vectors {
         self.0.name()
     }
 
-    /// Runs `f` compiled for these instructions, as far as it is inlined into this call: see the module's head.
+    /// Runs `f` compiled for these instructions, as far as it is inlined into this call: see the module's head. What it gets
+    /// is `self`, known to the compiler there: by that the other functions of this type choose without a branch.
     ///
     /// ```
     /// use listener::vector::Vectors;
     ///
     /// let (seq, mut ack) = ([7; 64], [0; 64]);
-    /// Vectors::best().run(#[inline(always)] || {
+    /// Vectors::best().run(#[inline(always)] |_| {
     ///     for row in 0..32 {
     ///         ack[row] = seq[row] + 1;
     ///     }
@@ -61,16 +62,25 @@ impl Vectors {
     /// assert!(ack[..32] == [8; 32] && ack[32..] == [0; 32]);
     /// ```
     #[inline]
-    pub fn run<R>(self, f: impl FnOnce() -> R) -> R {
-        self.0.run(f)
+    pub fn run<R>(self, f: impl FnOnce(Self) -> R) -> R {
+        self.0.run(
+            #[inline(always)]
+            |kernel| f(Self(kernel)),
+        )
     }
 
     /// `columns[j][i] = rows[i][j]`, and the other way round by itself. Within [`Vectors::run`] or without.
     ///
     /// Best from and to what stands on borders of cache lines (`#[repr(align(64))]`): elsewhere each row lies in two.
-    #[inline]
-    pub fn transpose(self, rows: &Square) -> Square {
+    #[inline(always)]
+    pub fn transpose(self, rows: &[[u32; 16]; 16]) -> Square {
         self.0.transpose(rows)
+    }
+
+    /// Bit `i` is set if word `i` is not 0. Within [`Vectors::run`] or without.
+    #[inline(always)]
+    pub fn nonzero(self, words: &[u32; 16]) -> u32 {
+        self.0.nonzero(words)
     }
 }
 
@@ -83,11 +93,19 @@ mod tests {
         #[test]
         fn all_sets_transpose_alike(rows in proptest::array::uniform16(any::<[u32; 16]>())) {
             for vectors in Vectors::available() {
-                let columns = vectors.transpose(&Square(rows));
+                let columns = vectors.transpose(&rows);
                 for (row, words) in rows.iter().enumerate() {
                     prop_assert_eq!(columns.0.map(|column| column[row]), *words, "{}, row {}", vectors.name(), row);
                 }
-                prop_assert_eq!(vectors.transpose(&columns), Square(rows), "{}", vectors.name());
+                prop_assert_eq!(vectors.transpose(&columns.0), Square(rows), "{}", vectors.name());
+            }
+        }
+
+        #[test]
+        fn all_sets_find_what_is_not_0(words in proptest::array::uniform16(0..3u32)) {
+            let want = (0..16).filter(|&lane| words[lane] != 0).fold(0, |set, lane| set | 1 << lane);
+            for vectors in Vectors::available() {
+                prop_assert_eq!(vectors.nonzero(&words), want, "{}", vectors.name());
             }
         }
 
@@ -100,7 +118,7 @@ mod tests {
             };
             for vectors in Vectors::available() {
                 let mut out = [0; BURST_MAX];
-                vectors.run(#[inline(always)] || {
+                vectors.run(#[inline(always)] |_| {
                     for row in 0..whole(rows) {
                         out[row] = step(a[row], b[row]);
                     }

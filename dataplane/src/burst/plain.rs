@@ -4,9 +4,9 @@
 use listener::columns::Columns;
 use listener::segment::{Segment, TcpOptions, flag};
 use listener::types::{DevIndex, Route, SegSeq};
-use listener::vector::Square;
 
 use super::{BURST_MAX, Head};
+use crate::io::HeadWords;
 use crate::local::pack_route;
 use crate::wire::ether::{self, MacAddr};
 use crate::wire::ipv4;
@@ -20,28 +20,28 @@ use crate::wire::vlan::Tags;
 pub struct Plain {
     /// What the protocol reads of them.
     pub columns: Columns,
-    /// The source MAC address: its first four octets; and its last two, in the upper half.
+    /// The source MAC address: its first two octets, in the lower half; and its last four.
     pub src_mac: [[u32; BURST_MAX]; 2],
     /// Acknowledgement number, also where the ACK bit is not set.
     pub ack: [u32; BURST_MAX],
     /// Data offset, reserved and control bits, window.
     pub control: [u32; BURST_MAX],
-    /// Octets of the packet in the lower half.
+    /// Octets of the packet in the upper half.
     pub total_len: [u32; BURST_MAX],
-    pub(crate) gathered: Gathered,
+    /// Frames on their way into the columns.
+    pub(crate) heads: Heads,
 }
 
 /// Frames that are read or written at a time: a vector of words.
 pub(crate) const GROUP: usize = 16;
 
-/// Frames on their way into the columns: the 64 octets of each from the third on, so that all fields but the destination's
-/// first two octets lie in whole words.
+/// What [`Frame::read_head`](crate::io::Frame::read_head) reads and says.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
-pub(crate) struct Gathered {
-    pub rows: Square,
-    /// Octets of the frame, and what the device says of it; 0 for no frame.
-    pub info: [u32; GROUP],
+pub(crate) struct Heads {
+    pub rows: [HeadWords; BURST_MAX],
+    /// [`HeadInfo`](crate::io::HeadInfo)
+    pub info: [u32; BURST_MAX],
 }
 
 impl Plain {
@@ -52,14 +52,14 @@ impl Plain {
         ack: [0; BURST_MAX],
         control: [0; BURST_MAX],
         total_len: [0; BURST_MAX],
-        gathered: Gathered { rows: Square::ZERO, info: [0; GROUP] },
+        heads: Heads { rows: [[0; 16]; BURST_MAX], info: [0; BURST_MAX] },
     };
 
     /// The source MAC address of row `row`.
     #[inline(always)]
     fn src_mac(&self, row: usize) -> MacAddr {
         let [first, last] = [self.src_mac[0][row], self.src_mac[1][row]];
-        MacAddr::from_bits(u64::from(first) << 16 | u64::from(last >> 16))
+        MacAddr::from_bits(u64::from(first & 0xffff) << 32 | u64::from(last))
     }
 
     /// Where an answer to row `row` goes.
@@ -82,7 +82,7 @@ impl Plain {
             l2_len: ether::HEADER_LEN as u8,
             v6: false,
             l3_len: ipv4::HEADER_LEN as u16,
-            end: (ether::HEADER_LEN as u16).saturating_add(self.total_len[row] as u16),
+            end: (ether::HEADER_LEN as u16).saturating_add((self.total_len[row] >> 16) as u16),
         }
     }
 
@@ -92,7 +92,7 @@ impl Plain {
     /// If there is no such row.
     #[inline(always)]
     pub fn segment(&self, row: usize, dev: DevIndex, options: TcpOptions, seg: &mut Segment) {
-        let (control, total_len) = (self.control[row], self.total_len[row] as u16);
+        let (control, total_len) = (self.control[row], (self.total_len[row] >> 16) as u16);
         let header_len = (control >> 28 << 2) as u16;
         let flags = (control >> 16) as u8;
         // Field by field: a segment that is put together elsewhere is copied.

@@ -92,9 +92,10 @@ impl Walk {
     fn reply(&mut self, verdict: Verdict, local: &LocalTable) {
         self.fates[0] = Fate::Tcp(verdict);
         let Self { frames, vectors, heads, plain, segs, fates, lanes } = self;
-        let columns =
-            stage::reply::Columns { heads, plain, segs, answers: &mut Answers::EMPTY.clone(), fates };
+        let mut answers = Answers::EMPTY;
+        let columns = stage::reply::Columns { heads, plain, segs, answers: &mut answers, fates };
         stage::reply(frames, *vectors, columns, lanes, local, Capabilities::default());
+        stage::reply::tell(&answers, fates);
     }
 
     fn is_tcp(&self) -> bool {

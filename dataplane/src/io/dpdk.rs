@@ -4,13 +4,18 @@
 //! in. Offloads are the port's, fixed when it was configured; the VLAN tag stays in the frame but on drivers that
 //! take it out whatever they are told.
 
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dpdk::{Checksum, Mbuf, Mempool, Offloads, RxQueue, RxTimestampField, Started, TxQueue, TxRequest};
 
 use super::arrival::ArrivalClock;
-use super::{Capabilities, Csum, Frame, PacketIo, RxMeta, RxSaid, TxOffload, WINDOW};
+use zerocopy::IntoBytes;
+
+use crate::clock::{RealClock, Ticking, Ticks};
+
+use super::{Capabilities, Csum, Frame, HEAD, HeadInfo, HeadWords, PacketIo, RxMeta, TxOffload};
 
 impl Frame for Mbuf {
     #[inline]
@@ -28,14 +33,21 @@ impl Frame for Mbuf {
         Mbuf::set_len(self, len)
     }
 
-    #[inline]
-    fn window(&self) -> Option<&[u8; WINDOW]> {
-        self.room()
+    #[inline(always)]
+    fn read_head(&self, head: &mut HeadWords) -> HeadInfo {
+        let Some(octets) = self.room::<HEAD>() else { return HeadInfo(0) };
+        head.as_mut_bytes().copy_from_slice(octets);
+        // A device says nothing of all its frames, or something of most: one branch, and it is foreseen.
+        if self.is_unmarked() {
+            return HeadInfo(HeadInfo::PLAIN | self.len() as u32);
+        }
+        HeadInfo::of(&self.rx_meta(), self.len())
     }
 
-    #[inline]
-    fn replace(&mut self, first: [u8; 2], rest: &[u8; WINDOW - 2], len: usize) -> bool {
-        self.overwrite(first, rest, len)
+    #[inline(always)]
+    fn write_head(&mut self, head: &HeadWords, len: usize, offload: TxOffload) -> bool {
+        let octets: &[u8; HEAD] = zerocopy::transmute_ref!(head);
+        self.overwrite(octets, len, request(offload))
     }
 
     #[inline]
@@ -49,28 +61,26 @@ impl Frame for Mbuf {
     }
 
     #[inline]
-    fn rx_said(&self) -> RxSaid {
-        let said = Mbuf::rx_said(self);
-        let plain = self.is_contiguous() & !said.vlan_stripped & !said.wrong;
-        RxSaid { plain, ip_whole: said.ip_whole, l4_whole: said.l4_whole }
-    }
-
-    #[inline]
     fn set_tx_offload(&mut self, offload: TxOffload) {
-        let TxOffload { ip_csum, tcp_csum, ipv6, l2_len, l3_len, vlan_tci } = offload;
-        self.request_tx(TxRequest {
-            l2_len,
-            l3_len: u16::from(l3_len),
-            ipv6,
-            ipv4_checksum: ip_csum,
-            tcp_checksum: tcp_csum,
-            vlan_tci,
-        });
+        self.request_tx(request(offload));
     }
 
     #[inline]
     fn prefetch(&self) {
         Mbuf::prefetch(self);
+    }
+}
+
+#[inline]
+const fn request(offload: TxOffload) -> TxRequest {
+    let TxOffload { ip_csum, tcp_csum, ipv6, l2_len, l3_len, vlan_tci } = offload;
+    TxRequest {
+        l2_len,
+        l3_len: l3_len as u16,
+        ipv6,
+        ipv4_checksum: ip_csum,
+        tcp_checksum: tcp_csum,
+        vlan_tci,
     }
 }
 
@@ -81,6 +91,24 @@ const fn csum(said: Checksum) -> Csum {
         Checksum::Bad => Csum::Bad,
         Checksum::Absent => Csum::None,
     }
+}
+
+/// The counter that the kernel tells the time by, if it trusts it.
+#[derive(Clone, Copy, Debug)]
+pub struct Tsc;
+
+impl Ticks for Tsc {
+    #[inline]
+    fn now() -> u64 {
+        dpdk::rdtsc()
+    }
+}
+
+/// The machine's clock, which begins now: by the time stamp counter if that is what the kernel's clock is made of.
+pub fn clock() -> Ticking<Tsc, RealClock> {
+    let source = fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+    let steady = source.is_ok_and(|source| matches!(source.trim(), "tsc" | "arch_sys_counter"));
+    Ticking::new(RealClock::begin(), steady)
 }
 
 /// One queue pair of a started port, for one thread.

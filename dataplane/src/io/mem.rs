@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 
-use super::{Capabilities, Frame, PacketIo, RxMeta, TxOffload, WINDOW};
+use zerocopy::IntoBytes;
+
+use super::{Capabilities, Frame, HEAD, HeadInfo, HeadWords, PacketIo, RxMeta, TxOffload};
 
 /// Octets in one buffer: the longest frame that [`Mem`] carries.
 pub const BUFFER_LEN: usize = 2048;
@@ -82,17 +84,20 @@ impl Frame for MemFrame {
         fits
     }
 
-    fn window(&self) -> Option<&[u8; WINDOW]> {
-        self.buffer.as_deref()?.first_chunk()
+    fn read_head(&self, head: &mut HeadWords) -> HeadInfo {
+        let Some(octets) = self.buffer.as_deref().and_then(|buffer| buffer.first_chunk::<HEAD>()) else {
+            return HeadInfo(0);
+        };
+        head.as_mut_bytes().copy_from_slice(octets);
+        HeadInfo::of(&self.meta, self.len)
     }
 
-    fn replace(&mut self, first: [u8; 2], rest: &[u8; WINDOW - 2], len: usize) -> bool {
-        if len > WINDOW || !self.set_len(WINDOW) {
+    fn write_head(&mut self, head: &HeadWords, len: usize, offload: TxOffload) -> bool {
+        if len > HEAD || !self.set_len(HEAD) {
             return false;
         }
-        let (to_first, to_rest) = self.bytes_mut().split_at_mut(2);
-        to_first.copy_from_slice(&first);
-        to_rest.copy_from_slice(rest);
+        self.bytes_mut().copy_from_slice(head.as_bytes());
+        self.set_tx_offload(offload);
         self.set_len(len)
     }
 

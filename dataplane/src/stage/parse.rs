@@ -32,7 +32,7 @@ pub struct Columns<'a> {
     pub plain: &'a mut Plain,
     /// TCP segments.
     pub segs: &'a mut [Segment],
-    /// `Drop` or `Pending`.
+    /// `Drop` or `Pending`; not touched where there is a plain segment.
     pub fates: &'a mut [Fate],
     /// Who goes where.
     pub lanes: &'a mut Lanes,
@@ -57,11 +57,6 @@ pub fn parse<F: Frame>(
     dev: DevIndex,
     columns: Columns<'_>,
 ) -> usize {
-    let mut octets = 0;
-    for frame in frames.iter().flatten() {
-        frame.prefetch();
-        octets += frame.bytes().len();
-    }
     let Columns { heads, plain, segs, fates, lanes } = columns;
     let taken = plain::read(frames, vectors, local, plain, |row, options, plain| {
         plain.segment(row, dev, options, &mut segs[row]);
@@ -71,7 +66,6 @@ pub fn parse<F: Frame>(
     lanes.plain = lanes.tcp;
     lanes.opens = Lane::of(taken.opens);
     lanes.syns = Lane::of(taken.syns);
-    fates[..frames.len()].fill(Fate::Pending);
     let all = u64::MAX >> (BURST_MAX - frames.len().clamp(1, BURST_MAX));
     for index in rows(all & !taken.plain) {
         let Some(Some(frame)) = frames.get(index) else { continue };
@@ -79,12 +73,13 @@ pub fn parse<F: Frame>(
         let mut row = Row { meta, local, head: &mut heads[index], seg: &mut segs[index] };
         any_frame(bytes, dev, index as u8, &mut row, lanes, &mut fates[index]);
     }
-    octets
+    taken.octets
 }
 
 /// One frame of any kind, with every check by name.
 #[inline(never)]
 fn any_frame(bytes: &[u8], dev: DevIndex, index: u8, row: &mut Row<'_>, lanes: &mut Lanes, fate: &mut Fate) {
+    *fate = Fate::Pending;
     match row.frame(bytes) {
         Ok(Kind::Tcp) => {
             row.seg.dev = dev;

@@ -63,9 +63,9 @@ pub struct Columns<'a> {
     pub plain: &'a Plain,
     /// TCP segments.
     pub segs: &'a [Segment],
-    /// Plain answers.
+    /// Plain answers, in the end all of them.
     pub answers: &'a mut Answers,
-    /// Verdicts; in the end `Ready` where there is an answer.
+    /// Verdicts; in the end `Ready` where there is an answer that does not stand in `answers`.
     pub fates: &'a mut [Fate],
 }
 
@@ -99,6 +99,21 @@ pub fn reply<F: Frame>(
     }
     if answers.rows != 0 {
         plain::write(frames, vectors, (plain, answers), fates, local, capabilities);
+    }
+}
+
+/// Octets of the plain answers in the rows `set`.
+#[inline]
+pub fn octets(answers: &Answers, set: u64) -> usize {
+    plain::octets(answers, set)
+}
+
+/// Makes the fates of plain answers say so, for those who look at fates alone.
+pub fn tell(answers: &Answers, fates: &mut [Fate]) {
+    for row in rows(answers.rows) {
+        if let (Some(fate), Some(outcome)) = (fates.get_mut(row), answers.outcome(row)) {
+            *fate = Fate::Ready(outcome);
+        }
     }
 }
 

@@ -19,7 +19,7 @@ pub struct Columns<'a, Found> {
     pub found: &'a mut [Found],
     /// Answers in columns: those that are given here, and no others.
     pub answers: &'a mut Answers,
-    /// Verdicts; `Pending` for rows with an answer in columns.
+    /// Verdicts; of rows with an answer in columns they mean nothing.
     pub fates: &'a mut [Fate],
 }
 
@@ -33,7 +33,7 @@ pub fn tcp<P: Protocol>(
     now: Nanos,
 ) {
     let Columns { plain, segs, found, answers, fates } = columns;
-    answers.rows = 0;
+    answers.clear();
     let syns = lanes.syns.bits();
     let mut rest = lanes.tcp.bits();
     while rest != 0 {

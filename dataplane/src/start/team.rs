@@ -12,7 +12,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::clock::RealClock;
+use crate::clock::Clock;
 use crate::io::PacketIo;
 use crate::protocol::Protocol;
 use crate::worker::Worker;
@@ -38,12 +38,18 @@ pub struct Team {
 
 impl Team {
     /// Starts one thread for each worker, pinned to the core beside it, and waits until all poll. Each thread calls
-    /// `enter` with its worker's place after it is pinned, and keeps what it gets until its worker has ended.
+    /// `enter` with its worker's place after it is pinned, and keeps what it gets until its worker has ended. Each has its
+    /// own copy of `clock`.
     ///
     /// # Errors
     /// A thread that cannot start, be pinned, or enter; then none is left.
-    pub fn start<I, P, G, E>(workers: Vec<(usize, Worker<I, P>)>, enter: E) -> Result<Self, String>
+    pub fn start<I, P, C, G, E>(
+        workers: Vec<(usize, Worker<I, P>)>,
+        clock: C,
+        enter: E,
+    ) -> Result<Self, String>
     where
+        C: Clock + Copy + Send + 'static,
         I: PacketIo + 'static,
         P: Protocol + 'static,
         E: Fn(usize) -> Result<G, String> + Clone + Send + 'static,
@@ -56,18 +62,17 @@ impl Team {
         let stop = Arc::new(AtomicBool::new(false));
         let count = workers.len();
         let mut team = Self { stop, threads: Vec::with_capacity(count), news, wake, failure: None };
-        let clock = RealClock::begin();
         for (number, (cpu, worker)) in workers.into_iter().enumerate() {
             let (enter, stop) = (enter.clone(), Arc::clone(&team.stop));
             let (sender, waker) = (sender.clone(), Arc::clone(&waker));
-            let mut worker = worker;
+            let (mut worker, mut clock) = (worker, clock);
             let body = move || {
                 let run = || {
                     pin(cpu)?;
                     let _entered = enter(number)?;
                     worker.begin()?;
                     let _ = sender.send(News::Begun);
-                    worker.run(&stop, &mut clock.clone());
+                    worker.run(&stop, &mut clock);
                     Ok(())
                 };
                 let ended =

@@ -13,11 +13,12 @@
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
+use listener::columns::rows;
 use listener::drop_reason::DropReason;
 use listener::segment::{Originated, Outcome, Segment, Verdict};
 use listener::types::Nanos;
 
-use crate::burst::{Fate, Lanes};
+use crate::burst::Fate;
 use crate::io::PacketIo;
 use crate::protocol::Protocol;
 use crate::stats::CoreStats;
@@ -62,10 +63,10 @@ impl HandOff {
         (0..workers).map(place).collect()
     }
 
-    /// Hands over the strays of a burst, as far as there is room.
+    /// Hands over the strays among the segments `set` of a burst, as far as there is room.
     #[inline]
-    pub(super) fn give(&self, segs: &[Segment], lanes: &Lanes, fates: &mut [Fate], stats: &CoreStats) {
-        for index in lanes.tcp.iter() {
+    pub(super) fn give(&self, segs: &[Segment], set: u64, fates: &mut [Fate], stats: &CoreStats) {
+        for index in rows(set) {
             if is_stray(&fates[index]) && self.pass_on(segs[index], self.others, stats) {
                 fates[index] = Fate::Consume(Outcome::Other);
             }

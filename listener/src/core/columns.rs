@@ -138,7 +138,7 @@ impl ColumnLookup {
             Some(minute) => {
                 vectors.run(
                     #[inline(always)]
-                    || {
+                    |_| {
                         let keys = env.cookies.current.hash;
                         cookie_columns(keys, minute, [saddr, daddr, ports], len, [&mut *first, &mut *second]);
                         cookies_of([first, second], seq, mss, minute, len, made);
@@ -149,7 +149,7 @@ impl ColumnLookup {
             None => {
                 vectors.run(
                     #[inline(always)]
-                    || isn_columns(env.isn_key, [saddr, daddr, ports], len, first),
+                    |_| isn_columns(env.isn_key, [saddr, daddr, ports], len, first),
                 );
                 self.hashed = Hashed::Isn;
             }
@@ -169,7 +169,7 @@ impl Core {
         let Columns { saddr, daddr, ports, .. } = columns;
         own.vectors.run(
             #[inline(always)]
-            || flows.table.hash_columns(saddr, daddr, ports, len, &mut own.hash),
+            |_| flows.table.hash_columns(saddr, daddr, ports, len, &mut own.hash),
         );
         own.find_flows(&flows.table, columns, set);
         let (set, opens) = (set & !own.known, opens & !own.known);

@@ -7,55 +7,35 @@
 use listener::columns;
 use listener::drop_reason::DropReason;
 use listener::segment::{TcpOptions, flag};
-use listener::vector::{Square, Vectors};
-use zerocopy::IntoBytes;
+use listener::vector::Vectors;
 
-use crate::burst::{GROUP, Gathered, Plain};
-use crate::io::Frame;
+use crate::burst::{BURST_MAX, GROUP, Heads, Plain};
+use crate::io::{Frame, HeadInfo};
 use crate::local::{AddrKind, Glance, LocalTable};
-use crate::wire::checksum::{Sum, halves};
+use crate::wire::checksum::Sum;
 use crate::wire::ether::{self, ETHERTYPE_IPV4};
 use crate::wire::ipv4::{self, PROTO_TCP};
 use crate::wire::tcp;
 
 type Column = [u32; GROUP];
 
-/// In a [`Gathered::info`]: nothing that the device says, and no octet of the destination that is not in the row, speaks
-/// against the frame.
-const READABLE: u32 = 1 << 31;
-/// The IPv4 header's checksum is known to be right.
-const IP_WHOLE: u32 = 1 << 30;
-/// The TCP checksum is.
-const TCP_WHOLE: u32 = 1 << 29;
-/// In place of a sum: the same.
+/// In place of a sum: the TCP checksum is known to be right.
 const WHOLE: u32 = u32::MAX;
-/// In a [`Gathered::info`]: the frame's octets.
-const LEN: u32 = 0xffff;
 
 const HEADERS_LEN: u32 = (ipv4::HEADER_LEN + tcp::HEADER_LEN) as u32;
 const CONTROL: u8 = flag::SYN | flag::ACK | flag::RST | flag::FIN;
 /// An MSS option's kind and length.
 const MSS: u32 = 0x0204;
-/// Two NOPs and a timestamps option's kind and length.
-const TIMESTAMPS: u32 = 0x0101_080a;
-
-/// The word of a row in which the source address lies.
-const SADDR: usize = 6;
-// Where, in what was read, the sum of the TCP header and the pseudo-header stands, and both timestamps.
-const SUM: usize = 12;
-const STAMPS: [usize; 2] = [14, 15];
 
 /// What the vectors say of a group, a bit a frame.
 #[derive(Clone, Copy, Debug, Default)]
 struct Said {
-    /// It is plain, with no option, a SYN's MSS, or timestamps.
+    /// It is plain, with no option or a SYN's MSS.
     plain: u32,
     /// It is a SYN and nothing else, with an MSS or none.
     syn: u32,
     /// It is a SYN.
     opens: u32,
-    /// It has timestamps.
-    stamped: u32,
     /// Its headers are plain; its other options and its data are still to be looked at.
     open: u32,
     /// It is from an address whose last octet is that of one of ours, or of a broadcast.
@@ -73,6 +53,8 @@ pub(super) struct Taken {
     pub opens: u64,
     /// Those of these with an MSS at most, and nothing else.
     pub syns: u64,
+    /// Octets of all frames.
+    pub octets: usize,
 }
 
 /// Fills the rows of the frames that are plain. `options` gets those of each that is no SYN with an MSS at most.
@@ -85,16 +67,22 @@ pub(super) fn read<F: Frame>(
     mut options: impl FnMut(usize, TcpOptions, &Plain),
 ) -> Taken {
     let glance = local.glance();
-    let mut taken = Taken::default();
-    for (group, frames) in frames.chunks(GROUP).enumerate() {
+    let mut octets = 0;
+    let mut groups = [(Said::default(), [0; GROUP]); BURST_MAX / GROUP];
+    let used = &mut groups[..frames.len().div_ceil(GROUP)];
+    vectors.run(
+        #[inline(always)]
+        |vectors| {
+            // All of them before the first is looked at, so that the misses overlap.
+            octets = gather(frames, &mut plain.heads);
+            for (group, (said, sums)) in used.iter_mut().enumerate() {
+                *said = check(vectors, &glance, plain, group * GROUP, sums);
+            }
+        },
+    );
+    let mut taken = Taken { octets, ..Taken::default() };
+    for (group, (said, sums)) in used.iter().enumerate() {
         let first = group * GROUP;
-        let (said, Square(words)) = vectors.run(
-            #[inline(always)]
-            || {
-                gather(frames, &glance, &mut plain.gathered);
-                check(vectors, &glance, plain, first)
-            },
-        );
         let mut rows = said.plain | said.open;
         if rows & said.near != 0 {
             let other = |lane: usize| local.kind_v4(plain.columns.saddr[first + lane]) == AddrKind::Other;
@@ -111,13 +99,9 @@ pub(super) fn read<F: Frame>(
         for lane in lanes(rows & !syns) {
             let row = first + lane;
             let read = match said.open >> lane & 1 {
-                1 => frames[lane].as_ref().map_or(Err(DropReason::EtherTooShort), |frame| {
-                    others(frame, plain, row, words[SUM][lane])
-                }),
-                _ if said.stamped >> lane & 1 == 1 => {
-                    let [tsval, tsecr] = STAMPS.map(|at| words[at][lane]);
-                    Ok(TcpOptions { timestamps: Some((tsval, tsecr)), ..TcpOptions::default() })
-                }
+                1 => frames[row]
+                    .as_ref()
+                    .map_or(Err(DropReason::EtherTooShort), |frame| others(frame, plain, row, sums[lane])),
                 _ => Ok(TcpOptions { mss: plain.columns.mss[row] as u16, ..TcpOptions::default() }),
             };
             match read {
@@ -138,120 +122,170 @@ fn lanes(set: u32) -> impl Iterator<Item = usize> {
     columns::rows(u64::from(set)).map(|lane| lane % GROUP)
 }
 
-/// Copies what is read of each frame, and what the device says of it.
+/// Copies what is read of each frame, and what is said of it. Returns the octets of all.
 #[inline(always)]
-fn gather<F: Frame>(frames: &[Option<F>], glance: &Glance<'_>, gathered: &mut Gathered) {
-    gathered.info = [0; GROUP];
-    for ((frame, row), info) in frames.iter().zip(&mut gathered.rows.0).zip(&mut gathered.info) {
-        let Some(frame) = frame else { continue };
-        let Some((dst, octets)) = frame.window().and_then(|window| window.split_first_chunk::<2>()) else {
-            continue;
-        };
-        let said = frame.rx_said();
-        let readable = said.plain & (*dst == glance.mac_first);
-        *info = u32::from(readable) << READABLE.trailing_zeros()
-            | u32::from(said.ip_whole) << IP_WHOLE.trailing_zeros()
-            | u32::from(said.l4_whole) << TCP_WHOLE.trailing_zeros()
-            | (frame.bytes().len() as u32).min(LEN);
-        if let Some(octets) = octets.first_chunk::<64>() {
-            row.as_mut_bytes().copy_from_slice(octets);
+fn gather<F: Frame>(frames: &[Option<F>], heads: &mut Heads) -> usize {
+    let mut octets = 0;
+    for ((frame, row), info) in frames.iter().zip(&mut heads.rows).zip(&mut heads.info) {
+        *info = 0;
+        if let Some(frame) = frame {
+            *info = frame.read_head(row).0;
+            octets += frame.bytes().len();
         }
+    }
+    for info in heads.info[..frames.len().next_multiple_of(GROUP)].iter_mut().skip(frames.len()) {
+        *info = 0;
+    }
+    octets
+}
+
+/// A sum of 16-bit words, of no more than a header has: of both halves of some words, and of what is no longer than one.
+#[derive(Clone, Copy)]
+struct Halves {
+    /// The words as they are, modulo 2^32.
+    words: u32,
+    upper: u32,
+}
+
+impl Halves {
+    const ZERO: Self = Self { words: 0, upper: 0 };
+
+    #[inline(always)]
+    const fn both(self, word: u32) -> Self {
+        Self { words: self.words.wrapping_add(word), upper: self.upper.wrapping_add(word >> 16) }
+    }
+
+    #[inline(always)]
+    const fn one(self, half: u32) -> Self {
+        Self { words: self.words.wrapping_add(half), ..self }
+    }
+
+    #[inline(always)]
+    const fn and(self, other: Self) -> Self {
+        Self { words: self.words.wrapping_add(other.words), upper: self.upper.wrapping_add(other.upper) }
+    }
+
+    #[inline(always)]
+    const fn sum(self) -> u32 {
+        // An upper half has counted 2^16 times.
+        self.words.wrapping_sub(self.upper << 16).wrapping_add(self.upper)
     }
 }
 
-/// Reads the rows of a group into `plain`, from row `first` on.
+/// Reads the heads of a group into `plain`, from row `first` on, and sums up their TCP headers with the pseudo-header.
+///
+/// A link header has fourteen octets, so what lies behind it begins in the middle of a word.
 #[inline(always)]
-fn check(vectors: Vectors, glance: &Glance<'_>, plain: &mut Plain, first: usize) -> (Said, Square) {
-    let Square(columns) = &vectors.transpose(&plain.gathered.rows);
-    let infos = plain.gathered.info;
-    let mut read = Square::ZERO;
-    let words = &mut read.0;
-    let mut said = Said::default();
-    let (hosts, near) = (glance.hosts(&columns[SADDR]), glance.near(&columns[SADDR]));
-    let (mac, ours) = (glance.mac_last, glance.first);
+fn check(vectors: Vectors, glance: &Glance, plain: &mut Plain, first: usize, sums: &mut Column) -> Said {
+    let Heads { rows, info } = &plain.heads;
+    let (Some(rows), Some(infos)) = (
+        rows.get(first..).and_then(|rows| rows.first_chunk()),
+        info.get(first..).and_then(|info| info.first_chunk()),
+    ) else {
+        return Said::default();
+    };
+    let (columns, infos): (_, Column) = (vectors.transpose(rows).0, *infos);
+    let mut read = [[0; GROUP]; 11];
+    let mut bits = [[0; GROUP]; 6];
     // One loop without another in it and without a branch: the compiler makes each line an instruction or two.
     for lane in 0..GROUP {
         let word = |at: usize| u32::from_be(columns[at][lane]);
-        let (dst, src, src_type, start, id) = (word(0), word(1), word(2), word(3), word(4));
-        let (ttl, saddr, daddr, ports, seq) = (word(5), word(SADDR), word(7), word(8), word(9));
-        let (ack, control, sum) = (word(10), word(11), word(12));
-        let (option, one, two) = (word(13), word(14), word(15));
-        let info = infos[lane];
-
-        let total_len = start & 0xffff;
+        let across = |at: usize| word(at) << 16 | word(at + 1) >> 16;
+        let (control, option) = (across(11), across(13));
+        let (saddr, daddr) = (across(6), across(7));
+        let total_len = word(4) >> 16;
         let header_len = control >> 28 << 2;
         let behind = total_len.wrapping_sub(HEADERS_LEN);
-        let link = (info & READABLE != 0) & (dst == mac) & (src_type & 0xffff == u32::from(ETHERTYPE_IPV4));
-        let network = (start >> 24 == 0x45)
-            & (id & 0x3fff == 0)
-            & (ttl >> 16 & 0xff == u32::from(PROTO_TCP))
-            & (total_len + ether::HEADER_LEN as u32 <= info & LEN);
+        let info = infos[lane];
+
+        let link = (info & HeadInfo::PLAIN != 0)
+            & (word(0) == glance.mac_first)
+            & (word(1) >> 16 == glance.mac_last)
+            & (word(3) >> 8 == u32::from(ETHERTYPE_IPV4) << 8 | 0x45);
+        let network = (word(5) & 0x3fff_00ff == u32::from(PROTO_TCP))
+            & (total_len + ether::HEADER_LEN as u32 <= info & HeadInfo::LEN);
         let lengths = (total_len >= HEADERS_LEN)
             & (header_len >= tcp::HEADER_LEN as u32)
             & (header_len + ipv4::HEADER_LEN as u32 <= total_len);
-        let addresses = halves(saddr) + halves(daddr);
-        let ip = halves(start) + halves(id) + halves(ttl) + addresses;
-        let ip_whole = (info & IP_WHOLE != 0) | is_whole(ip);
+        let addresses = Halves::ZERO.one(word(6) & 0xffff).both(word(7)).one(word(8) >> 16);
+        let ip = addresses.one(word(3) & 0xffff).both(word(4)).both(word(5)).one(word(6) >> 16);
+        let ip_whole = (info & HeadInfo::IP_WHOLE != 0) | is_whole(ip.sum());
 
-        let has_syn = control >> 16 & u32::from(flag::SYN) != 0;
-        let none = behind == 0;
-        let has_mss = (behind == 4) & (option >> 16 == MSS) & has_syn;
-        let stamped = (behind == 12) & (option == TIMESTAMPS);
-        let simple = (none | has_mss | stamped) & (header_len.wrapping_sub(tcp::HEADER_LEN as u32) == behind);
-        let pseudo =
-            addresses + u32::from(PROTO_TCP) + (total_len.wrapping_sub(ipv4::HEADER_LEN as u32) & 0xffff);
-        let fixed = pseudo + halves(ports) + halves(seq) + halves(ack) + halves(control) + halves(sum);
-        let options = if none { 0 } else { halves(option) };
-        let stamps = if stamped { halves(one) + halves(two) } else { 0 };
-        let tcp_whole = (info & TCP_WHOLE != 0) | is_whole(fixed + options + stamps);
+        let has_mss = (behind == 4) & (option >> 16 == MSS) & (control >> 16 & u32::from(flag::SYN) != 0);
+        let simple = ((behind == 0) | has_mss) & (header_len.wrapping_sub(tcp::HEADER_LEN as u32) == behind);
+        let pseudo = u32::from(PROTO_TCP) + (total_len.wrapping_sub(ipv4::HEADER_LEN as u32) & 0xffff);
+        let numbers = Halves::ZERO.both(word(9)).both(word(10)).both(word(11)).both(word(12));
+        let tcp = addresses.and(numbers).one(word(8) & 0xffff).one(word(13) >> 16).one(pseudo).sum();
+        let options = if has_mss { (word(13) & 0xffff) + (word(14) >> 16) } else { 0 };
+        let tcp_whole = (info & HeadInfo::L4_WHOLE != 0) | is_whole(tcp + options);
 
-        let good = link & network & lengths & ip_whole & (hosts[lane] != 0);
-        let syn = simple & !stamped & (control >> 16 & 0xfff == u32::from(flag::SYN));
-        said.plain |= u32::from(good & simple & tcp_whole) << lane;
-        said.open |= u32::from(good & !simple) << lane;
-        said.syn |= u32::from(syn) << lane;
-        said.opens |= u32::from(control >> 16 & u32::from(CONTROL) == u32::from(flag::SYN)) << lane;
-        said.stamped |= u32::from(stamped) << lane;
-        said.near |= near[lane] << lane;
-        said.elsewhere |= u32::from((daddr != ours) | (daddr == u32::MAX)) << lane;
-        words[1][lane] = src;
-        words[2][lane] = src_type;
-        words[3][lane] = start;
-        words[6][lane] = saddr;
-        words[7][lane] = daddr;
-        words[8][lane] = ports;
-        words[9][lane] = seq;
-        words[10][lane] = ack;
-        words[11][lane] = control;
-        // In the places of words that nobody needs any more.
-        words[4][lane] = if has_mss & simple { option & 0xffff } else { 0 };
-        words[5][lane] = start >> 16 & 0xff;
+        let good = link & network & lengths & ip_whole & glance.is_host(saddr);
+        let plain = good & simple & tcp_whole;
+        bits[PLAIN][lane] = u32::from(plain);
+        bits[OPEN][lane] = u32::from(good & !simple);
+        bits[SYN][lane] = u32::from(plain & (control >> 16 & 0xfff == u32::from(flag::SYN)));
+        bits[OPENS][lane] = u32::from(control >> 16 & u32::from(CONTROL) == u32::from(flag::SYN));
+        bits[NEAR][lane] = u32::from(glance.is_near(saddr));
+        bits[ELSEWHERE][lane] = u32::from((daddr != glance.first) | (daddr == u32::MAX));
+        read[SADDR][lane] = saddr;
+        read[DADDR][lane] = daddr;
+        read[PORTS][lane] = across(8);
+        read[SEQ][lane] = across(9);
+        read[MSS_OF][lane] = if has_mss & simple { option & 0xffff } else { 0 };
+        read[TOS][lane] = word(3) & 0xff;
+        read[MAC_FIRST][lane] = word(1);
+        read[MAC_LAST][lane] = word(2);
+        read[ACK][lane] = across(10);
+        read[CONTROL_OF][lane] = control;
+        read[LEN_OF][lane] = word(4);
         // What is known to be whole is made to look so.
-        words[SUM][lane] = if info & TCP_WHOLE != 0 { WHOLE } else { fixed };
-        words[STAMPS[0]][lane] = one;
-        words[STAMPS[1]][lane] = two;
+        sums[lane] = if info & HeadInfo::L4_WHOLE != 0 { WHOLE } else { tcp };
     }
-    said.syn &= said.plain;
-    store(words, plain, first);
-    (said, read)
+    store(&read, plain, first);
+    Said {
+        plain: vectors.nonzero(&bits[PLAIN]),
+        open: vectors.nonzero(&bits[OPEN]),
+        syn: vectors.nonzero(&bits[SYN]),
+        opens: vectors.nonzero(&bits[OPENS]),
+        near: vectors.nonzero(&bits[NEAR]),
+        elsewhere: vectors.nonzero(&bits[ELSEWHERE]),
+    }
 }
 
-/// Writes the fields of a group, which are the words of its rows, into `plain`.
+// Where [`check`] puts what it reads, and what it finds.
+const SADDR: usize = 0;
+const DADDR: usize = 1;
+const PORTS: usize = 2;
+const SEQ: usize = 3;
+const MSS_OF: usize = 4;
+const TOS: usize = 5;
+const MAC_FIRST: usize = 6;
+const MAC_LAST: usize = 7;
+const ACK: usize = 8;
+const CONTROL_OF: usize = 9;
+const LEN_OF: usize = 10;
+const PLAIN: usize = 0;
+const OPEN: usize = 1;
+const SYN: usize = 2;
+const OPENS: usize = 3;
+const NEAR: usize = 4;
+const ELSEWHERE: usize = 5;
+
+/// Writes the fields of a group into `plain`.
 #[inline(always)]
-fn store(words: &[Column; GROUP], plain: &mut Plain, first: usize) {
-    let [_, src, src_type, start, mss, tos, saddr, daddr, ports, seq, ack, control, ..] = words;
+fn store(read: &[Column; 11], plain: &mut Plain, first: usize) {
     let rows = &mut plain.columns;
-    put(&mut rows.saddr, first, saddr);
-    put(&mut rows.daddr, first, daddr);
-    put(&mut rows.ports, first, ports);
-    put(&mut rows.seq, first, seq);
-    put(&mut rows.mss, first, mss);
-    put(&mut rows.tos, first, tos);
-    put(&mut plain.src_mac[0], first, src);
-    put(&mut plain.src_mac[1], first, src_type);
-    put(&mut plain.ack, first, ack);
-    put(&mut plain.control, first, control);
-    put(&mut plain.total_len, first, start);
+    put(&mut rows.saddr, first, &read[SADDR]);
+    put(&mut rows.daddr, first, &read[DADDR]);
+    put(&mut rows.ports, first, &read[PORTS]);
+    put(&mut rows.seq, first, &read[SEQ]);
+    put(&mut rows.mss, first, &read[MSS_OF]);
+    put(&mut rows.tos, first, &read[TOS]);
+    put(&mut plain.src_mac[0], first, &read[MAC_FIRST]);
+    put(&mut plain.src_mac[1], first, &read[MAC_LAST]);
+    put(&mut plain.ack, first, &read[ACK]);
+    put(&mut plain.control, first, &read[CONTROL_OF]);
+    put(&mut plain.total_len, first, &read[LEN_OF]);
 }
 
 /// Writes a column's part of one group.
@@ -262,15 +296,16 @@ fn put<const N: usize>(column: &mut [u32; N], first: usize, group: &Column) {
     }
 }
 
-/// True if 16-bit words, not all of them 0, whose sum this is add up to all ones; a sum of less than 2^24.
+/// True if 16-bit words, not all of them 0, whose sum this is add up to all ones; a sum of less than 2^24: if folding it once
+/// leaves more than 16 bits, the rest is small.
 #[inline(always)]
 const fn is_whole(sum: u32) -> bool {
-    halves(halves(sum)) == 0xffff
+    (sum >> 16) + (sum & 0xffff) == 0xffff
 }
 
 /// The options of a frame whose headers are plain, and sum up to `sum`, if its options and its data are as they should be.
 fn others<F: Frame>(frame: &F, plain: &Plain, row: usize, sum: u32) -> Result<TcpOptions, DropReason> {
-    let (control, total_len) = (plain.control[row], plain.total_len[row] & 0xffff);
+    let (control, total_len) = (plain.control[row], plain.total_len[row] >> 16);
     let options_len = ((control >> 28 << 2) - tcp::HEADER_LEN as u32) as usize;
     let packet = frame.bytes().get(ether::HEADER_LEN..).and_then(|packet| packet.get(..total_len as usize));
     let rest = packet.and_then(|packet| packet.get(HEADERS_LEN as usize..)).ok_or(DropReason::IpHeader)?;

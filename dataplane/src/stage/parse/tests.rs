@@ -337,7 +337,7 @@ proptest! {
                 let is_segment = !lanes.tcp.is_empty();
                 let source = u32::from_be_bytes([frame[26], frame[27], frame[28], frame[29]]);
                 let special =
-                    meta.vlan_tci.is_some() || frame[14] != 0x45 || local.kind_v4(source) != AddrKind::Other || local.glance().hosts(&[source.to_be(); 16])[0] == 0;
+                    meta.vlan_tci.is_some() || frame[14] != 0x45 || local.kind_v4(source) != AddrKind::Other || !local.glance().is_host(source);
                 let syn = taken.syns >> row & 1 == 1;
                 if syn {
                     let mut seg = Segment::default();

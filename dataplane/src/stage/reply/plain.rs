@@ -1,10 +1,9 @@
 //! The answer that nearly every answer is: untagged, IPv4, an MSS or no option. Sixteen of them are composed at a time, a
 //! field of all by one instruction, and each is written over its frame as one block.
 
-use listener::columns::Answers;
+use listener::columns::{Answers, rows};
 use listener::drop_reason::DropReason;
 use listener::vector::{Square, Vectors};
-use zerocopy::IntoBytes;
 
 use crate::burst::{BURST_MAX, Fate, GROUP, Plain};
 use crate::io::{Capabilities, Frame, TxOffload};
@@ -17,71 +16,80 @@ use crate::wire::tcp;
 type Column = [u32; GROUP];
 
 /// Version 4, five words of header.
-const VERSION_IHL: u32 = 0x4500_0000;
-/// Id 0, DF.
+const VERSION_IHL: u32 = 0x4500;
+/// DF.
 const ID_FLAGS: u32 = 0x4000;
-const TTL_PROTO: u32 = (TTL as u32) << 24 | (PROTO_TCP as u32) << 16;
+const TTL_PROTO: u32 = (TTL as u32) << 8 | PROTO_TCP as u32;
 /// Octets of a frame without options.
 const SHORT: usize = ether::HEADER_LEN + HEADERS_LEN as usize;
+/// Octets of a frame with an MSS option.
+const LONG: usize = SHORT + 4;
 const HEADERS_LEN: u32 = (ipv4::HEADER_LEN + tcp::HEADER_LEN) as u32;
 
-/// Writes `answers` over the frames whose headers are in `plain`: their fates become `Ready`.
+/// Writes `answers` over the frames whose headers are in `plain`. One for which there is no room is none any more.
 #[inline]
 pub(super) fn write<F: Frame>(
     frames: &mut [Option<F>],
     vectors: Vectors,
-    (plain, answers): (&Plain, &Answers),
+    (plain, answers): (&Plain, &mut Answers),
     fates: &mut [Fate],
     local: &LocalTable,
     capabilities: Capabilities,
 ) {
     let Capabilities { tx_ip_csum, tx_tcp_csum, .. } = capabilities;
-    if tx_ip_csum || tx_tcp_csum {
-        write_all::<F, false>(frames, vectors, (plain, answers), fates, local, capabilities);
+    let failed = if tx_ip_csum || tx_tcp_csum {
+        write_all::<F, false>(frames, vectors, (plain, answers), local, capabilities)
     } else {
-        write_all::<F, true>(frames, vectors, (plain, answers), fates, local, capabilities);
+        write_all::<F, true>(frames, vectors, (plain, answers), local, capabilities)
+    };
+    for row in rows(failed) {
+        answers.remove(row);
+        fates[row] = Fate::Drop(DropReason::NoBuffer);
     }
 }
 
-/// [`write`], with nothing left to the device if `WHOLE`: what is asked of it is then known here.
+/// [`write`], with nothing left to the device if `WHOLE`: what is asked of it is then known here. Returns the rows for which
+/// there was no room.
 #[inline(always)]
 fn write_all<F: Frame, const WHOLE: bool>(
     frames: &mut [Option<F>],
     vectors: Vectors,
     (plain, answers): (&Plain, &Answers),
-    fates: &mut [Fate],
     local: &LocalTable,
     capabilities: Capabilities,
-) {
+) -> u64 {
     let asked = offload(capabilities);
+    let mac = local.mac();
+    let mut failed = 0;
     for first in (0..frames.len()).step_by(GROUP) {
         let set = answers.rows >> first & 0xffff;
         if set == 0 {
             continue;
         }
-        vectors.run(
+        failed |= vectors.run(
             #[inline(always)]
-            || {
+            |vectors| {
                 // Within the closure, so that it is seen to be nothing.
                 let offload = if WHOLE { TxOffload::default() } else { asked };
-                let blocks = compose(vectors, (plain, answers), first, local.mac(), capabilities);
-                let (src, option) = (of(&plain.src_mac[0], first), of(&answers.option, first));
-                let cells = frames[first..].iter_mut().zip(&mut fates[first..]).zip(&blocks.0);
-                for (lane, ((frame, fate), block)) in cells.enumerate() {
+                let heads = compose(vectors, (plain, answers), first, mac, capabilities);
+                let option = of(&answers.option, first);
+                let mut failed = 0;
+                for (lane, (frame, head)) in frames[first..].iter_mut().zip(&heads.0).enumerate() {
                     let (Some(frame), true) = (frame, set >> lane & 1 == 1) else { continue };
-                    let len = if option[lane] == 0 { SHORT } else { SHORT + 4 };
-                    let dst = [(src[lane] >> 24) as u8, (src[lane] >> 16) as u8];
-                    let Some(octets) = block.as_bytes().first_chunk() else { continue };
-                    *fate = if frame.replace(dst, octets, len) {
-                        frame.set_tx_offload(offload);
-                        Fate::Ready(answers.outcome[(first + lane) % BURST_MAX])
-                    } else {
-                        Fate::Drop(DropReason::NoBuffer)
-                    };
+                    let len = if option[lane] == 0 { SHORT } else { LONG };
+                    failed |= u64::from(!frame.write_head(head, len, offload)) << lane;
                 }
+                failed
             },
-        );
+        ) << first;
     }
+    failed
+}
+
+/// Octets of the answers in the rows `set`.
+pub(super) const fn octets(answers: &Answers, set: u64) -> usize {
+    let long = (answers.long & set).count_ones() as usize;
+    (answers.rows & set).count_ones() as usize * SHORT + long * (LONG - SHORT)
 }
 
 /// What the device is asked to complete.
@@ -97,7 +105,7 @@ fn offload(capabilities: Capabilities) -> TxOffload {
     }
 }
 
-/// The octets of sixteen answers from the third on, those from row `first` on.
+/// The octets of sixteen answers, those from row `first` on.
 #[inline(always)]
 fn compose(
     vectors: Vectors,
@@ -108,39 +116,42 @@ fn compose(
 ) -> Square {
     let (saddr, daddr, ports) =
         (of(&plain.columns.saddr, first), of(&plain.columns.daddr, first), of(&plain.columns.ports, first));
-    let (src, src_type) = (of(&plain.src_mac[0], first), of(&plain.src_mac[1], first));
+    let (peer_first, peer_last) = (of(&plain.src_mac[0], first), of(&plain.src_mac[1], first));
     let (seq, ack, control) = (of(&answers.seq, first), of(&answers.ack, first), of(&answers.control, first));
     let (option, tos) = (of(&answers.option, first), of(&answers.tos, first));
     let ours = mac.to_bits();
-    let mut square = Square::ZERO;
-    let words = &mut square.0;
+    let mut words = [[0; GROUP]; GROUP];
     for lane in 0..GROUP {
-        let (saddr, daddr, ports) = (saddr[lane], daddr[lane], ports[lane]);
+        let (saddr, daddr, ports) = (saddr[lane], daddr[lane], ports[lane].rotate_left(16));
         let (seq, ack, control, option) = (seq[lane], ack[lane], control[lane], option[lane]);
+        let (peer_first, peer_last) = (peer_first[lane], peer_last[lane]);
         let total_len = HEADERS_LEN + if option == 0 { 0 } else { 4 };
-        let start = VERSION_IHL | tos[lane] << 16 | total_len;
+        let start = VERSION_IHL | tos[lane];
         let addresses = halves(saddr) + halves(daddr);
-        let ip = halves(start) + ID_FLAGS + halves(TTL_PROTO) + addresses;
+        let ip = start + total_len + ID_FLAGS + TTL_PROTO + addresses;
         let ip_field = if capabilities.tx_ip_csum { 0 } else { !fold(ip) & 0xffff };
         let pseudo = addresses + u32::from(PROTO_TCP) + total_len - ipv4::HEADER_LEN as u32;
         let whole = pseudo + halves(ports) + halves(seq) + halves(ack) + halves(control) + halves(option);
         let tcp_field = if capabilities.tx_tcp_csum { fold(pseudo) } else { !fold(whole) & 0xffff };
-        words[0][lane] = (src[lane] << 16 | src_type[lane] >> 16).to_be();
-        words[1][lane] = ((ours >> 16) as u32).to_be();
-        words[2][lane] = ((ours as u32) << 16 | u32::from(ETHERTYPE_IPV4)).to_be();
-        words[3][lane] = start.to_be();
-        words[4][lane] = ID_FLAGS.to_be();
-        words[5][lane] = (TTL_PROTO | ip_field).to_be();
-        words[6][lane] = daddr.to_be();
-        words[7][lane] = saddr.to_be();
-        words[8][lane] = ports.rotate_left(16).to_be();
-        words[9][lane] = seq.to_be();
-        words[10][lane] = ack.to_be();
-        words[11][lane] = control.to_be();
-        words[12][lane] = (tcp_field << 16).to_be();
-        words[13][lane] = option.to_be();
+        // A link header has fourteen octets: what lies behind it lies across the words.
+        let across = |upper: u32, lower: u32| (upper << 16 | lower >> 16).to_be();
+        words[0][lane] = across(peer_first, peer_last);
+        words[1][lane] = (peer_last << 16 | (ours >> 32) as u32).to_be();
+        words[2][lane] = (ours as u32).to_be();
+        words[3][lane] = (u32::from(ETHERTYPE_IPV4) << 16 | start).to_be();
+        words[4][lane] = (total_len << 16).to_be();
+        words[5][lane] = (ID_FLAGS << 16 | TTL_PROTO).to_be();
+        words[6][lane] = (ip_field << 16 | daddr >> 16).to_be();
+        words[7][lane] = across(daddr, saddr);
+        words[8][lane] = across(saddr, ports);
+        words[9][lane] = across(ports, seq);
+        words[10][lane] = across(seq, ack);
+        words[11][lane] = across(ack, control);
+        words[12][lane] = (control << 16 | tcp_field).to_be();
+        words[13][lane] = (option >> 16).to_be();
+        words[14][lane] = (option << 16).to_be();
     }
-    vectors.transpose(&square)
+    vectors.transpose(&words)
 }
 
 /// A column's part of one group.

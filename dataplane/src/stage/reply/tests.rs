@@ -25,8 +25,10 @@ fn answer(frame: Vec<u8>, meta: RxMeta, capabilities: Capabilities) -> (Vec<u8>,
     assert_eq!(parsed.fates[0], Fate::Pending);
     parsed.fates[0] = Fate::Tcp(Verdict::Reply(Outcome::SynAck, syn_ack()));
     let Parsed { frames, heads, plain, segs, fates, lanes } = &mut parsed;
-    let columns = Columns { heads, plain, segs, answers: &mut Answers::EMPTY.clone(), fates };
+    let mut answers = Answers::EMPTY;
+    let columns = Columns { heads, plain, segs, answers: &mut answers, fates };
     reply(frames, Vectors::best(), columns, lanes, &local(), capabilities);
+    tell(&answers, fates);
     assert_eq!(parsed.fates[0], Fate::Ready(Outcome::SynAck));
     let frame = parsed.frames[0].as_ref().expect("the frame is still there");
     (frame.bytes().to_vec(), frame.tx_offload())
@@ -120,6 +122,9 @@ proptest! {
             let read = Columns { heads, plain, segs, answers: &mut columns, fates };
             reply(frames, vectors, read, lanes, &local(), capabilities);
             prop_assert_eq!(columns.rows, (1 << answers.len()) - 1);
+            tell(&columns, fates);
+            let lens = short.frames.iter().flatten().map(|frame| frame.bytes().len());
+            prop_assert_eq!(octets(&columns, columns.rows), lens.sum::<usize>());
             for (row, answer) in answers.iter().enumerate() {
                 let Some(frame) = &mut long.frames[row] else { panic!("the frame is still there") };
                 let (head, seg) = (&long.heads[row], &long.segs[row]);

@@ -4,6 +4,7 @@ use listener::segment::{Originated, Segment, Verdict};
 use listener::types::{CoreId, DevIndex, Nanos};
 
 use super::*;
+use crate::clock::RealClock;
 use crate::io::mem::Mem;
 use crate::worker::WorkerConfig;
 
@@ -48,7 +49,7 @@ fn workers(panics: &[bool]) -> Vec<(usize, Worker<Mem, Moody>)> {
 fn workers_run_until_they_are_told_to_stop() {
     let workers = workers(&[false, false]);
     let stats: Vec<_> = workers.iter().map(|(_, worker)| worker.stats()).collect();
-    let mut team = Team::start(workers, |_| Ok(())).expect("two threads");
+    let mut team = Team::start(workers, RealClock::begin(), |_| Ok(())).expect("two threads");
     let begun = Instant::now();
     while stats.iter().any(|stats| stats.snapshot().turns_idle == 0) {
         assert!(begun.elapsed() < Duration::from_secs(10), "a worker does not turn");
@@ -60,7 +61,7 @@ fn workers_run_until_they_are_told_to_stop() {
 
 #[test]
 fn a_panic_wakes_the_control_thread() {
-    let mut team = Team::start(workers(&[false, true]), |_| Ok(())).expect("two threads");
+    let mut team = Team::start(workers(&[false, true]), RealClock::begin(), |_| Ok(())).expect("two threads");
     let mut fds = [rustix::event::PollFd::new(&team.wake, rustix::event::PollFlags::IN)];
     let limit = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
     assert_eq!(rustix::event::poll(&mut fds, Some(&limit)), Ok(1), "nobody is woken");
@@ -72,11 +73,11 @@ fn a_panic_wakes_the_control_thread() {
 
 #[test]
 fn a_worker_that_cannot_begin_is_an_error_at_start() {
-    let error =
-        Team::start(workers(&[false]), |_| Err::<(), _>("no room".to_owned())).expect_err("not entered");
+    let error = Team::start(workers(&[false]), RealClock::begin(), |_| Err::<(), _>("no room".to_owned()))
+        .expect_err("not entered");
     assert!(error.ends_with(": no room"), "{error}");
     let mut far_away = workers(&[false]);
     far_away[0].0 = 100_000;
-    let error = Team::start(far_away, |_| Ok(())).expect_err("not pinned");
+    let error = Team::start(far_away, RealClock::begin(), |_| Ok(())).expect_err("not pinned");
     assert!(error.starts_with("worker 0 on core 100000: cannot be pinned there"), "{error}");
 }

@@ -13,9 +13,10 @@ impl Square {
 }
 
 impl Kernel {
-    /// Runs `f` in this set's instructions, as far as it is inlined into this call.
+    /// Runs `f` in this set's instructions, as far as it is inlined into this call. It gets the set once more, as the
+    /// constant that it is there.
     #[inline]
-    pub(crate) fn run<R>(self, f: impl FnOnce() -> R) -> R {
+    pub(crate) fn run<R>(self, f: impl FnOnce(Self) -> R) -> R {
         // SAFETY: a `Kernel` of a set is made by `available` only, after the machine was seen to have it.
         #[allow(unused_unsafe, reason = "the portable set has no duty to discharge")]
         unsafe {
@@ -26,14 +27,14 @@ impl Kernel {
                 Choice::Avx2 => x86::run_avx2(f),
                 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
                 Choice::Sse42 => x86::run_sse42(f),
-                Choice::Portable => f(),
+                Choice::Portable => f(self),
             }
         }
     }
 
     /// `columns[j][i] = rows[i][j]`.
-    #[inline]
-    pub(crate) fn transpose(self, rows: &Square) -> Square {
+    #[inline(always)]
+    pub(crate) fn transpose(self, rows: &[[u32; 16]; 16]) -> Square {
         // SAFETY: a `Kernel` of a set is made by `available` only, after the machine was seen to have it.
         #[allow(unused_unsafe, reason = "the portable set has no duty to discharge")]
         unsafe {
@@ -47,40 +48,56 @@ impl Kernel {
             }
         }
     }
+
+    /// Bit `i` is set if word `i` is not 0.
+    #[inline(always)]
+    pub(crate) fn nonzero(self, words: &[u32; 16]) -> u32 {
+        // SAFETY: as above.
+        #[allow(unused_unsafe, reason = "the portable set has no duty to discharge")]
+        unsafe {
+            match self.0 {
+                #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
+                Choice::Avx512 => x86::nonzero_avx512(words),
+                _ => {
+                    words.iter().enumerate().fold(0, |set, (lane, word)| set | u32::from(*word != 0) << lane)
+                }
+            }
+        }
+    }
 }
 
 /// [`Kernel::transpose`] word by word.
 #[inline(always)]
-fn transpose(rows: &Square) -> Square {
-    Square(std::array::from_fn(|column| std::array::from_fn(|row| rows.0[row][column])))
+fn transpose(rows: &[[u32; 16]; 16]) -> Square {
+    Square(std::array::from_fn(|column| std::array::from_fn(|row| rows[row][column])))
 }
 
 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
 mod x86 {
-    use super::Square;
+    use super::{Choice, Kernel, Square};
     use std::arch::x86_64::*;
 
     macro_rules! run {
-        ($name:ident, $features:literal) => {
+        ($name:ident, $choice:ident, $features:literal) => {
             /// [`super::Kernel::run`] with these features.
             #[target_feature(enable = $features)]
-            pub(super) fn $name<R>(f: impl FnOnce() -> R) -> R {
-                f()
+            pub(super) fn $name<R>(f: impl FnOnce(Kernel) -> R) -> R {
+                f(Kernel(Choice::$choice))
             }
         };
     }
-    run!(run_avx512, "avx512f,avx512dq,avx512bw,avx512vl,bmi1,bmi2,popcnt,lzcnt,movbe");
-    run!(run_avx2, "avx2,bmi1,bmi2,popcnt");
-    run!(run_sse42, "sse4.2,popcnt");
+    run!(run_avx512, Avx512, "avx512f,avx512dq,avx512bw,avx512vl,bmi1,bmi2,popcnt,lzcnt,movbe");
+    run!(run_avx2, Avx2, "avx2,bmi1,bmi2,popcnt");
+    run!(run_sse42, Sse42, "sse4.2,popcnt");
 
     /// Sixteen shuffles for each of four distances: neighbours, pairs, quarters, halves.
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,bmi1,bmi2,popcnt,lzcnt,movbe")]
-    pub(super) fn transpose_avx512(rows: &Square) -> Square {
+    pub(super) fn transpose_avx512(rows: &[[u32; 16]; 16]) -> Square {
         let mut columns = Square::ZERO;
         let mut quarters = [[_mm512_setzero_si512(); 4]; 4];
         // Of four rows each: vector `word` has, in quarter `n`, word `4 n + word` of the four rows.
-        for (four, rows) in quarters.iter_mut().zip(rows.0.as_chunks().0) {
+        for (four, rows) in quarters.iter_mut().zip(rows.as_chunks().0) {
             // SAFETY: bounds: a row is 64 bytes.
             let [a, b, c, d] =
                 rows.each_ref().map(|row: &[u32; 16]| unsafe { _mm512_loadu_si512(row.as_ptr().cast()) });
@@ -118,10 +135,19 @@ mod x86 {
         columns
     }
 
+    /// [`Kernel::nonzero`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,bmi1,bmi2,popcnt,lzcnt,movbe")]
+    pub(super) fn nonzero_avx512(words: &[u32; 16]) -> u32 {
+        // SAFETY: bounds: sixteen words are 64 bytes.
+        let words = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
+        u32::from(_mm512_test_epi32_mask(words, words))
+    }
+
     /// Eight squares of four columns by eight rows. Not inlined, for code of the other sets would hold it too.
     #[inline(never)]
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-    pub(super) fn transpose_avx2(rows: &Square) -> Square {
+    pub(super) fn transpose_avx2(rows: &[[u32; 16]; 16]) -> Square {
         let mut columns = Square::ZERO;
         transpose_eight(rows, &mut columns, 0, 0);
         transpose_eight(rows, &mut columns, 0, 4);
@@ -137,9 +163,9 @@ mod x86 {
     /// The four columns from `column` on of the eight rows from `row` on.
     #[inline]
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-    fn transpose_eight(rows: &Square, columns: &mut Square, row: usize, column: usize) {
+    fn transpose_eight(rows: &[[u32; 16]; 16], columns: &mut Square, row: usize, column: usize) {
         let load = |row: usize| {
-            let words = &rows.0[row].as_chunks::<4>().0[column / 4];
+            let words = &rows[row].as_chunks::<4>().0[column / 4];
             // SAFETY: bounds: four words are 16 bytes.
             unsafe { _mm_loadu_si128(words.as_ptr().cast()) }
         };

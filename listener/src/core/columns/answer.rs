@@ -95,7 +95,6 @@ impl Core {
             Some(answered) => answered,
             None => own.answer_each(cx, flows, set, route, answers),
         };
-        answers.rows |= answered.rows;
         let count = u64::from(answered.rows.count_ones());
         if count != 0 {
             let snmp = env.snmp();
@@ -133,16 +132,16 @@ impl ColumnLookup {
         let (cookies, Answers { seq, ack, .. }) = (&self.cookies, &mut *answers);
         self.vectors.run(
             #[inline(always)]
-            || numbers(columns, cookies, reset, set, seq, ack),
+            |_| numbers(columns, cookies, reset, set, seq, ack),
         );
-        let Answers { control: controls, option: options, tos: all_tos, outcome: outcomes, .. } = answers;
+        let Answers { control: controls, option: options, tos: all_tos, .. } = answers;
         let len = vector::whole(BURST_MAX - set.leading_zeros() as usize);
         controls[..len].fill(control);
         options[..len].fill(option);
-        outcomes[..len].fill(outcome);
         for (all, asked) in all_tos.iter_mut().zip(&columns.tos).take(len) {
             *all = if reset { asked & u32::from(DSCP) } else { tos };
         }
+        answers.add(set, outcome, option != 0);
         let count = u64::from(set.count_ones());
         let (resets, cookies) = if reset { (count, 0) } else { (0, count) };
         Some(Answered { rows: set, resets, cookies })
@@ -196,7 +195,7 @@ impl ColumnLookup {
             answers.control[row] = *control;
             answers.option[row] = *option;
             answers.tos[row] = tos;
-            answers.outcome[row] = outcome;
+            answers.add(1 << row, outcome, *option != 0);
             answered.rows |= 1 << row;
             answered.resets += u64::from(matches!(how, How::Reset));
             answered.cookies += u64::from(matches!(how, How::Cookie));

@@ -156,7 +156,8 @@ impl World {
             assert_eq!(answered & !run, 0, "nobody asked for those");
             short += answered.count_ones();
             for row in crate::columns::rows(answered) {
-                verdicts[row] = Some(Verdict::Reply(answers.outcome[row], written(&answers, row)));
+                verdicts[row] =
+                    Some(Verdict::Reply(answers.outcome(row).expect("an answer"), written(&answers, row)));
             }
             rest &= !answered;
             let Some(row) = crate::columns::rows(rest).next() else { break };
