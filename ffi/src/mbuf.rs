@@ -169,7 +169,7 @@ impl Mbuf {
         // SAFETY: bounds: there are `N` bytes between the start of the data and the end of the buffer. Initialised:
         // behind the data too, since pools and drivers' own buffers are memory that the kernel gave out zeroed.
         // Aliasing and lifetime: as in `data`.
-        (self.room_len() >= N).then(|| unsafe { &*self.data_ptr().cast() })
+        self.has_room(N).then(|| unsafe { &*self.data_ptr().cast() })
     }
 
     /// Writes `bytes` to the start of the data and makes the first `len` of them the frame, of which the device is asked as by
@@ -178,7 +178,7 @@ impl Mbuf {
     #[inline(always)]
     #[must_use]
     pub fn overwrite<const N: usize>(&mut self, bytes: &[u8; N], len: usize, ask: TxRequest) -> bool {
-        if !self.is_contiguous() || self.room_len() < N || len > N {
+        if !self.is_contiguous() || !self.has_room(N) || len > N {
             return false;
         }
         // SAFETY: bounds: `N` bytes lie between the start of the data and the end of the buffer. Aliasing: the buffer is ours
@@ -189,10 +189,10 @@ impl Mbuf {
         true
     }
 
-    /// Bytes from the start of the data to the end of the buffer.
-    #[inline]
-    fn room_len(&self) -> usize {
-        usize::from(self.get::<u16>(sys::SHIM_MBUF_BUF_LEN)).saturating_sub(self.headroom())
+    /// Whether there are `count` bytes between the start of the data and the end of the buffer.
+    #[inline(always)]
+    fn has_room(&self, count: usize) -> bool {
+        self.headroom() + count <= usize::from(self.get::<u16>(sys::SHIM_MBUF_BUF_LEN))
     }
 
     /// Free bytes in front of the data.

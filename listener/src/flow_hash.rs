@@ -3,11 +3,11 @@
 //! Which one that will be, a cookie or an initial sequence number, is a guess from the answer to the last SYN; whoever
 //! finds the wrong one, or none, hashes by itself.
 
-use crate::bucket::Kernel;
+use crate::bucket::{Kernel, Pairs};
 use crate::limits::BURST_MAX;
 use crate::segment::{FlowKey, Segment};
-use crate::siphash::{SipKey, siphash_2_4};
-use crate::vector;
+use crate::siphash::SipKey;
+use crate::vector::Vectors;
 
 /// A hash that was made before it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -134,54 +134,41 @@ impl FlowHashes {
     }
 }
 
-/// Both hashes of the cookies of the IPv4 flows in the first `rows` rows of columns, the second for minute `count`, for
-/// [`vector::Vectors::run`]. The columns are the peer's address, ours, and the ports, the peer's in the upper half. What
-/// `out` holds beyond those rows means nothing.
-///
-/// One after the other: the processor begins the second while the last vectors of the first are under way, and in one
-/// loop the compiler puts them in an order that it waits for (Zen 5).
+/// Both hashes of the cookies of the IPv4 flows in the first `rows` rows of columns, the second for minute `count`, within
+/// [`Vectors::run`]. The columns are the peer's address, ours, and the ports, the peer's in the upper half. What `out`
+/// holds beyond those rows means nothing.
 #[inline(always)]
 pub(crate) fn cookie_columns(
+    vectors: Vectors,
     keys: [SipKey; 2],
     count: u32,
     columns: [&[u32; BURST_MAX]; 3],
     rows: usize,
     [first, second]: [&mut [u32; BURST_MAX]; 2],
 ) {
-    siphash_columns(keys[0], (32, 0), columns, rows, first);
-    siphash_columns(keys[1], (32, count), columns, rows, second);
+    let [upper, lower, ports] = columns;
+    let pairs = |below| Pairs { upper, lower, second: ports, shift: 32, below };
+    vectors.siphash_pairs(keys[0], pairs(0), rows, first);
+    vectors.siphash_pairs(keys[1], pairs(count), rows, second);
 }
 
 /// The hashes of the initial sequence numbers of IPv4 flows, as [`cookie_columns`].
 #[inline(always)]
 pub(crate) fn isn_columns(
+    vectors: Vectors,
     key: SipKey,
     columns: [&[u32; BURST_MAX]; 3],
     rows: usize,
     out: &mut [u32; BURST_MAX],
 ) {
-    siphash_columns(key, (0, 0), columns, rows, out);
-}
-
-/// Hashes of IPv4 flows: of the addresses, and of the ports shifted to the left, with `count` below them.
-#[inline(always)]
-fn siphash_columns(
-    key: SipKey,
-    (shift, count): (u32, u32),
-    [saddr, daddr, ports]: [&[u32; BURST_MAX]; 3],
-    rows: usize,
-    out: &mut [u32; BURST_MAX],
-) {
-    for row in 0..vector::whole(rows) {
-        let addrs = u64::from(saddr[row]) << 32 | u64::from(daddr[row]);
-        let ports = u64::from(ports[row]) << shift | u64::from(count);
-        out[row] = siphash_2_4(key, [addrs, ports]) as u32;
-    }
+    let [upper, lower, second] = columns;
+    vectors.siphash_pairs(key, Pairs { upper, lower, second, shift: 0, below: 0 }, rows, out);
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::siphash::siphash_2_4;
     use crate::syncookies::cookie_hash;
     use crate::types::{InetAddr, TcpPort};
 
@@ -241,11 +228,11 @@ mod tests {
         ) {
             let ([saddr, daddr, ports], keys) = (&columns, keys.map(SipKey));
             let of = columns.each_ref();
-            for vectors in vector::Vectors::available() {
+            for vectors in Vectors::available() {
                 let (mut first, mut second, mut isn) = ([0; BURST_MAX], [0; BURST_MAX], [0; BURST_MAX]);
-                vectors.run(#[inline(always)] |_| {
-                    cookie_columns(keys, count, of, rows, [&mut first, &mut second]);
-                    isn_columns(keys[0], of, rows, &mut isn);
+                vectors.run(#[inline(always)] |vectors| {
+                    cookie_columns(vectors, keys, count, of, rows, [&mut first, &mut second]);
+                    isn_columns(vectors, keys[0], of, rows, &mut isn);
                 });
                 for row in 0..rows {
                     let flow = FlowKey {

@@ -29,15 +29,23 @@ struct State {
     v3: u64,
 }
 
+/// The state before the first block.
+#[inline(always)]
+pub(crate) const fn start(key: SipKey) -> [u64; 4] {
+    let SipKey([k0, k1]) = key;
+    [
+        k0 ^ 0x736f_6d65_7073_6575,
+        k1 ^ 0x646f_7261_6e64_6f6d,
+        k0 ^ 0x6c79_6765_6e65_7261,
+        k1 ^ 0x7465_6462_7974_6573,
+    ]
+}
+
 impl State {
     #[inline(always)]
     const fn new(key: SipKey) -> Self {
-        Self {
-            v0: key.0[0] ^ 0x736f_6d65_7073_6575,
-            v1: key.0[1] ^ 0x646f_7261_6e64_6f6d,
-            v2: key.0[0] ^ 0x6c79_6765_6e65_7261,
-            v3: key.0[1] ^ 0x7465_6462_7974_6573,
-        }
+        let [v0, v1, v2, v3] = start(key);
+        Self { v0, v1, v2, v3 }
     }
 
     #[inline(always)]

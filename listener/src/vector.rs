@@ -13,9 +13,10 @@
 //!   `#[inline(always)]` function. Of those that a closure borrows, or that stand in an array of references, the compiler
 //!   knows no more than of pointers.
 
-use crate::bucket::Kernel;
 pub use crate::bucket::Square;
+use crate::bucket::{Kernel, Pairs};
 use crate::limits::BURST_MAX;
+use crate::siphash::SipKey;
 
 /// Rows that a loop over the first `rows` rows of columns goes over: whole vectors, of whatever set, but no more than
 /// there are. What it does for the rows beyond must be harmless.
@@ -75,6 +76,18 @@ impl Vectors {
     #[inline(always)]
     pub fn transpose(self, rows: &[[u32; 16]; 16]) -> Square {
         self.0.transpose(rows)
+    }
+
+    /// [`Kernel::siphash_pairs`].
+    #[inline(always)]
+    pub(crate) fn siphash_pairs(
+        self,
+        key: SipKey,
+        pairs: Pairs<'_>,
+        rows: usize,
+        out: &mut [u32; BURST_MAX],
+    ) {
+        self.0.siphash_pairs(key, pairs, rows, out);
     }
 
     /// Bit `i` is set if word `i` is not 0. Within [`Vectors::run`] or without.

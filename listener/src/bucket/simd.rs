@@ -159,6 +159,53 @@ impl Kernel {
             }
         }
     }
+
+    /// The lower halves of SipHash-2-4 of the first `rows` of `pairs`. What `out` holds beyond those means nothing. Within
+    /// [`Kernel::run`].
+    #[inline(always)]
+    #[allow(unused_unsafe, reason = "the portable set has no duty to discharge")]
+    pub(crate) fn siphash_pairs(
+        self,
+        key: SipKey,
+        pairs: Pairs<'_>,
+        rows: usize,
+        out: &mut [u32; BURST_MAX],
+    ) {
+        // SAFETY: a `Kernel` of a set is made by `available` only, after the machine was seen to have it.
+        unsafe {
+            match self.0 {
+                #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
+                Choice::Avx512 => x86::siphash_pairs_avx512(key, pairs, rows, out),
+                _ => siphash_pairs(key, pairs, rows, out),
+            }
+        }
+    }
+}
+
+/// Two words a row, to be hashed.
+#[derive(Clone, Copy)]
+pub(crate) struct Pairs<'a> {
+    /// The upper half of the first word.
+    pub upper: &'a [u32; BURST_MAX],
+    /// Its lower half.
+    pub lower: &'a [u32; BURST_MAX],
+    /// The second word, to be shifted to the left.
+    pub second: &'a [u32; BURST_MAX],
+    /// By so many bits.
+    pub shift: u32,
+    /// What stands below it, the same for all rows.
+    pub below: u32,
+}
+
+/// [`Kernel::siphash_pairs`] in the instruction set of the function that it is inlined into.
+#[inline(always)]
+fn siphash_pairs(key: SipKey, pairs: Pairs<'_>, rows: usize, out: &mut [u32; BURST_MAX]) {
+    let Pairs { upper, lower, second, shift, below } = pairs;
+    for row in 0..crate::vector::whole(rows) {
+        let first = u64::from(upper[row]) << 32 | u64::from(lower[row]);
+        let second = u64::from(second[row]) << shift | u64::from(below);
+        out[row] = siphash_2_4(key, [first, second]) as u32;
+    }
 }
 
 /// [`Kernel::siphash`] in the instruction set of the function that it is inlined into: the compiler makes vectors of it.

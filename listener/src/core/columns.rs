@@ -138,9 +138,16 @@ impl ColumnLookup {
             Some(minute) => {
                 vectors.run(
                     #[inline(always)]
-                    |_| {
+                    |vectors| {
                         let keys = env.cookies.current.hash;
-                        cookie_columns(keys, minute, [saddr, daddr, ports], len, [&mut *first, &mut *second]);
+                        cookie_columns(
+                            vectors,
+                            keys,
+                            minute,
+                            [saddr, daddr, ports],
+                            len,
+                            [&mut *first, &mut *second],
+                        );
                         cookies_of([first, second], seq, mss, minute, len, made);
                     },
                 );
@@ -149,7 +156,7 @@ impl ColumnLookup {
             None => {
                 vectors.run(
                     #[inline(always)]
-                    |_| isn_columns(env.isn_key, [saddr, daddr, ports], len, first),
+                    |vectors| isn_columns(vectors, env.isn_key, [saddr, daddr, ports], len, first),
                 );
                 self.hashed = Hashed::Isn;
             }

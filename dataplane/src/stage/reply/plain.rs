@@ -66,18 +66,23 @@ fn write_all<F: Frame, const WHOLE: bool>(
         if set == 0 {
             continue;
         }
+        let frames = &mut frames[first..];
         failed |= vectors.run(
             #[inline(always)]
             |vectors| {
                 // Within the closure, so that it is seen to be nothing.
                 let offload = if WHOLE { TxOffload::default() } else { asked };
-                let heads = compose(vectors, (plain, answers), first, mac, capabilities);
-                let option = of(&answers.option, first);
+                let (heads, lens) = compose(vectors, (plain, answers), first, mac, capabilities);
+                let cells = frames.iter_mut().zip(&heads.0).zip(&lens).enumerate();
                 let mut failed = 0;
-                for (lane, (frame, head)) in frames[first..].iter_mut().zip(&heads.0).enumerate() {
-                    let (Some(frame), true) = (frame, set >> lane & 1 == 1) else { continue };
-                    let len = if option[lane] == 0 { SHORT } else { LONG };
-                    failed |= u64::from(!frame.write_head(head, len, offload)) << lane;
+                for (lane, ((frame, head), len)) in cells {
+                    if set >> lane & 1 == 0 {
+                        continue;
+                    }
+                    let Some(frame) = frame else { continue };
+                    if !frame.write_head(head, *len as usize, offload) {
+                        failed |= 1 << lane;
+                    }
                 }
                 failed
             },
@@ -105,7 +110,7 @@ fn offload(capabilities: Capabilities) -> TxOffload {
     }
 }
 
-/// The octets of sixteen answers, those from row `first` on.
+/// The octets of sixteen answers, those from row `first` on, and how many there are of each.
 #[inline(always)]
 fn compose(
     vectors: Vectors,
@@ -113,19 +118,20 @@ fn compose(
     first: usize,
     mac: MacAddr,
     capabilities: Capabilities,
-) -> Square {
+) -> (Square, Column) {
     let (saddr, daddr, ports) =
         (of(&plain.columns.saddr, first), of(&plain.columns.daddr, first), of(&plain.columns.ports, first));
     let (peer_first, peer_last) = (of(&plain.src_mac[0], first), of(&plain.src_mac[1], first));
     let (seq, ack, control) = (of(&answers.seq, first), of(&answers.ack, first), of(&answers.control, first));
     let (option, tos) = (of(&answers.option, first), of(&answers.tos, first));
     let ours = mac.to_bits();
-    let mut words = [[0; GROUP]; GROUP];
+    let (mut words, mut lens) = ([[0; GROUP]; GROUP], [0; GROUP]);
     for lane in 0..GROUP {
         let (saddr, daddr, ports) = (saddr[lane], daddr[lane], ports[lane].rotate_left(16));
         let (seq, ack, control, option) = (seq[lane], ack[lane], control[lane], option[lane]);
         let (peer_first, peer_last) = (peer_first[lane], peer_last[lane]);
         let total_len = HEADERS_LEN + if option == 0 { 0 } else { 4 };
+        lens[lane] = total_len + ether::HEADER_LEN as u32;
         let start = VERSION_IHL | tos[lane];
         let addresses = halves(saddr) + halves(daddr);
         let ip = start + total_len + ID_FLAGS + TTL_PROTO + addresses;
@@ -151,7 +157,7 @@ fn compose(
         words[13][lane] = (option >> 16).to_be();
         words[14][lane] = (option << 16).to_be();
     }
-    vectors.transpose(&words)
+    (vectors.transpose(&words), lens)
 }
 
 /// A column's part of one group.
