@@ -1,6 +1,6 @@
 //! What the packet path asks of TCP. [`listener`]'s core is the one that runs; tests of the path script their own.
 
-use listener::columns::{Answers, Columns};
+use listener::columns::{Answers, Columns, Sets};
 use listener::core::{Core, Found};
 use listener::segment::{Originated, Segment, Verdict};
 use listener::types::{DevIndex, Nanos, Route};
@@ -14,8 +14,8 @@ pub trait Protocol: Send {
     /// if it has no such segment.
     fn lookup_burst(&mut self, segs: &[Segment], set: u64, found: &mut [Self::Found]);
 
-    /// Looks up the rows `set` of `columns`, of which `opens` are SYNs, after [`Protocol::lookup_burst`].
-    fn lookup_columns(&mut self, columns: &Columns, set: u64, opens: u64, dev: DevIndex);
+    /// Looks up the rows `sets` of `columns`, after [`Protocol::lookup_burst`].
+    fn lookup_columns(&mut self, columns: &Columns, sets: Sets, dev: DevIndex);
 
     /// What the lookup left for a row.
     fn found_row(&self, row: usize) -> Self::Found;
@@ -75,8 +75,8 @@ impl Protocol for Core {
     }
 
     #[inline]
-    fn lookup_columns(&mut self, columns: &Columns, set: u64, opens: u64, dev: DevIndex) {
-        Self::lookup_columns(self, columns, set, opens, dev);
+    fn lookup_columns(&mut self, columns: &Columns, sets: Sets, dev: DevIndex) {
+        Self::lookup_columns(self, columns, sets, dev);
     }
 
     #[inline]

@@ -101,9 +101,7 @@ impl TxQueue {
     /// Empties the slots that it took and returns their number; the rest stays the caller's.
     #[inline]
     pub fn tx_burst(&mut self, slots: &mut [Option<Mbuf>]) -> usize {
-        // Nearly always all of them, which is seen many at a time.
-        let all = slots.iter().fold(true, |all, slot| all & slot.is_some());
-        let full = if all { slots.len() } else { slots.iter().take_while(|slot| slot.is_some()).count() };
+        let full = slots.iter().position(Option::is_none).unwrap_or(slots.len());
         let mut count = u16::try_from(full).unwrap_or(u16::MAX);
         let pkts = slots.as_mut_ptr().cast::<*mut sys::rte_mbuf>();
         let (port_id, queue_id) = (self.port.id().0, self.queue_id.0);

@@ -67,7 +67,7 @@ use crate::types::{InetAddr, ListenerId, TcpPort};
 pub(crate) use direct::{Direct, Wild, Wilds};
 pub(crate) use lanes::{LaneSet, Lanes};
 pub use simd::Square;
-pub(crate) use simd::{Columns, Kernel, Keys, Pairs};
+pub(crate) use simd::{Columns, Kernel, Keys};
 
 use memory::Memory;
 use slab::Slab;

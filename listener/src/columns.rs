@@ -58,6 +58,18 @@ impl Columns {
     }
 }
 
+/// Rows of [`Columns`] by what they hold, a bit each.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sets {
+    /// Those that hold a segment.
+    pub rows: u64,
+    /// Those of these that are SYNs, with any options.
+    pub opens: u64,
+    /// Those of these with an MSS at most, which [`crate::Core::answer_syns`] is asked about before
+    /// [`crate::Core::found_row`] is.
+    pub syns: u64,
+}
+
 /// Answers over IPv4 with an MSS option or none. Rows that are not in `rows` hold anything.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]

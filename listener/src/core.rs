@@ -22,7 +22,7 @@ use crate::segment::{FlowKey, Originated, OutSegment, Outcome, Segment, Verdict,
 use crate::siphash::SipKey;
 use crate::snmp::{Mib, Snmp};
 use crate::sync::Arc;
-use crate::syncookies::{self, CookieKeys};
+use crate::syncookies::{self, CookieKeys, Minute};
 use crate::sysctl::Sysctl;
 use crate::tcp_output::{InitialWindows, select_initial_window};
 use crate::tcp_timer;
@@ -203,7 +203,7 @@ pub struct Core {
     hashes: Box<FlowHashes>,
     columns: Box<ColumnLookup>,
     /// Of the last tick, for the cookies of the next burst.
-    minute: u32,
+    minute: Minute,
 }
 
 impl Core {
@@ -261,7 +261,7 @@ impl Core {
             keys: Box::new([ListenKey::default(); BURST_MAX]),
             hashes: Box::new(FlowHashes::new()),
             columns: Box::default(),
-            minute: 0,
+            minute: Minute::default(),
         }
     }
 
@@ -327,7 +327,7 @@ impl Core {
     /// segment that no frame asked for; it answers false if there is no room now, and the step is tried again at the
     /// next tick.
     pub fn tick(&mut self, now: Nanos, budget: usize, mut send: impl FnMut(&Originated) -> bool) {
-        self.minute = syncookies::count(now);
+        self.minute.be(&self.env.cookies.current, syncookies::count(now));
         count_if_draining(&self.env, &self.flows);
         self.flows.credits.sweep(&self.env.socks, now);
         let mut send = |env: &Env, originated: &Originated| {

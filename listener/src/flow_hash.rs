@@ -1,12 +1,13 @@
-//! The hashes that the answers to a burst's SYNs will ask for, many flows at once.
+//! The hash of a flow that cookies and initial sequence numbers are made of: SipHash-2-4 of its addresses and ports, twelve
+//! octets of an IPv4 flow. And the hashes that the answers to a burst's SYNs will ask for, many flows at once.
 //!
 //! Which one that will be, a cookie or an initial sequence number, is a guess from the answer to the last SYN; whoever
 //! finds the wrong one, or none, hashes by itself.
 
-use crate::bucket::{Kernel, Pairs};
+use crate::bucket::Kernel;
 use crate::limits::BURST_MAX;
 use crate::segment::{FlowKey, Segment};
-use crate::siphash::SipKey;
+use crate::siphash::{SipKey, siphash_2_4_tail};
 use crate::vector::Vectors;
 
 /// A hash that was made before it was asked for.
@@ -25,13 +26,17 @@ pub(crate) enum Ahead {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Guess {
     Isn(SipKey),
-    Cookie { keys: [SipKey; 2], count: u32 },
+    /// With both keys, the second that of minute `count`.
+    Cookie {
+        keys: [SipKey; 2],
+        count: u32,
+    },
 }
 
-/// Words that an IPv4 flow is hashed as: addresses; ports.
-const WORDS_V4: usize = 2;
-/// Words that an IPv6 flow is hashed as: two an address; ports.
-const WORDS_V6: usize = 5;
+/// Words of an IPv4 flow's addresses.
+const WORDS_V4: usize = 1;
+/// Words of an IPv6 flow's addresses.
+const WORDS_V6: usize = 4;
 
 /// Words and hashes of a burst: memory that is used again for each.
 #[derive(Debug)]
@@ -45,6 +50,7 @@ pub(crate) struct FlowHashes {
 #[derive(Debug)]
 struct Family<const WORDS: usize> {
     words: [[u64; BURST_MAX]; WORDS],
+    ports: [u32; BURST_MAX],
     /// Where in the burst they stand.
     at: [u8; BURST_MAX],
     flows: usize,
@@ -52,15 +58,21 @@ struct Family<const WORDS: usize> {
 }
 
 impl<const WORDS: usize> Family<WORDS> {
-    const EMPTY: Self =
-        Self { words: [[0; BURST_MAX]; WORDS], at: [0; BURST_MAX], flows: 0, out: [[0; BURST_MAX]; 2] };
+    const EMPTY: Self = Self {
+        words: [[0; BURST_MAX]; WORDS],
+        ports: [0; BURST_MAX],
+        at: [0; BURST_MAX],
+        flows: 0,
+        out: [[0; BURST_MAX]; 2],
+    };
 
     #[inline(always)]
-    fn push(&mut self, at: u8, words: [u64; WORDS]) {
+    fn push(&mut self, at: u8, words: [u64; WORDS], ports: u32) {
         let row = self.flows % BURST_MAX;
         for (column, word) in self.words.iter_mut().zip(words) {
             column[row] = word;
         }
+        self.ports[row] = ports;
         self.at[row] = at;
         self.flows = row + 1;
     }
@@ -68,22 +80,18 @@ impl<const WORDS: usize> Family<WORDS> {
     /// Puts what `guess` asks for, flow by flow, and forgets the flows.
     #[inline(always)]
     fn hash(&mut self, kernel: Kernel, guess: Guess, put: &mut impl FnMut(u8, Ahead)) {
-        let Self { words, at, flows, out: [first, second] } = self;
+        let Self { words, ports, at, flows, out: [first, second] } = self;
         let flows = std::mem::take(flows);
         match guess {
             Guess::Isn(key) => {
-                kernel.siphash(key, words, flows, first);
+                kernel.siphash(key, words, ports, flows, first);
                 for (&at, &hash) in at[..flows].iter().zip(&*first) {
                     put(at, Ahead::Isn(hash as u32));
                 }
             }
             Guess::Cookie { keys, count } => {
-                // The ports are the last word, and the count goes below them: see `cookie_hash`.
-                let ports = WORDS - 1;
-                words[ports][..flows].iter_mut().for_each(|word| *word <<= 32);
-                kernel.siphash(keys[0], words, flows, first);
-                words[ports][..flows].iter_mut().for_each(|word| *word |= u64::from(count));
-                kernel.siphash(keys[1], words, flows, second);
+                kernel.siphash(keys[0], words, ports, flows, first);
+                kernel.siphash(keys[1], words, ports, flows, second);
                 for ((&at, &first), &second) in at[..flows].iter().zip(&*first).zip(&*second) {
                     put(at, Ahead::Cookie { count, hashes: [first as u32, second as u32] });
                 }
@@ -92,21 +100,32 @@ impl<const WORDS: usize> Family<WORDS> {
     }
 }
 
-/// The words of an IPv4 flow.
+/// The words of an IPv4 flow's addresses.
 #[inline(always)]
 fn words_v4(flow: &FlowKey) -> [u64; WORDS_V4] {
-    [flow.saddr.lo() << 32 | flow.daddr.lo() & 0xffff_ffff, ports(flow)]
+    [flow.saddr.lo() << 32 | flow.daddr.lo() & 0xffff_ffff]
 }
 
-/// The words of an IPv6 flow.
+/// The words of an IPv6 flow's addresses.
 #[inline(always)]
 fn words_v6(flow: &FlowKey) -> [u64; WORDS_V6] {
-    [flow.saddr.hi(), flow.saddr.lo(), flow.daddr.hi(), flow.daddr.lo(), ports(flow)]
+    [flow.saddr.hi(), flow.saddr.lo(), flow.daddr.hi(), flow.daddr.lo()]
 }
 
 #[inline(always)]
-fn ports(flow: &FlowKey) -> u64 {
-    u64::from(flow.sport.0) << 16 | u64::from(flow.dport.0)
+fn ports(flow: &FlowKey) -> u32 {
+    u32::from(flow.sport.0) << 16 | u32::from(flow.dport.0)
+}
+
+/// The hash of one flow.
+#[inline]
+pub(crate) fn flow_hash(key: SipKey, flow: &FlowKey) -> u32 {
+    let hash = if flow.is_v4() {
+        siphash_2_4_tail(key, words_v4(flow), ports(flow))
+    } else {
+        siphash_2_4_tail(key, words_v6(flow), ports(flow))
+    };
+    hash as u32
 }
 
 impl FlowHashes {
@@ -120,9 +139,9 @@ impl FlowHashes {
         for &at in lane {
             let flow = &segs[usize::from(at)].flow;
             if flow.is_v4() {
-                self.v4.push(at, words_v4(flow));
+                self.v4.push(at, words_v4(flow), ports(flow));
             } else {
-                self.v6.push(at, words_v6(flow));
+                self.v6.push(at, words_v6(flow), ports(flow));
             }
         }
         if self.v4.flows != 0 {
@@ -134,42 +153,22 @@ impl FlowHashes {
     }
 }
 
-/// Both hashes of the cookies of the IPv4 flows in the first `rows` rows of columns, the second for minute `count`, within
-/// [`Vectors::run`]. The columns are the peer's address, ours, and the ports, the peer's in the upper half. What `out`
-/// holds beyond those rows means nothing.
+/// [`flow_hash`] of the IPv4 flows in the first `rows` rows of columns, within [`Vectors::run`]. The columns are the peer's
+/// address, ours, and the ports, the peer's in the upper half. What `out` holds beyond those rows means nothing.
 #[inline(always)]
-pub(crate) fn cookie_columns(
-    vectors: Vectors,
-    keys: [SipKey; 2],
-    count: u32,
-    columns: [&[u32; BURST_MAX]; 3],
-    rows: usize,
-    [first, second]: [&mut [u32; BURST_MAX]; 2],
-) {
-    let [upper, lower, ports] = columns;
-    let pairs = |below| Pairs { upper, lower, second: ports, shift: 32, below };
-    vectors.siphash_pairs(keys[0], pairs(0), rows, first);
-    vectors.siphash_pairs(keys[1], pairs(count), rows, second);
-}
-
-/// The hashes of the initial sequence numbers of IPv4 flows, as [`cookie_columns`].
-#[inline(always)]
-pub(crate) fn isn_columns(
+pub(crate) fn flow_hash_columns(
     vectors: Vectors,
     key: SipKey,
     columns: [&[u32; BURST_MAX]; 3],
     rows: usize,
     out: &mut [u32; BURST_MAX],
 ) {
-    let [upper, lower, second] = columns;
-    vectors.siphash_pairs(key, Pairs { upper, lower, second, shift: 0, below: 0 }, rows, out);
+    vectors.siphash_columns(key, columns, rows, out);
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::siphash::siphash_2_4;
-    use crate::syncookies::cookie_hash;
     use crate::types::{InetAddr, TcpPort};
 
     fn segs() -> Vec<Segment> {
@@ -190,10 +189,6 @@ mod tests {
     #[test]
     fn many_at_once_are_the_same_as_one_by_one() {
         let (segs, key, other) = (segs(), SipKey([1, 2]), SipKey([3, 4]));
-        let isn = |flow: &FlowKey| match flow.is_v4() {
-            true => siphash_2_4(key, words_v4(flow)),
-            false => siphash_2_4(key, words_v6(flow)),
-        };
         for kernel in Kernel::available() {
             for len in 0..=BURST_MAX {
                 let lane: Vec<u8> = (0..BURST_MAX as u8).rev().take(len).collect();
@@ -208,10 +203,10 @@ mod tests {
                     (0..BURST_MAX).map(wanted).collect::<Vec<_>>()
                 };
                 let name = kernel.name();
-                assert_eq!(ahead(Guess::Isn(key)), want(&|flow| Ahead::Isn(isn(flow) as u32)), "{name}");
+                assert_eq!(ahead(Guess::Isn(key)), want(&|flow| Ahead::Isn(flow_hash(key, flow))), "{name}");
                 let cookie = |flow: &FlowKey| Ahead::Cookie {
                     count: 9,
-                    hashes: [cookie_hash(key, flow, 0), cookie_hash(other, flow, 9)],
+                    hashes: [flow_hash(key, flow), flow_hash(other, flow)],
                 };
                 assert_eq!(ahead(Guess::Cookie { keys: [key, other], count: 9 }), want(&cookie), "{name}");
             }
@@ -222,18 +217,16 @@ mod tests {
         #[test]
         fn columns_are_the_same_as_one_by_one(
             columns: [[u32; BURST_MAX]; 3],
-            keys: [[u64; 2]; 2],
-            count: u32,
+            key: [u64; 2],
             rows in 0..=BURST_MAX,
         ) {
-            let ([saddr, daddr, ports], keys) = (&columns, keys.map(SipKey));
-            let of = columns.each_ref();
+            let ([saddr, daddr, ports], key) = (&columns, SipKey(key));
             for vectors in Vectors::available() {
-                let (mut first, mut second, mut isn) = ([0; BURST_MAX], [0; BURST_MAX], [0; BURST_MAX]);
-                vectors.run(#[inline(always)] |vectors| {
-                    cookie_columns(vectors, keys, count, of, rows, [&mut first, &mut second]);
-                    isn_columns(vectors, keys[0], of, rows, &mut isn);
-                });
+                let mut out = [0; BURST_MAX];
+                vectors.run(
+                    #[inline(always)]
+                    |vectors| flow_hash_columns(vectors, key, columns.each_ref(), rows, &mut out),
+                );
                 for row in 0..rows {
                     let flow = FlowKey {
                         saddr: InetAddr::v4(saddr[row]),
@@ -241,10 +234,7 @@ mod tests {
                         sport: TcpPort((ports[row] >> 16) as u16),
                         dport: TcpPort(ports[row] as u16),
                     };
-                    let want = [cookie_hash(keys[0], &flow, 0), cookie_hash(keys[1], &flow, count)];
-                    proptest::prop_assert_eq!([first[row], second[row]], want, "{}", vectors.name());
-                    let want = siphash_2_4(keys[0], words_v4(&flow)) as u32;
-                    proptest::prop_assert_eq!(isn[row], want, "{}, row {}", vectors.name(), row);
+                    proptest::prop_assert_eq!(out[row], flow_hash(key, &flow), "{}, row {}", vectors.name(), row);
                 }
             }
         }

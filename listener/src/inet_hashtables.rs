@@ -233,6 +233,30 @@ impl ListenHash {
         }
     }
 
+    /// The listener of every IPv4 segment to `daddr` and `dport`, or none, if that is the same wherever it comes from; `None`
+    /// if it is not: there are several, or a device is asked for.
+    #[inline]
+    pub fn inet_lookup_listener_alike(
+        &self,
+        guard: &Guard,
+        daddr: InetAddr,
+        dport: TcpPort,
+    ) -> Option<Option<ListenerId>> {
+        if self.v4.keys() > 0
+            && let Some(entry) = self.v4.view(guard).find(self.mix.hash(daddr, dport), |_| true)
+        {
+            return match entry.held()? {
+                Held::One(id) => Some(Some(id)),
+                Held::List(_) => None,
+            };
+        }
+        match self.any.find(dport, guard) {
+            None => Some(None),
+            Some(Wild::One { id, ipv4, .. }) => Some(ipv4.then_some(id)),
+            Some(Wild::List(_)) => None,
+        }
+    }
+
     /// As [`ListenHash::inet_lookup_listener_burst`], of IPv4 keys that stand in columns. Any words will do where the answer
     /// is of no interest.
     ///

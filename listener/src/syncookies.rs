@@ -5,10 +5,12 @@
 //! for 60 to 120 s. With timestamps, the low six bits of TSval carry window scale, SACK and ECN.
 //!
 //! # Departures from the kernel
-//! The two hashes read the same fields in another packing. A second generation of keys may be checked beside the first,
+//! The two hashes are of the four-tuple alone, and the minute is in the second one's key: each minute has its own, made from
+//! the secret one ([`Minute`]). A second generation of keys may be checked beside the first,
 //! so that the keys can change while handshakes are in flight; and the keys may be shared: see [`CookieKeys`]. The minutes
 //! are those of the clock that is handed in, which all that share keys must have in common.
 
+use crate::flow_hash::flow_hash;
 use crate::limits::BURST_MAX;
 use crate::segment::FlowKey;
 use crate::siphash::{SipKey, siphash_2_4};
@@ -97,14 +99,31 @@ pub(crate) fn count(now: Nanos) -> u32 {
     (now.0 / COOKIE_PERIOD_NS) as u32
 }
 
-#[inline]
-pub(crate) fn cookie_hash(key: SipKey, flow: &FlowKey, count: u32) -> u32 {
-    let ports = u64::from(flow.sport.0) << 48 | u64::from(flow.dport.0) << 32 | u64::from(count);
-    let hash = match (flow.saddr.as_v4(), flow.daddr.as_v4()) {
-        (Some(saddr), Some(daddr)) => siphash_2_4(key, [u64::from(saddr) << 32 | u64::from(daddr), ports]),
-        _ => siphash_2_4(key, [flow.saddr.hi(), flow.saddr.lo(), flow.daddr.hi(), flow.daddr.lo(), ports]),
-    };
-    hash as u32
+/// The keys of the cookies that are made in one minute: kept while it lasts, since most cookies are of the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Minute {
+    made_from: [SipKey; 2],
+    /// Of the clock.
+    pub count: u32,
+    /// For H0 and H1.
+    pub keys: [SipKey; 2],
+}
+
+impl Minute {
+    /// Minute `count` of `key`.
+    pub fn new(key: &CookieKey, count: u32) -> Self {
+        let made_from = key.hash;
+        let word = |word: u64| siphash_2_4(made_from[1], [word << 32 | u64::from(count)]);
+        Self { made_from, count, keys: [made_from[0], SipKey([word(0), word(1)])] }
+    }
+
+    /// Makes it the minute `count` of `key`.
+    #[inline]
+    pub fn be(&mut self, key: &CookieKey, count: u32) {
+        if self.count != count || self.made_from != key.hash {
+            *self = Self::new(key, count);
+        }
+    }
 }
 
 /// Cookie for a SYN: our ISS. `mss` is the client's; the largest entry not above it goes in, or the smallest.
@@ -119,7 +138,7 @@ pub fn cookie_init_sequence(
     now: Nanos,
 ) -> SegSeq {
     let count = count(now);
-    let hashes = [cookie_hash(keys.current.hash[0], flow, 0), cookie_hash(keys.current.hash[1], flow, count)];
+    let hashes = Minute::new(&keys.current, count).keys.map(|key| flow_hash(key, flow));
     cookie_of(hashes, flow.is_v4(), client_seq, mss, count)
 }
 
@@ -174,12 +193,13 @@ pub fn cookie_check<'k>(
     let (newest, ages) = (count(now).wrapping_add(ahead), MAX_SYNCOOKIE_AGE + ahead);
     let one = |key: &'k CookieKey| {
         let cookie = ack.0.wrapping_sub(1);
-        let rest = cookie.wrapping_sub(cookie_hash(key.hash[0], flow, 0)).wrapping_sub(seq.0.wrapping_sub(1));
+        let rest = cookie.wrapping_sub(flow_hash(key.hash[0], flow)).wrapping_sub(seq.0.wrapping_sub(1));
         let age = newest.wrapping_sub(rest >> COOKIE_BITS) & 0xff;
         if age >= ages {
             return None;
         }
-        let index = rest.wrapping_sub(cookie_hash(key.hash[1], flow, newest.wrapping_sub(age))) & COOKIE_MASK;
+        let [_, minutes] = Minute::new(key, newest.wrapping_sub(age)).keys;
+        let index = rest.wrapping_sub(flow_hash(minutes, flow)) & COOKIE_MASK;
         let table = if flow.is_v4() { &MSS_V4 } else { &MSS_V6 };
         Some((*table.get(index as usize)?, key))
     };

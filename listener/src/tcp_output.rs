@@ -1,6 +1,7 @@
 //! The segments that hearken sends: SYN-ACK, ACK, FIN and RST, as values. Pure functions.
 
 use crate::core::{Env, clock_ms};
+use crate::flow_hash::flow_hash;
 use crate::listen_sock::ListenSock;
 use crate::request_sock::{Conn, Request};
 use crate::segment::{FlowKey, OutSegment, Segment, TcpOptions, flag};
@@ -85,17 +86,7 @@ impl InitialWindows {
 /// Linux v6.18 `secure_tcp_seq`, `seq_scale` (net/core/secure_seq.c).
 #[inline]
 pub(crate) fn secure_tcp_seq(env: &Env, flow: &FlowKey, now: Nanos) -> SegSeq {
-    let ports = u64::from(flow.sport.0) << 16 | u64::from(flow.dport.0);
-    let hash = match (flow.saddr.as_v4(), flow.daddr.as_v4()) {
-        (Some(saddr), Some(daddr)) => {
-            siphash_2_4(env.isn_key, [u64::from(saddr) << 32 | u64::from(daddr), ports])
-        }
-        _ => siphash_2_4(
-            env.isn_key,
-            [flow.saddr.hi(), flow.saddr.lo(), flow.daddr.hi(), flow.daddr.lo(), ports],
-        ),
-    };
-    seq_scale(hash as u32, now)
+    seq_scale(flow_hash(env.isn_key, flow), now)
 }
 
 /// The initial sequence number whose hash is known.

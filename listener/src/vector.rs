@@ -13,8 +13,8 @@
 //!   `#[inline(always)]` function. Of those that a closure borrows, or that stand in an array of references, the compiler
 //!   knows no more than of pointers.
 
+use crate::bucket::Kernel;
 pub use crate::bucket::Square;
-use crate::bucket::{Kernel, Pairs};
 use crate::limits::BURST_MAX;
 use crate::siphash::SipKey;
 
@@ -78,16 +78,16 @@ impl Vectors {
         self.0.transpose(rows)
     }
 
-    /// [`Kernel::siphash_pairs`].
+    /// [`Kernel::siphash_columns`].
     #[inline(always)]
-    pub(crate) fn siphash_pairs(
+    pub(crate) fn siphash_columns(
         self,
         key: SipKey,
-        pairs: Pairs<'_>,
+        columns: [&[u32; BURST_MAX]; 3],
         rows: usize,
         out: &mut [u32; BURST_MAX],
     ) {
-        self.0.siphash_pairs(key, pairs, rows, out);
+        self.0.siphash_columns(key, columns, rows, out);
     }
 
     /// Bit `i` is set if word `i` is not 0. Within [`Vectors::run`] or without.

@@ -6,7 +6,7 @@ use listener::segment::{Segment, TcpOptions, flag};
 use listener::types::{DevIndex, Route, SegSeq};
 
 use super::{BURST_MAX, Head};
-use crate::io::HeadWords;
+use crate::io::{HeadInfo, HeadWords};
 use crate::local::pack_route;
 use crate::wire::ether::{self, MacAddr};
 use crate::wire::ipv4;
@@ -60,6 +60,11 @@ impl Plain {
     fn src_mac(&self, row: usize) -> MacAddr {
         let [first, last] = [self.src_mac[0][row], self.src_mac[1][row]];
         MacAddr::from_bits(u64::from(first & 0xffff) << 32 | u64::from(last))
+    }
+
+    /// Octets of frame `row`, as far as its head could be read.
+    pub(crate) fn octets(&self, row: usize) -> usize {
+        (self.heads.info[row] & HeadInfo::LEN) as usize
     }
 
     /// Where an answer to row `row` goes.

@@ -1,5 +1,6 @@
 //! TCP segments → what they belong to, all at once, so that their cache misses overlap.
 
+use listener::columns::Sets;
 use listener::segment::Segment;
 use listener::types::DevIndex;
 
@@ -22,6 +23,7 @@ pub fn lookup<P: Protocol>(
     let plain_rows = lanes.plain.bits();
     protocol.lookup_burst(segs, lanes.tcp.bits() & !plain_rows, found);
     if plain_rows != 0 {
-        protocol.lookup_columns(&plain.columns, plain_rows, lanes.opens.bits(), dev);
+        let sets = Sets { rows: plain_rows, opens: lanes.opens.bits(), syns: lanes.syns.bits() };
+        protocol.lookup_columns(&plain.columns, sets, dev);
     }
 }

@@ -66,14 +66,16 @@ pub fn parse<F: Frame>(
     lanes.plain = lanes.tcp;
     lanes.opens = Lane::of(taken.opens);
     lanes.syns = Lane::of(taken.syns);
+    let mut octets = taken.octets;
     let all = u64::MAX >> (BURST_MAX - frames.len().clamp(1, BURST_MAX));
     for index in rows(all & !taken.plain) {
         let Some(Some(frame)) = frames.get(index) else { continue };
         let (bytes, meta) = (frame.bytes(), frame.rx_meta());
+        octets += bytes.len() - plain.octets(index).min(bytes.len());
         let mut row = Row { meta, local, head: &mut heads[index], seg: &mut segs[index] };
         any_frame(bytes, dev, index as u8, &mut row, lanes, &mut fates[index]);
     }
-    taken.octets
+    octets
 }
 
 /// One frame of any kind, with every check by name.

@@ -1,4 +1,4 @@
-use listener::columns::{Columns, rows};
+use listener::columns::{Columns, Sets, rows};
 use listener::segment::{FlowKey, OutSegment, Segment, TcpOptions, Verdict, flag};
 use listener::types::{InetAddr, SegSeq, TcpPort};
 
@@ -43,7 +43,7 @@ impl Protocol for Script {
         }
     }
 
-    fn lookup_columns(&mut self, columns: &Columns, _set: u64, _opens: u64, _dev: DevIndex) {
+    fn lookup_columns(&mut self, columns: &Columns, _sets: Sets, _dev: DevIndex) {
         self.dports = columns.ports.map(|ports| ports as u16).to_vec();
     }
 

@@ -18,7 +18,7 @@
 use super::{Bucket, Column, LANES, LaneSet, Lanes, Mix, Probe, Spilled, View, Wilds};
 use crate::inet_hashtables::ListenKey;
 use crate::limits::BURST_MAX;
-use crate::siphash::{SipKey, siphash_2_4};
+use crate::siphash::{SipKey, siphash_2_4_tail};
 use crate::sync::Ordering;
 use crate::types::{ListenerId, TcpPort};
 pub(crate) use keys::{Columns, Keys};
@@ -137,14 +137,15 @@ impl Kernel {
         }
     }
 
-    /// SipHash-2-4 of the first `lanes` lanes of `words`, each of which is one word of all lanes. What `out` holds beyond
-    /// those means nothing.
+    /// SipHash-2-4 of the first `lanes` lanes of `words`, each of which is one word of all lanes, and of `tails`, the four bytes
+    /// behind them. What `out` holds beyond those means nothing.
     #[inline]
     #[allow(unused_unsafe, reason = "the portable set has no duty to discharge")]
     pub(crate) fn siphash<const WORDS: usize>(
         self,
         key: SipKey,
         words: &[[u64; BURST_MAX]; WORDS],
+        tails: &[u32; BURST_MAX],
         lanes: usize,
         out: &mut [u64; BURST_MAX],
     ) {
@@ -152,22 +153,23 @@ impl Kernel {
         unsafe {
             match self.0 {
                 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
-                Choice::Avx512 => x86::siphash_avx512(key, words, lanes, out),
+                Choice::Avx512 => x86::siphash_avx512(key, words, tails, lanes, out),
                 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
-                Choice::Avx2 => x86::siphash_avx2(key, words, lanes, out),
-                _ => siphash_lanes(key, words, lanes, out),
+                Choice::Avx2 => x86::siphash_avx2(key, words, tails, lanes, out),
+                _ => siphash_lanes(key, words, tails, lanes, out),
             }
         }
     }
 
-    /// The lower halves of SipHash-2-4 of the first `rows` of `pairs`. What `out` holds beyond those means nothing. Within
+    /// The lower halves of SipHash-2-4 of the first `rows` rows of three columns: of the word that the first two make, the
+    /// first its upper half, and the four bytes of the third. What `out` holds beyond those means nothing. Within
     /// [`Kernel::run`].
     #[inline(always)]
     #[allow(unused_unsafe, reason = "the portable set has no duty to discharge")]
-    pub(crate) fn siphash_pairs(
+    pub(crate) fn siphash_columns(
         self,
         key: SipKey,
-        pairs: Pairs<'_>,
+        columns: [&[u32; BURST_MAX]; 3],
         rows: usize,
         out: &mut [u32; BURST_MAX],
     ) {
@@ -175,36 +177,24 @@ impl Kernel {
         unsafe {
             match self.0 {
                 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
-                Choice::Avx512 => x86::siphash_pairs_avx512(key, pairs, rows, out),
-                _ => siphash_pairs(key, pairs, rows, out),
+                Choice::Avx512 => x86::siphash_columns_avx512(key, columns, rows, out),
+                _ => siphash_columns(key, columns, rows, out),
             }
         }
     }
 }
 
-/// Two words a row, to be hashed.
-#[derive(Clone, Copy)]
-pub(crate) struct Pairs<'a> {
-    /// The upper half of the first word.
-    pub upper: &'a [u32; BURST_MAX],
-    /// Its lower half.
-    pub lower: &'a [u32; BURST_MAX],
-    /// The second word, to be shifted to the left.
-    pub second: &'a [u32; BURST_MAX],
-    /// By so many bits.
-    pub shift: u32,
-    /// What stands below it, the same for all rows.
-    pub below: u32,
-}
-
-/// [`Kernel::siphash_pairs`] in the instruction set of the function that it is inlined into.
+/// [`Kernel::siphash_columns`] in the instruction set of the function that it is inlined into.
 #[inline(always)]
-fn siphash_pairs(key: SipKey, pairs: Pairs<'_>, rows: usize, out: &mut [u32; BURST_MAX]) {
-    let Pairs { upper, lower, second, shift, below } = pairs;
+fn siphash_columns(
+    key: SipKey,
+    [upper, lower, tail]: [&[u32; BURST_MAX]; 3],
+    rows: usize,
+    out: &mut [u32; BURST_MAX],
+) {
     for row in 0..crate::vector::whole(rows) {
-        let first = u64::from(upper[row]) << 32 | u64::from(lower[row]);
-        let second = u64::from(second[row]) << shift | u64::from(below);
-        out[row] = siphash_2_4(key, [first, second]) as u32;
+        let word = u64::from(upper[row]) << 32 | u64::from(lower[row]);
+        out[row] = siphash_2_4_tail(key, [word], tail[row]) as u32;
     }
 }
 
@@ -213,13 +203,15 @@ fn siphash_pairs(key: SipKey, pairs: Pairs<'_>, rows: usize, out: &mut [u32; BUR
 fn siphash_lanes<const WORDS: usize>(
     key: SipKey,
     words: &[[u64; BURST_MAX]; WORDS],
+    tails: &[u32; BURST_MAX],
     lanes: usize,
     out: &mut [u64; BURST_MAX],
 ) {
     // Whole vectors: no lane is left for a loop of its own.
     let lanes = lanes.next_multiple_of(STEP).min(BURST_MAX);
     for lane in 0..lanes {
-        out[lane] = siphash_2_4::<WORDS>(key, std::array::from_fn(|word| words[word][lane]));
+        let words: [u64; WORDS] = std::array::from_fn(|word| words[word][lane]);
+        out[lane] = siphash_2_4_tail(key, words, tails[lane]);
     }
 }
 

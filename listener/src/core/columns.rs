@@ -4,15 +4,15 @@
 //! [`crate::segment::Segment`], with what was found here.
 
 use super::{Core, Env, Found, What};
-use crate::columns::{Columns, rows};
+use crate::columns::{Columns, Sets, rows};
 use crate::ehash::Ehash;
-use crate::flow_hash::{Ahead, cookie_columns, isn_columns};
+use crate::flow_hash::{Ahead, flow_hash_columns};
 use crate::inet_hashtables::KeyColumns;
 use crate::limits::BURST_MAX;
 use crate::listen_sock::ListenSock;
-use crate::syncookies::cookies_of;
-use crate::types::{DevIndex, ListenerId, ListenerRef};
-use crate::vector::Vectors;
+use crate::syncookies::{Minute, cookies_of};
+use crate::types::{DevIndex, InetAddr, ListenerId, ListenerRef, TcpPort};
+use crate::vector::{self, Vectors};
 
 mod answer;
 
@@ -25,8 +25,9 @@ pub(super) struct ColumnLookup {
     burst: u32,
     looked: u64,
     dev: DevIndex,
-    /// In the established table.
+    /// In the established table; not yet made if `flow_hashed` is false.
     hash: [u32; BURST_MAX],
+    flow_hashed: bool,
     ids: [Option<ListenerId>; BURST_MAX],
     /// Of the listener when it was found; even if there is none.
     generation: [u32; BURST_MAX],
@@ -62,6 +63,7 @@ impl Default for ColumnLookup {
             looked: 0,
             dev: DevIndex::NONE,
             hash: [0; BURST_MAX],
+            flow_hashed: false,
             ids: [None; BURST_MAX],
             generation: [0; BURST_MAX],
             known: 0,
@@ -77,13 +79,21 @@ impl Default for ColumnLookup {
 }
 
 impl ColumnLookup {
+    /// Makes the hashes by which flows are found.
+    #[inline]
+    fn hash_flows(&mut self, table: &Ehash, columns: &Columns) {
+        let Columns { saddr, daddr, ports, .. } = columns;
+        let (len, hash) = (set_len(self.looked), &mut self.hash);
+        self.vectors.run(
+            #[inline(always)]
+            |_| table.hash_columns(saddr, daddr, ports, len, hash),
+        );
+        self.flow_hashed = true;
+    }
+
     /// Finds the rows of `set` whose flows are in the table.
     #[inline]
     fn find_flows(&mut self, table: &Ehash, columns: &Columns, set: u64) {
-        self.known = 0;
-        if table.is_empty() {
-            return;
-        }
         // The first words of all chains before the first entry, so that the misses overlap.
         let maybe = rows(set).fold(0, |maybe, row| maybe | u64::from(table.has_chain(self.hash[row])) << row);
         for row in rows(maybe) {
@@ -94,21 +104,53 @@ impl ColumnLookup {
         }
     }
 
+    /// The address and port that all rows of `set` are to, if they are to the same.
+    #[inline]
+    fn key_of_all(&self, columns: &Columns, set: u64) -> Option<(u32, TcpPort)> {
+        let Columns { daddr: daddrs, ports, .. } = columns;
+        let first = set.trailing_zeros() as usize % BURST_MAX;
+        let (daddr, dport) = (daddrs[first], ports[first] & 0xffff);
+        let others = self.vectors.run(
+            #[inline(always)]
+            |vectors| {
+                let mut others = 0;
+                let groups = daddrs.as_chunks::<16>().0.iter().zip(ports.as_chunks::<16>().0);
+                for (at, (daddrs, ports)) in groups.enumerate().take(vector::whole(set_len(set)) / 16) {
+                    let mut differ = [0; 16];
+                    for lane in 0..16 {
+                        differ[lane] = (daddrs[lane] ^ daddr) | (ports[lane] & 0xffff ^ dport);
+                    }
+                    others |= u64::from(vectors.nonzero(&differ)) << (16 * at);
+                }
+                others & set
+            },
+        );
+        (others == 0).then_some((daddr, TcpPort(dport as u16)))
+    }
+
     /// Finds the listeners of the rows of `set`, of which `opens` are SYNs. True if one of these has one.
     #[inline]
     fn find_listeners(&mut self, env: &Env, columns: &Columns, set: u64, opens: u64) -> bool {
-        let len = BURST_MAX - set.leading_zeros() as usize;
+        let len = set_len(set);
         let Columns { saddr, daddr, ports, .. } = columns;
         let (saddr, daddr, ports) = (&saddr[..len], &daddr[..len], &ports[..len]);
-        let keys = KeyColumns { saddr, daddr, ports, dev: self.dev, core: env.core };
         let guard = env.hash.pin();
-        env.hash.inet_lookup_listener_columns(&guard, &keys, &mut self.ids[..len]);
+        let alike = self.key_of_all(columns, set).and_then(|(daddr, dport)| {
+            env.hash.inet_lookup_listener_alike(&guard, InetAddr::v4(daddr), dport)
+        });
+        match alike {
+            Some(id) => self.ids[..len].fill(id),
+            None => {
+                let keys = KeyColumns { saddr, daddr, ports, dev: self.dev, core: env.core };
+                env.hash.inet_lookup_listener_columns(&guard, &keys, &mut self.ids[..len]);
+            }
+        }
         env.shared.live.watch.count(rows(set).filter_map(|row| self.ids[row]));
         // The generations are read under the pin that the ids were found under, so they are those listeners' or later.
         let of =
             |id: Option<ListenerId>| id.and_then(|id| env.socks.get(id)).map_or(0, ListenSock::generation);
         let first = self.ids[set.trailing_zeros() as usize % BURST_MAX];
-        self.alike = self.ids[..len].iter().fold(true, |alike, id| alike & (*id == first));
+        self.alike = alike.is_some() || self.ids[..len].iter().all(|id| *id == first);
         if self.alike {
             let generation = of(first);
             self.generation[..len].fill(generation);
@@ -129,34 +171,28 @@ impl ColumnLookup {
     /// Makes the hashes that the answers to the SYNs will ask for: those of cookies if they are for this minute, or those
     /// of initial sequence numbers.
     #[inline]
-    fn hash_ahead(&mut self, env: &Env, cookies: Option<u32>, columns: &Columns, opens: u64) {
-        let len = BURST_MAX - opens.leading_zeros() as usize;
+    fn hash_ahead(&mut self, env: &Env, cookies: Option<&Minute>, columns: &Columns, opens: u64) {
+        let len = set_len(opens);
         self.hashed_for = opens;
         let Self { vectors, hashes: [first, second], cookies: made, .. } = self;
         let Columns { saddr, daddr, ports, seq, mss, .. } = columns;
+        let flows = [saddr, daddr, ports];
         match cookies {
-            Some(minute) => {
+            Some(Minute { keys, count, .. }) => {
                 vectors.run(
                     #[inline(always)]
                     |vectors| {
-                        let keys = env.cookies.current.hash;
-                        cookie_columns(
-                            vectors,
-                            keys,
-                            minute,
-                            [saddr, daddr, ports],
-                            len,
-                            [&mut *first, &mut *second],
-                        );
-                        cookies_of([first, second], seq, mss, minute, len, made);
+                        flow_hash_columns(vectors, keys[0], flows, len, first);
+                        flow_hash_columns(vectors, keys[1], flows, len, second);
+                        cookies_of([first, second], seq, mss, *count, len, made);
                     },
                 );
-                self.hashed = Hashed::Cookie(minute);
+                self.hashed = Hashed::Cookie(*count);
             }
             None => {
                 vectors.run(
                     #[inline(always)]
-                    |vectors| isn_columns(vectors, env.isn_key, [saddr, daddr, ports], len, first),
+                    |vectors| flow_hash_columns(vectors, env.isn_key, flows, len, first),
                 );
                 self.hashed = Hashed::Isn;
             }
@@ -164,24 +200,31 @@ impl ColumnLookup {
     }
 }
 
+/// How many rows a loop over the rows of `set` goes over.
+const fn set_len(set: u64) -> usize {
+    BURST_MAX - set.leading_zeros() as usize
+}
+
 impl Core {
-    /// Looks up the rows `set` of `columns`, of which `opens` are SYNs with any options, and which came in on device
-    /// `dev`: once for a burst, after [`Core::lookup_burst`] for its other segments.
-    pub fn lookup_columns(&mut self, columns: &Columns, set: u64, opens: u64, dev: DevIndex) {
+    /// Looks up the rows `sets` of `columns`, which came in on device `dev`: once for a burst, after [`Core::lookup_burst`] for
+    /// its other segments.
+    pub fn lookup_columns(&mut self, columns: &Columns, sets: Sets, dev: DevIndex) {
         let Self { env, flows, columns: own, minute, burst, .. } = self;
-        let len = BURST_MAX - set.leading_zeros() as usize;
-        (own.burst, own.looked, own.dev) = (*burst, set, dev);
+        (own.burst, own.looked, own.dev) = (*burst, sets.rows, dev);
         own.hashed = Hashed::Nothing;
         own.refused = None;
-        let Columns { saddr, daddr, ports, .. } = columns;
-        own.vectors.run(
-            #[inline(always)]
-            |_| flows.table.hash_columns(saddr, daddr, ports, len, &mut own.hash),
-        );
-        own.find_flows(&flows.table, columns, set);
-        let (set, opens) = (set & !own.known, opens & !own.known);
+        (own.known, own.flow_hashed) = (0, false);
+        let empty = flows.table.is_empty();
+        // Nothing is to be found in an empty table, and most answers to SYNs put nothing into it.
+        if !empty || sets.syns != sets.rows {
+            own.hash_flows(&flows.table, columns);
+        }
+        if !empty {
+            own.find_flows(&flows.table, columns, sets.rows);
+        }
+        let (set, opens) = (sets.rows & !own.known, sets.opens & !own.known);
         if set != 0 && own.find_listeners(env, columns, set, opens) {
-            own.hash_ahead(env, flows.cookies.then_some(*minute), columns, opens);
+            own.hash_ahead(env, flows.cookies.then_some(minute), columns, opens);
         }
     }
 
@@ -189,7 +232,7 @@ impl Core {
     #[inline]
     pub fn found_row(&self, row: usize) -> Found {
         let own = &*self.columns;
-        if own.burst != self.burst || own.looked >> row & 1 == 0 {
+        if own.burst != self.burst || own.looked >> row & 1 == 0 || !own.flow_hashed {
             return Found::default();
         }
         let [first, second] = &own.hashes;

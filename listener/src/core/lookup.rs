@@ -19,6 +19,8 @@ impl Core {
     pub fn lookup_burst(&mut self, segs: &[Segment], set: u64, found: &mut [Found]) {
         self.burst = self.burst.wrapping_add(1).max(1);
         self.flows.fresh = [0; 4];
+        // The keys may have changed since the tick that told the minute.
+        self.minute.be(&self.env.cookies.current, self.minute.count);
         if set == 0 {
             return;
         }
@@ -68,7 +70,7 @@ impl Core {
             return;
         }
         let guess = if self.flows.cookies {
-            Guess::Cookie { keys: self.env.cookies.current.hash, count: self.minute }
+            Guess::Cookie { keys: self.minute.keys, count: self.minute.count }
         } else {
             Guess::Isn(self.env.isn_key)
         };

@@ -7,7 +7,7 @@
 use listener::columns;
 use listener::drop_reason::DropReason;
 use listener::segment::{TcpOptions, flag};
-use listener::vector::Vectors;
+use listener::vector::{self, Vectors};
 
 use crate::burst::{BURST_MAX, GROUP, Heads, Plain};
 use crate::io::{Frame, HeadInfo};
@@ -53,7 +53,7 @@ pub(super) struct Taken {
     pub opens: u64,
     /// Those of these with an MSS at most, and nothing else.
     pub syns: u64,
-    /// Octets of all frames.
+    /// Octets of all frames that could be read.
     pub octets: usize,
 }
 
@@ -122,21 +122,20 @@ fn lanes(set: u32) -> impl Iterator<Item = usize> {
     columns::rows(u64::from(set)).map(|lane| lane % GROUP)
 }
 
-/// Copies what is read of each frame, and what is said of it. Returns the octets of all.
+/// Copies what is read of each frame, and what is said of it. Returns the octets of those that could be read.
 #[inline(always)]
 fn gather<F: Frame>(frames: &[Option<F>], heads: &mut Heads) -> usize {
-    let mut octets = 0;
     for ((frame, row), info) in frames.iter().zip(&mut heads.rows).zip(&mut heads.info) {
-        *info = 0;
-        if let Some(frame) = frame {
-            *info = frame.read_head(row).0;
-            octets += frame.bytes().len();
-        }
+        *info = match frame {
+            Some(frame) => frame.read_head(row).0,
+            None => 0,
+        };
     }
-    for info in heads.info[..frames.len().next_multiple_of(GROUP)].iter_mut().skip(frames.len()) {
+    let info = &mut heads.info[..vector::whole(frames.len())];
+    for info in info.iter_mut().skip(frames.len()) {
         *info = 0;
     }
-    octets
+    info.iter().map(|info| info & HeadInfo::LEN).sum::<u32>() as usize
 }
 
 /// A sum of 16-bit words, of no more than a header has: of both halves of some words, and of what is no longer than one.

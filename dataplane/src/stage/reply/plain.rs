@@ -73,20 +73,36 @@ fn write_all<F: Frame, const WHOLE: bool>(
                 // Within the closure, so that it is seen to be nothing.
                 let offload = if WHOLE { TxOffload::default() } else { asked };
                 let (heads, lens) = compose(vectors, (plain, answers), first, mac, capabilities);
-                let cells = frames.iter_mut().zip(&heads.0).zip(&lens).enumerate();
-                let mut failed = 0;
-                for (lane, ((frame, head), len)) in cells {
-                    if set >> lane & 1 == 0 {
-                        continue;
-                    }
-                    let Some(frame) = frame else { continue };
-                    if !frame.write_head(head, *len as usize, offload) {
-                        failed |= 1 << lane;
-                    }
+                // Nearly always all of them, or all that there are.
+                if set.count_ones() as usize == frames.len().min(GROUP) {
+                    put::<F, true>(frames, (&heads, &lens), set, offload)
+                } else {
+                    put::<F, false>(frames, (&heads, &lens), set, offload)
                 }
-                failed
             },
         ) << first;
+    }
+    failed
+}
+
+/// Writes those of a group's answers that are in `set`, or all. Returns those for which there was no room.
+#[inline(always)]
+fn put<F: Frame, const ALL: bool>(
+    frames: &mut [Option<F>],
+    (Square(heads), lens): (&Square, &Column),
+    set: u64,
+    offload: TxOffload,
+) -> u64 {
+    let mut failed = 0;
+    for (lane, ((frame, head), len)) in frames.iter_mut().zip(heads).zip(lens).enumerate() {
+        if !ALL && set >> lane & 1 == 0 {
+            continue;
+        }
+        if let Some(frame) = frame
+            && !frame.write_head(head, *len as usize, offload)
+        {
+            failed |= 1 << lane;
+        }
     }
     failed
 }

@@ -1,4 +1,4 @@
-use listener::columns::Columns;
+use listener::columns::{Columns, Sets};
 use listener::drop_reason::DropReason;
 use listener::segment::{Originated, Segment, Verdict};
 use listener::types::{CoreId, DevIndex, Nanos};
@@ -19,7 +19,7 @@ impl Protocol for Moody {
 
     fn lookup_burst(&mut self, _segs: &[Segment], _set: u64, _found: &mut [()]) {}
 
-    fn lookup_columns(&mut self, _columns: &Columns, _set: u64, _opens: u64, _dev: DevIndex) {}
+    fn lookup_columns(&mut self, _columns: &Columns, _sets: Sets, _dev: DevIndex) {}
 
     fn found_row(&self, _row: usize) {}
 

@@ -5,11 +5,11 @@ use std::arch::x86_64::*;
 use std::mem::{offset_of, transmute};
 
 use super::{
-    Bucket, Isa, Keys, LANES, Lanes, ListenKey, ListenerId, Located, Mix, Pairs, STEP, SipKey, Spilled, Step,
+    Bucket, Isa, Keys, LANES, Lanes, ListenKey, ListenerId, Located, Mix, STEP, SipKey, Spilled, Step,
     TcpPort, View, Wilds, exact_pass, miss, siphash_lanes, wild_pass,
 };
 use crate::limits::BURST_MAX;
-use crate::siphash::start;
+use crate::siphash::{length, start};
 use crate::types::InetAddr;
 
 pub(super) struct Avx512;
@@ -60,24 +60,30 @@ macro_rules! siphash {
         pub(super) fn $name<const WORDS: usize>(
             key: SipKey,
             words: &[[u64; BURST_MAX]; WORDS],
+            tails: &[u32; BURST_MAX],
             lanes: usize,
             out: &mut [u64; BURST_MAX],
         ) {
-            siphash_lanes(key, words, lanes, out);
+            siphash_lanes(key, words, tails, lanes, out);
         }
     };
 }
 siphash!(siphash_avx512, "avx512f,avx512dq,bmi1,bmi2,popcnt");
 siphash!(siphash_avx2, "avx2,bmi1,bmi2,popcnt");
 
-/// Vectors that [`siphash_pairs_avx512`] hashes side by side: an operation's result is there two cycles later, and four may
+/// Vectors that [`siphash_columns_avx512`] hashes side by side: an operation's result is there two cycles later, and four may
 /// begin in each (Zen 5). What two of them take is a third more.
 const SIDE_BY_SIDE: usize = 4;
 
-/// [`siphash_pairs`] with AVX-512.
+/// [`super::siphash_columns`] with AVX-512.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
-pub(super) fn siphash_pairs_avx512(key: SipKey, pairs: Pairs<'_>, rows: usize, out: &mut [u32; BURST_MAX]) {
+pub(super) fn siphash_columns_avx512(
+    key: SipKey,
+    [upper, lower, tail]: [&[u32; BURST_MAX]; 3],
+    rows: usize,
+    out: &mut [u32; BURST_MAX],
+) {
     type Side = [__m512i; SIDE_BY_SIDE];
     let word = |word: u64| _mm512_set1_epi64(word.cast_signed());
     let half = |a: &mut Side, b: &mut Side, c: &mut Side, d: &mut Side, second: bool| {
@@ -96,21 +102,18 @@ pub(super) fn siphash_pairs_avx512(key: SipKey, pairs: Pairs<'_>, rows: usize, o
             a[side] = _mm512_rol_epi64::<32>(a[side]);
         }
     };
-    let last = word((8 * 2) << 56);
     for first in (0..rows.min(BURST_MAX)).step_by(SIDE_BY_SIDE * STEP) {
         let load = |column: &[u32; BURST_MAX], side: usize| {
             let words = &column.as_chunks::<STEP>().0[first / STEP + side];
             // SAFETY: bounds: eight words are 32 bytes.
             _mm512_cvtepu32_epi64(unsafe { _mm256_loadu_si256(words.as_ptr().cast()) })
         };
-        let shift = _mm_cvtsi32_si128(pairs.shift.cast_signed());
         let [start0, start1, start2, start3] = start(key);
-        let mut blocks = [[last; SIDE_BY_SIDE]; 3];
-        let [one, two, _] = &mut blocks;
-        for (side, (one, two)) in one.iter_mut().zip(two).enumerate() {
-            *one = _mm512_or_si512(_mm512_slli_epi64::<32>(load(pairs.upper, side)), load(pairs.lower, side));
-            let second = _mm512_sll_epi64(load(pairs.second, side), shift);
-            *two = _mm512_or_si512(second, word(u64::from(pairs.below)));
+        let mut blocks = [[word(length::<1>(4)); SIDE_BY_SIDE]; 2];
+        let [whole, last] = &mut blocks;
+        for (side, (whole, last)) in whole.iter_mut().zip(last).enumerate() {
+            *whole = _mm512_or_si512(_mm512_slli_epi64::<32>(load(upper, side)), load(lower, side));
+            *last = _mm512_or_si512(*last, load(tail, side));
         }
         let [mut v0, mut v1, mut v2, mut v3] =
             [start0, start1, start2, start3].map(|start| [word(start); SIDE_BY_SIDE]);

@@ -129,18 +129,16 @@ impl ColumnLookup {
             How::Cookie => Outcome::SynAck,
             How::Request { .. } => return None,
         };
-        let (cookies, Answers { seq, ack, .. }) = (&self.cookies, &mut *answers);
+        let numbers = if reset { &[0; BURST_MAX] } else { &self.cookies };
+        let tos = if reset { Tos::OfSyn } else { Tos::Is(tos) };
         self.vectors.run(
             #[inline(always)]
-            |_| numbers(columns, cookies, reset, set, seq, ack),
+            |_| {
+                let Answers { seq, ack, control: controls, option: options, tos: all_tos, .. } =
+                    &mut *answers;
+                alike(columns, numbers, set, (control, option, tos), [seq, ack, controls, options, all_tos]);
+            },
         );
-        let Answers { control: controls, option: options, tos: all_tos, .. } = answers;
-        let len = vector::whole(BURST_MAX - set.leading_zeros() as usize);
-        controls[..len].fill(control);
-        options[..len].fill(option);
-        for (all, asked) in all_tos.iter_mut().zip(&columns.tos).take(len) {
-            *all = if reset { asked & u32::from(DSCP) } else { tos };
-        }
         answers.add(set, outcome, option != 0);
         let count = u64::from(set.count_ones());
         let (resets, cookies) = if reset { (count, 0) } else { (0, count) };
@@ -158,6 +156,9 @@ impl ColumnLookup {
         answers: &mut Answers,
     ) -> Answered {
         let Cx { env, columns, now } = cx;
+        if !self.flow_hashed {
+            self.hash_flows(&flows.table, columns);
+        }
         let (mut last, mut template) = (None, None);
         let mut answered = Answered::default();
         for row in rows(set) {
@@ -261,19 +262,32 @@ impl ColumnLookup {
     }
 }
 
-/// The sequence numbers of rows that are all answered by a RST or by a cookie.
+/// The TOS of answers.
+#[derive(Clone, Copy)]
+enum Tos {
+    Is(u32),
+    OfSyn,
+}
+
+/// The answers to rows that are all answered alike, but for their `numbers`.
 #[inline(always)]
-fn numbers(
+fn alike(
     columns: &Columns,
-    cookies: &[u32; BURST_MAX],
-    reset: bool,
+    numbers: &[u32; BURST_MAX],
     set: u64,
-    seq: &mut [u32; BURST_MAX],
-    ack: &mut [u32; BURST_MAX],
+    (control, option, tos): (u32, u32, Tos),
+    [seq, ack, controls, options, all_tos]: [&mut [u32; BURST_MAX]; 5],
 ) {
+    let (mask, tos) = match tos {
+        Tos::Is(tos) => (0, tos),
+        Tos::OfSyn => (u32::from(DSCP), 0),
+    };
     for row in 0..vector::whole(BURST_MAX - set.leading_zeros() as usize) {
-        seq[row] = if reset { 0 } else { cookies[row] };
+        seq[row] = numbers[row];
         ack[row] = columns.seq[row].wrapping_add(1);
+        controls[row] = control;
+        options[row] = option;
+        all_tos[row] = columns.tos[row] & mask | tos;
     }
 }
 

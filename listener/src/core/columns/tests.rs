@@ -1,6 +1,6 @@
 //! The short way against the long one: two worlds, one of which never sees a column.
 
-use crate::columns::{Answers, Columns};
+use crate::columns::{Answers, Columns, Sets};
 use crate::config::splitmix64;
 use crate::core::Found;
 use crate::core::tests::{ACK, DEV, FIN, PSH, RST, SYN, World, flow6, seg};
@@ -145,7 +145,7 @@ impl World {
         let all = u64::MAX >> (BURST_MAX - segs.len());
         self.core.lookup_burst(segs, all & !plain, &mut found);
         if plain != 0 {
-            self.core.lookup_columns(&columns, plain, opens, DEV);
+            self.core.lookup_columns(&columns, Sets { rows: plain, opens, syns }, DEV);
         }
         let (mut rest, mut verdicts, mut short) = (all, vec![None; segs.len()], 0);
         while rest != 0 {
@@ -191,7 +191,7 @@ fn rows_that_were_not_looked_up_have_nothing() {
     let mut columns = Columns::EMPTY;
     (columns.daddr[3], columns.ports[3]) = (0xc612_0001, 80);
     world.core.lookup_burst(&[], 0, &mut []);
-    world.core.lookup_columns(&columns, 1 << 3, 1 << 3, DEV);
+    world.core.lookup_columns(&columns, Sets { rows: 1 << 3, opens: 1 << 3, syns: 0 }, DEV);
     assert!(world.core.found_row(3).listener().is_some());
     assert_eq!(world.core.found_row(2), Found::default());
     world.core.lookup_burst(&[], 0, &mut []);
