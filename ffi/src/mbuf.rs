@@ -84,6 +84,12 @@ impl Mbuf {
         NonNull::new(raw).map(Self)
     }
 
+    /// Where it lies; never 0.
+    #[inline]
+    pub(crate) fn address(&self) -> usize {
+        self.0.as_ptr().addr()
+    }
+
     /// Pointer to the member at `offset`, one of `SHIM_MBUF_*`.
     #[inline]
     fn member<T>(&self, offset: sys::shim_mbuf_offset) -> *mut T {

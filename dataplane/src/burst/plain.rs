@@ -42,6 +42,8 @@ pub(crate) struct Heads {
     pub rows: [HeadWords; BURST_MAX],
     /// [`HeadInfo`](crate::io::HeadInfo)
     pub info: [u32; BURST_MAX],
+    /// What the TCP headers add up to with their pseudo-headers; all ones where that is known to be right.
+    pub sums: [u32; BURST_MAX],
 }
 
 impl Plain {
@@ -52,7 +54,7 @@ impl Plain {
         ack: [0; BURST_MAX],
         control: [0; BURST_MAX],
         total_len: [0; BURST_MAX],
-        heads: Heads { rows: [[0; 16]; BURST_MAX], info: [0; BURST_MAX] },
+        heads: Heads { rows: [[0; 16]; BURST_MAX], info: [0; BURST_MAX], sums: [0; BURST_MAX] },
     };
 
     /// The source MAC address of row `row`.

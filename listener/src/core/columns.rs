@@ -10,6 +10,7 @@ use crate::flow_hash::{Ahead, flow_hash_columns};
 use crate::inet_hashtables::KeyColumns;
 use crate::limits::BURST_MAX;
 use crate::listen_sock::ListenSock;
+use crate::sync::epoch::Guard;
 use crate::syncookies::{Minute, cookies_of};
 use crate::types::{DevIndex, InetAddr, ListenerId, ListenerRef, TcpPort};
 use crate::vector::{self, Vectors};
@@ -92,7 +93,7 @@ impl ColumnLookup {
     }
 
     /// Finds the rows of `set` whose flows are in the table.
-    #[inline]
+    #[inline(never)]
     fn find_flows(&mut self, table: &Ehash, columns: &Columns, set: u64) {
         // The first words of all chains before the first entry, so that the misses overlap.
         let maybe = rows(set).fold(0, |maybe, row| maybe | u64::from(table.has_chain(self.hash[row])) << row);
@@ -142,7 +143,7 @@ impl ColumnLookup {
             Some(id) => self.ids[..len].fill(id),
             None => {
                 let keys = KeyColumns { saddr, daddr, ports, dev: self.dev, core: env.core };
-                env.hash.inet_lookup_listener_columns(&guard, &keys, &mut self.ids[..len]);
+                look_up_each(env, &guard, &keys, &mut self.ids[..len]);
             }
         }
         env.shared.live.watch.count(rows(set).filter_map(|row| self.ids[row]));
@@ -198,6 +199,12 @@ impl ColumnLookup {
             }
         }
     }
+}
+
+/// Looks rows up that are to different addresses or ports.
+#[inline(never)]
+fn look_up_each(env: &Env, guard: &Guard, keys: &KeyColumns<'_>, ids: &mut [Option<ListenerId>]) {
+    env.hash.inet_lookup_listener_columns(guard, keys, ids);
 }
 
 /// How many rows a loop over the rows of `set` goes over.

@@ -67,53 +67,79 @@ pub(super) fn read<F: Frame>(
     mut options: impl FnMut(usize, TcpOptions, &Plain),
 ) -> Taken {
     let glance = local.glance();
-    let mut octets = 0;
-    let mut groups = [(Said::default(), [0; GROUP]); BURST_MAX / GROUP];
-    let used = &mut groups[..frames.len().div_ceil(GROUP)];
+    let mut taken = Taken::default();
+    let mut saids = [Said::default(); BURST_MAX / GROUP];
+    let saids = &mut saids[..frames.len().div_ceil(GROUP)];
     vectors.run(
         #[inline(always)]
         |vectors| {
             // All of them before the first is looked at, so that the misses overlap.
-            octets = gather(frames, &mut plain.heads);
-            for (group, (said, sums)) in used.iter_mut().enumerate() {
-                *said = check(vectors, &glance, plain, group * GROUP, sums);
+            taken.octets = gather(frames, &mut plain.heads);
+            for (group, said) in saids.iter_mut().enumerate() {
+                *said = check(vectors, &glance, plain, group * GROUP);
             }
         },
     );
-    let mut taken = Taken { octets, ..Taken::default() };
-    for (group, (said, sums)) in used.iter().enumerate() {
+    for (group, said) in saids.iter().enumerate() {
         let first = group * GROUP;
         let mut rows = said.plain | said.open;
-        if rows & said.near != 0 {
-            let other = |lane: usize| local.kind_v4(plain.columns.saddr[first + lane]) == AddrKind::Other;
-            rows &=
-                !lanes(rows & said.near).filter(|&lane| !other(lane)).fold(0, |set, lane| set | 1 << lane);
-        }
-        if rows & said.elsewhere != 0 {
-            let ours = |lane: usize| local.is_local_v4(plain.columns.daddr[first + lane]);
-            rows &= !lanes(rows & said.elsewhere)
-                .filter(|&lane| !ours(lane))
-                .fold(0, |set, lane| set | 1 << lane);
+        if rows & (said.near | said.elsewhere) != 0 {
+            rows = look_up(rows, said, local, plain, first);
         }
         let syns = rows & said.syn;
-        for lane in lanes(rows & !syns) {
-            let row = first + lane;
-            let read = match said.open >> lane & 1 {
-                1 => frames[row]
-                    .as_ref()
-                    .map_or(Err(DropReason::EtherTooShort), |frame| others(frame, plain, row, sums[lane])),
-                _ => Ok(TcpOptions { mss: plain.columns.mss[row] as u16, ..TcpOptions::default() }),
-            };
-            match read {
-                Ok(read) => options(row, read, plain),
-                Err(_) => rows &= !(1 << lane),
-            }
+        if rows != syns {
+            let group = Group { frames, plain, sums: &plain.heads.sums, first };
+            rows = syns | read_options(rows & !syns, said, group, &mut options);
         }
         taken.plain |= u64::from(rows) << first;
         taken.opens |= u64::from(rows & said.opens) << first;
         taken.syns |= u64::from(syns) << first;
     }
     taken
+}
+
+/// Those of `rows` whose addresses are right, of which that could not be told at a glance.
+#[inline(never)]
+fn look_up(rows: u32, said: &Said, local: &LocalTable, plain: &Plain, first: usize) -> u32 {
+    let other = |lane: usize| local.kind_v4(plain.columns.saddr[first + lane]) == AddrKind::Other;
+    let ours = |lane: usize| local.is_local_v4(plain.columns.daddr[first + lane]);
+    let foreign = lanes(rows & said.near).filter(|&lane| !other(lane)).fold(0, |set, lane| set | 1 << lane);
+    let rows = rows & !foreign;
+    rows & !lanes(rows & said.elsewhere).filter(|&lane| !ours(lane)).fold(0, |set, lane| set | 1 << lane)
+}
+
+/// The frames of a group and what was read of them.
+#[derive(Clone, Copy)]
+struct Group<'a, F> {
+    frames: &'a [Option<F>],
+    plain: &'a Plain,
+    sums: &'a [u32; BURST_MAX],
+    first: usize,
+}
+
+/// Gives `options` those of each of `rows`, and returns the rows whose options and data are as they should be.
+#[inline(never)]
+fn read_options<F: Frame>(
+    mut rows: u32,
+    said: &Said,
+    group: Group<'_, F>,
+    options: &mut impl FnMut(usize, TcpOptions, &Plain),
+) -> u32 {
+    let Group { frames, plain, sums, first } = group;
+    for lane in lanes(rows) {
+        let row = first + lane;
+        let read = match said.open >> lane & 1 {
+            1 => frames[row]
+                .as_ref()
+                .map_or(Err(DropReason::EtherTooShort), |frame| others(frame, plain, row, sums[row])),
+            _ => Ok(TcpOptions { mss: plain.columns.mss[row] as u16, ..TcpOptions::default() }),
+        };
+        match read {
+            Ok(read) => options(row, read, plain),
+            Err(_) => rows &= !(1 << lane),
+        }
+    }
+    rows
 }
 
 /// The lanes of a set, the first one first.
@@ -175,8 +201,8 @@ impl Halves {
 ///
 /// A link header has fourteen octets, so what lies behind it begins in the middle of a word.
 #[inline(always)]
-fn check(vectors: Vectors, glance: &Glance, plain: &mut Plain, first: usize, sums: &mut Column) -> Said {
-    let Heads { rows, info } = &plain.heads;
+fn check(vectors: Vectors, glance: &Glance, plain: &mut Plain, first: usize) -> Said {
+    let Heads { rows, info, .. } = &plain.heads;
     let (Some(rows), Some(infos)) = (
         rows.get(first..).and_then(|rows| rows.first_chunk()),
         info.get(first..).and_then(|info| info.first_chunk()),
@@ -184,7 +210,7 @@ fn check(vectors: Vectors, glance: &Glance, plain: &mut Plain, first: usize, sum
         return Said::default();
     };
     let (columns, infos): (_, Column) = (vectors.transpose(rows).0, *infos);
-    let mut read = [[0; GROUP]; 11];
+    let mut read = [[0; GROUP]; 12];
     let mut bits = [[0; GROUP]; 6];
     // One loop without another in it and without a branch: the compiler makes each line an instruction or two.
     for lane in 0..GROUP {
@@ -238,7 +264,7 @@ fn check(vectors: Vectors, glance: &Glance, plain: &mut Plain, first: usize, sum
         read[CONTROL_OF][lane] = control;
         read[LEN_OF][lane] = word(4);
         // What is known to be whole is made to look so.
-        sums[lane] = if info & HeadInfo::L4_WHOLE != 0 { WHOLE } else { tcp };
+        read[SUM][lane] = if info & HeadInfo::L4_WHOLE != 0 { WHOLE } else { tcp };
     }
     store(&read, plain, first);
     Said {
@@ -263,6 +289,7 @@ const MAC_LAST: usize = 7;
 const ACK: usize = 8;
 const CONTROL_OF: usize = 9;
 const LEN_OF: usize = 10;
+const SUM: usize = 11;
 const PLAIN: usize = 0;
 const OPEN: usize = 1;
 const SYN: usize = 2;
@@ -272,7 +299,7 @@ const ELSEWHERE: usize = 5;
 
 /// Writes the fields of a group into `plain`.
 #[inline(always)]
-fn store(read: &[Column; 11], plain: &mut Plain, first: usize) {
+fn store(read: &[Column; 12], plain: &mut Plain, first: usize) {
     let rows = &mut plain.columns;
     put(&mut rows.saddr, first, &read[SADDR]);
     put(&mut rows.daddr, first, &read[DADDR]);
@@ -285,6 +312,7 @@ fn store(read: &[Column; 11], plain: &mut Plain, first: usize) {
     put(&mut plain.ack, first, &read[ACK]);
     put(&mut plain.control, first, &read[CONTROL_OF]);
     put(&mut plain.total_len, first, &read[LEN_OF]);
+    put(&mut plain.heads.sums, first, &read[SUM]);
 }
 
 /// Writes a column's part of one group.
