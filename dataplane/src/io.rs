@@ -74,19 +74,16 @@ pub struct Capabilities {
     pub tx_vlan_insert: bool,
 }
 
-/// Octets of a frame that [`Frame::read_head`] reads and [`Frame::write_head`] writes: one cache line.
+/// Octets of a frame that [`Frame::head`] shows: one cache line.
 pub const HEAD: usize = 64;
 
-/// As words of the frame's own byte order.
-pub type HeadWords = [u32; HEAD / 4];
-
-/// What [`Frame::read_head`] says of a frame, as one word that vectors can look at. 0 for a frame that it cannot read.
+/// What [`Frame::head`] says of a frame, as one word that vectors can look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadInfo(pub u32);
 
 impl HeadInfo {
-    /// The head could be read, and nothing that the device says speaks against the frame: there is one buffer, no tag was
-    /// taken out, and no checksum is known to be wrong.
+    /// Nothing that the device says speaks against the frame: there is one buffer, no tag was taken out, and no checksum is
+    /// known to be wrong.
     pub const PLAIN: u32 = 1 << 31;
     /// The IPv4 header is known to be right.
     pub const IP_WHOLE: u32 = 1 << 30;
@@ -95,7 +92,7 @@ impl HeadInfo {
     /// The octets of the frame, as far as they fit.
     pub const LEN: u32 = 0xffff;
 
-    /// Of a frame of `len` octets that could be read.
+    /// Of a frame of `len` octets.
     #[inline]
     pub fn of(meta: &RxMeta, len: usize) -> Self {
         let whole = |said| matches!(said, Csum::Good | Csum::None);
@@ -129,14 +126,15 @@ pub trait Frame: Send {
     /// Asks the device for help on the way out, and forgets what it said on arrival.
     fn set_tx_offload(&mut self, offload: TxOffload);
 
-    /// Copies what the buffer holds from the frame's first octet on into `head`, whether the frame is so long or not: octets
-    /// behind the end of [`Frame::bytes`] mean nothing. `head` is not touched if the buffer ends before.
-    fn read_head(&self, head: &mut HeadWords) -> HeadInfo;
+    /// What the buffer holds from the frame's first octet on, whether the frame is so long or not: octets behind the end of
+    /// [`Frame::bytes`] mean nothing. And what there is to say of it. None if the buffer ends before.
+    fn head(&self) -> Option<(&[u8; HEAD], HeadInfo)>;
 
-    /// Makes the first `len` octets of `head` the frame and asks the device for help with it, as
-    /// [`Frame::set_tx_offload`] does; says whether the buffer has room for all of `head`. If not, nothing changes.
+    /// Makes the frame `len` octets long, [`HEAD`] at most, asks the device for help with it, as
+    /// [`Frame::set_tx_offload`] does, and returns its head to be written. None, and nothing changes, if the buffer has no
+    /// room for that.
     #[must_use]
-    fn write_head(&mut self, head: &HeadWords, len: usize, offload: TxOffload) -> bool;
+    fn rewrite(&mut self, len: usize, offload: TxOffload) -> Option<&mut [u8; HEAD]>;
 
     /// Starts to load the first cache line of the octets. A hint: may do nothing.
     #[inline]

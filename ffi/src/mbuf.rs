@@ -178,21 +178,19 @@ impl Mbuf {
         self.has_room(N).then(|| unsafe { &*self.data_ptr().cast() })
     }
 
-    /// Writes `bytes` to the start of the data and makes the first `len` of them the frame, of which the device is asked as by
-    /// [`Mbuf::request_tx`]; `false`, and nothing is changed, if the buffer has no room for them, or the frame has more than
-    /// one segment.
+    /// Makes the frame `len` bytes long, `N` at most, asks the device as by [`Mbuf::request_tx`], and returns the first `N` bytes
+    /// from the start of the data, to be written. `None`, and nothing is changed, if the buffer has no room for them, or the
+    /// frame has more than one segment.
     #[inline(always)]
     #[must_use]
-    pub fn overwrite<const N: usize>(&mut self, bytes: &[u8; N], len: usize, ask: TxRequest) -> bool {
+    pub fn rewrite<const N: usize>(&mut self, len: usize, ask: TxRequest) -> Option<&mut [u8; N]> {
         if !self.is_contiguous() || !self.has_room(N) || len > N {
-            return false;
+            return None;
         }
-        // SAFETY: bounds: `N` bytes lie between the start of the data and the end of the buffer. Aliasing: the buffer is ours
-        // (see `data`), so `bytes` is elsewhere; `&mut self` excludes readers.
-        unsafe { self.data_ptr().cast::<[u8; N]>().write(*bytes) };
         self.put_len(len);
         self.request_tx(ask);
-        true
+        // SAFETY: bounds and initialised: as in `room`. Aliasing: as in `data_mut`.
+        Some(unsafe { &mut *self.data_ptr().cast() })
     }
 
     /// Whether there are `count` bytes between the start of the data and the end of the buffer.
@@ -280,7 +278,7 @@ impl Mbuf {
         const MARKS: u64 = sys::SHIM_MBUF_F_RX_IP_CKSUM_MASK
             | sys::SHIM_MBUF_F_RX_L4_CKSUM_MASK
             | sys::SHIM_MBUF_F_RX_VLAN_STRIPPED;
-        self.is_contiguous() & (self.ol_flags() & MARKS == 0)
+        self.is_contiguous() && self.ol_flags() & MARKS == 0
     }
 
     /// What the device says about the IPv4 header checksum.

@@ -66,8 +66,8 @@ use crate::types::{InetAddr, ListenerId, TcpPort};
 
 pub(crate) use direct::{Direct, Wild, Wilds};
 pub(crate) use lanes::{LaneSet, Lanes};
-pub use simd::Square;
 pub(crate) use simd::{Columns, Kernel, Keys};
+pub use simd::{Row, Square};
 
 use memory::Memory;
 use slab::Slab;

@@ -14,7 +14,7 @@
 //!   knows no more than of pointers.
 
 use crate::bucket::Kernel;
-pub use crate::bucket::Square;
+pub use crate::bucket::{Row, Square};
 use crate::limits::BURST_MAX;
 use crate::siphash::SipKey;
 
@@ -70,12 +70,17 @@ impl Vectors {
         )
     }
 
-    /// `columns[j][i] = rows[i][j]`, and the other way round by itself. Within [`Vectors::run`] or without.
-    ///
-    /// Best from and to what stands on borders of cache lines (`#[repr(align(64))]`): elsewhere each row lies in two.
+    /// Sixteen rows as columns: word `i` of column `j` is word `j` of row `i`, in the order of its octets. Within
+    /// [`Vectors::run`] or without.
     #[inline(always)]
-    pub fn transpose(self, rows: &[[u32; 16]; 16]) -> Square {
-        self.0.transpose(rows)
+    pub fn read_rows(self, rows: &[&Row; 16]) -> Square {
+        self.0.read_rows(rows)
+    }
+
+    /// Columns as sixteen rows, the other way round; those of None are not written.
+    #[inline(always)]
+    pub fn write_rows(self, columns: &Square, rows: [Option<&mut Row>; 16]) {
+        self.0.write_rows(columns, rows);
     }
 
     /// [`Kernel::siphash_columns`].
@@ -104,13 +109,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn all_sets_transpose_alike(rows in proptest::array::uniform16(any::<[u32; 16]>())) {
+        fn all_sets_read_and_write_rows_alike(octets in prop::collection::vec(any::<u8>(), 16 * 64)) {
+            let rows: Vec<&Row> = octets.as_chunks().0.iter().collect();
             for vectors in Vectors::available() {
-                let columns = vectors.transpose(&rows);
-                for (row, words) in rows.iter().enumerate() {
-                    prop_assert_eq!(columns.0.map(|column| column[row]), *words, "{}, row {}", vectors.name(), row);
+                let columns = vectors.read_rows(rows.as_array().expect("sixteen"));
+                for (row, octets) in rows.iter().enumerate() {
+                    let word = |at: usize| u32::from_ne_bytes(octets.as_chunks().0[at]);
+                    let read = columns.0.map(|column| column[row]);
+                    prop_assert_eq!(read, std::array::from_fn(word), "{}, row {}", vectors.name(), row);
                 }
-                prop_assert_eq!(vectors.transpose(&columns.0), Square(rows), "{}", vectors.name());
+                let mut written = [[0; 64]; 16];
+                let mut to = written.each_mut().map(Some);
+                to[5] = None;
+                vectors.write_rows(&columns, to);
+                for (row, (written, octets)) in written.iter().zip(octets.as_chunks().0).enumerate() {
+                    let want = if row == 5 { &[0; 64] } else { octets };
+                    prop_assert_eq!(written, want, "{}, row {}", vectors.name(), row);
+                }
             }
         }
 

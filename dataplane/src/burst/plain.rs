@@ -6,7 +6,7 @@ use listener::segment::{Segment, TcpOptions, flag};
 use listener::types::{DevIndex, Route, SegSeq};
 
 use super::{BURST_MAX, Head};
-use crate::io::{HeadInfo, HeadWords};
+use crate::io::HeadInfo;
 use crate::local::pack_route;
 use crate::wire::ether::{self, MacAddr};
 use crate::wire::ipv4;
@@ -28,19 +28,17 @@ pub struct Plain {
     pub control: [u32; BURST_MAX],
     /// Octets of the packet in the upper half.
     pub total_len: [u32; BURST_MAX],
-    /// Frames on their way into the columns.
     pub(crate) heads: Heads,
 }
 
 /// Frames that are read or written at a time: a vector of words.
 pub(crate) const GROUP: usize = 16;
 
-/// What [`Frame::read_head`](crate::io::Frame::read_head) reads and says.
+/// What the parser needs of frames beyond their fields.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Heads {
-    pub rows: [HeadWords; BURST_MAX],
-    /// [`HeadInfo`](crate::io::HeadInfo)
+    /// [`HeadInfo`]; 0 for a frame whose head could not be read.
     pub info: [u32; BURST_MAX],
     /// What the TCP headers add up to with their pseudo-headers; all ones where that is known to be right.
     pub sums: [u32; BURST_MAX],
@@ -54,7 +52,7 @@ impl Plain {
         ack: [0; BURST_MAX],
         control: [0; BURST_MAX],
         total_len: [0; BURST_MAX],
-        heads: Heads { rows: [[0; 16]; BURST_MAX], info: [0; BURST_MAX], sums: [0; BURST_MAX] },
+        heads: Heads { info: [0; BURST_MAX], sums: [0; BURST_MAX] },
     };
 
     /// The source MAC address of row `row`.

@@ -11,11 +11,9 @@ use std::time::Duration;
 use dpdk::{Checksum, Mbuf, Mempool, Offloads, RxQueue, RxTimestampField, Started, TxQueue, TxRequest};
 
 use super::arrival::ArrivalClock;
-use zerocopy::IntoBytes;
-
 use crate::clock::{RealClock, Ticking, Ticks};
 
-use super::{Capabilities, Csum, Frame, HEAD, HeadInfo, HeadWords, PacketIo, RxMeta, TxOffload};
+use super::{Capabilities, Csum, Frame, HEAD, HeadInfo, PacketIo, RxMeta, TxOffload};
 
 impl Frame for Mbuf {
     #[inline]
@@ -34,20 +32,17 @@ impl Frame for Mbuf {
     }
 
     #[inline(always)]
-    fn read_head(&self, head: &mut HeadWords) -> HeadInfo {
-        let Some(octets) = self.room::<HEAD>() else { return HeadInfo(0) };
-        head.as_mut_bytes().copy_from_slice(octets);
+    fn head(&self) -> Option<(&[u8; HEAD], HeadInfo)> {
+        let octets = self.room()?;
         // A device says nothing of all its frames, or something of most: one branch, and it is foreseen.
-        if self.is_unmarked() {
-            return HeadInfo(HeadInfo::PLAIN | self.len() as u32);
-        }
-        HeadInfo::of(&self.rx_meta(), self.len())
+        let info =
+            if self.is_unmarked() { HeadInfo(HeadInfo::PLAIN | self.len() as u32) } else { marked(self) };
+        Some((octets, info))
     }
 
     #[inline(always)]
-    fn write_head(&mut self, head: &HeadWords, len: usize, offload: TxOffload) -> bool {
-        let octets: &[u8; HEAD] = zerocopy::transmute_ref!(head);
-        self.overwrite(octets, len, request(offload))
+    fn rewrite(&mut self, len: usize, offload: TxOffload) -> Option<&mut [u8; HEAD]> {
+        Mbuf::rewrite(self, len, request(offload))
     }
 
     #[inline]
@@ -69,6 +64,12 @@ impl Frame for Mbuf {
     fn prefetch(&self) {
         Mbuf::prefetch(self);
     }
+}
+
+/// Out of line, for it to stay out of the registers of the loop that asks.
+#[inline(never)]
+fn marked(mbuf: &Mbuf) -> HeadInfo {
+    HeadInfo::of(&mbuf.rx_meta(), mbuf.len())
 }
 
 #[inline]

@@ -8,9 +8,7 @@ use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 
-use zerocopy::IntoBytes;
-
-use super::{Capabilities, Frame, HEAD, HeadInfo, HeadWords, PacketIo, RxMeta, TxOffload};
+use super::{Capabilities, Frame, HEAD, HeadInfo, PacketIo, RxMeta, TxOffload};
 
 /// Octets in one buffer: the longest frame that [`Mem`] carries.
 pub const BUFFER_LEN: usize = 2048;
@@ -84,21 +82,17 @@ impl Frame for MemFrame {
         fits
     }
 
-    fn read_head(&self, head: &mut HeadWords) -> HeadInfo {
-        let Some(octets) = self.buffer.as_deref().and_then(|buffer| buffer.first_chunk::<HEAD>()) else {
-            return HeadInfo(0);
-        };
-        head.as_mut_bytes().copy_from_slice(octets);
-        HeadInfo::of(&self.meta, self.len)
+    fn head(&self) -> Option<(&[u8; HEAD], HeadInfo)> {
+        let octets = self.buffer.as_deref()?.first_chunk()?;
+        Some((octets, HeadInfo::of(&self.meta, self.len)))
     }
 
-    fn write_head(&mut self, head: &HeadWords, len: usize, offload: TxOffload) -> bool {
-        if len > HEAD || !self.set_len(HEAD) {
-            return false;
+    fn rewrite(&mut self, len: usize, offload: TxOffload) -> Option<&mut [u8; HEAD]> {
+        if len > HEAD || !self.set_len(len) {
+            return None;
         }
-        self.bytes_mut().copy_from_slice(head.as_bytes());
         self.set_tx_offload(offload);
-        self.set_len(len)
+        self.buffer.as_deref_mut()?.first_chunk_mut()
     }
 
     fn rx_meta(&self) -> RxMeta {

@@ -420,7 +420,7 @@ pub(super) fn prefetch(line: *const u8) {
 mod keys;
 mod pass;
 mod run;
-pub use run::Square;
+pub use run::{Row, Square};
 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
 mod x86;
 

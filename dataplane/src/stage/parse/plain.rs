@@ -9,8 +9,8 @@ use listener::drop_reason::DropReason;
 use listener::segment::{TcpOptions, flag};
 use listener::vector::{self, Vectors};
 
-use crate::burst::{BURST_MAX, GROUP, Heads, Plain};
-use crate::io::{Frame, HeadInfo};
+use crate::burst::{BURST_MAX, GROUP, Plain};
+use crate::io::{Frame, HEAD, HeadInfo};
 use crate::local::{AddrKind, Glance, LocalTable};
 use crate::wire::checksum::Sum;
 use crate::wire::ether::{self, ETHERTYPE_IPV4};
@@ -73,10 +73,10 @@ pub(super) fn read<F: Frame>(
     vectors.run(
         #[inline(always)]
         |vectors| {
-            // All of them before the first is looked at, so that the misses overlap.
-            taken.octets = gather(frames, &mut plain.heads);
-            for (group, said) in saids.iter_mut().enumerate() {
-                *said = check(vectors, &glance, plain, group * GROUP);
+            let mut heads = [[&NOTHING; GROUP]; BURST_MAX / GROUP];
+            taken.octets = gather(frames, heads.as_flattened_mut(), &mut plain.heads.info);
+            for (group, (said, heads)) in saids.iter_mut().zip(&heads).enumerate() {
+                *said = check(vectors, &glance, heads, plain, group * GROUP);
             }
         },
     );
@@ -148,20 +148,29 @@ fn lanes(set: u32) -> impl Iterator<Item = usize> {
     columns::rows(u64::from(set)).map(|lane| lane % GROUP)
 }
 
-/// Copies what is read of each frame, and what is said of it. Returns the octets of those that could be read.
+/// The head of no frame.
+const NOTHING: [u8; HEAD] = [0; HEAD];
+
+/// Where what is to be read of each frame lies, on its way already, and what is said of it. Returns the octets of those that
+/// can be read.
 #[inline(always)]
-fn gather<F: Frame>(frames: &[Option<F>], heads: &mut Heads) -> usize {
-    for ((frame, row), info) in frames.iter().zip(&mut heads.rows).zip(&mut heads.info) {
-        *info = match frame {
-            Some(frame) => frame.read_head(row).0,
-            None => 0,
-        };
-    }
-    let info = &mut heads.info[..vector::whole(frames.len())];
-    for info in info.iter_mut().skip(frames.len()) {
+fn gather<'f, F: Frame>(
+    frames: &'f [Option<F>],
+    heads: &mut [&'f [u8; HEAD]],
+    infos: &mut [u32; BURST_MAX],
+) -> usize {
+    for ((frame, head), info) in frames.iter().zip(heads).zip(&mut *infos) {
         *info = 0;
+        if let Some(frame) = frame
+            && let Some((octets, said)) = frame.head()
+        {
+            frame.prefetch();
+            (*head, *info) = (octets, said.0);
+        }
     }
-    info.iter().map(|info| info & HeadInfo::LEN).sum::<u32>() as usize
+    let infos = &mut infos[..vector::whole(frames.len())];
+    infos.iter_mut().skip(frames.len()).for_each(|info| *info = 0);
+    infos.iter().map(|info| info & HeadInfo::LEN).sum::<u32>() as usize
 }
 
 /// A sum of 16-bit words, of no more than a header has: of both halves of some words, and of what is no longer than one.
@@ -201,15 +210,16 @@ impl Halves {
 ///
 /// A link header has fourteen octets, so what lies behind it begins in the middle of a word.
 #[inline(always)]
-fn check(vectors: Vectors, glance: &Glance, plain: &mut Plain, first: usize) -> Said {
-    let Heads { rows, info, .. } = &plain.heads;
-    let (Some(rows), Some(infos)) = (
-        rows.get(first..).and_then(|rows| rows.first_chunk()),
-        info.get(first..).and_then(|info| info.first_chunk()),
-    ) else {
-        return Said::default();
-    };
-    let (columns, infos): (_, Column) = (vectors.transpose(rows).0, *infos);
+fn check(
+    vectors: Vectors,
+    glance: &Glance,
+    heads: &[&[u8; HEAD]; GROUP],
+    plain: &mut Plain,
+    first: usize,
+) -> Said {
+    let columns = vectors.read_rows(heads).0;
+    let infos = plain.heads.info.get(first..).and_then(|info| info.first_chunk()).copied();
+    let infos: Column = infos.unwrap_or([0; GROUP]);
     let mut read = [[0; GROUP]; 12];
     let mut bits = [[0; GROUP]; 6];
     // One loop without another in it and without a branch: the compiler makes each line an instruction or two.

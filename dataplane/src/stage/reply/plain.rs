@@ -6,7 +6,7 @@ use listener::drop_reason::DropReason;
 use listener::vector::{Square, Vectors};
 
 use crate::burst::{BURST_MAX, Fate, GROUP, Plain};
-use crate::io::{Capabilities, Frame, TxOffload};
+use crate::io::{Capabilities, Frame, HEAD, TxOffload};
 use crate::local::LocalTable;
 use crate::wire::checksum::halves;
 use crate::wire::ether::{self, ETHERTYPE_IPV4, MacAddr};
@@ -72,24 +72,29 @@ fn write_all<F: Frame, const WHOLE: bool>(
             |vectors| {
                 // Within the closure, so that it is seen to be nothing.
                 let offload = if WHOLE { TxOffload::default() } else { asked };
-                let (heads, lens) = compose(vectors, (plain, answers), first, mac, capabilities);
+                let (words, lens) = compose((plain, answers), first, mac, capabilities);
+                let mut heads = [const { None }; GROUP];
                 // Nearly always all of them, or all that there are.
-                if set.count_ones() as usize == frames.len().min(GROUP) {
-                    put::<F, true>(frames, (&heads, &lens), set, offload)
+                let failed = if set.count_ones() as usize == frames.len().min(GROUP) {
+                    rewrite::<F, true>(frames, &mut heads, &lens, set, offload)
                 } else {
-                    put::<F, false>(frames, (&heads, &lens), set, offload)
-                }
+                    rewrite::<F, false>(frames, &mut heads, &lens, set, offload)
+                };
+                vectors.write_rows(&words, heads);
+                failed
             },
         ) << first;
     }
     failed
 }
 
-/// Writes those of a group's answers that are in `set`, or all. Returns those for which there was no room.
+/// Makes the frames of a group that are in `set`, or all, as long as they will be, and puts where they are to be written into
+/// `heads`. Returns those for which there is no room.
 #[inline(always)]
-fn put<F: Frame, const ALL: bool>(
-    frames: &mut [Option<F>],
-    (Square(heads), lens): (&Square, &Column),
+fn rewrite<'f, F: Frame, const ALL: bool>(
+    frames: &'f mut [Option<F>],
+    heads: &mut [Option<&'f mut [u8; HEAD]>; GROUP],
+    lens: &Column,
     set: u64,
     offload: TxOffload,
 ) -> u64 {
@@ -98,9 +103,9 @@ fn put<F: Frame, const ALL: bool>(
         if !ALL && set >> lane & 1 == 0 {
             continue;
         }
-        if let Some(frame) = frame
-            && !frame.write_head(head, *len as usize, offload)
-        {
+        let Some(frame) = frame else { continue };
+        *head = frame.rewrite(*len as usize, offload);
+        if head.is_none() {
             failed |= 1 << lane;
         }
     }
@@ -129,7 +134,6 @@ fn offload(capabilities: Capabilities) -> TxOffload {
 /// The octets of sixteen answers, those from row `first` on, and how many there are of each.
 #[inline(always)]
 fn compose(
-    vectors: Vectors,
     (plain, answers): (&Plain, &Answers),
     first: usize,
     mac: MacAddr,
@@ -141,7 +145,7 @@ fn compose(
     let (seq, ack, control) = (of(&answers.seq, first), of(&answers.ack, first), of(&answers.control, first));
     let (option, tos) = (of(&answers.option, first), of(&answers.tos, first));
     let ours = mac.to_bits();
-    let (mut words, mut lens) = ([[0; GROUP]; GROUP], [0; GROUP]);
+    let (mut words, mut lens) = (Square::ZERO, [0; GROUP]);
     for lane in 0..GROUP {
         let (saddr, daddr, ports) = (saddr[lane], daddr[lane], ports[lane].rotate_left(16));
         let (seq, ack, control, option) = (seq[lane], ack[lane], control[lane], option[lane]);
@@ -157,23 +161,23 @@ fn compose(
         let tcp_field = if capabilities.tx_tcp_csum { fold(pseudo) } else { !fold(whole) & 0xffff };
         // A link header has fourteen octets: what lies behind it lies across the words.
         let across = |upper: u32, lower: u32| (upper << 16 | lower >> 16).to_be();
-        words[0][lane] = across(peer_first, peer_last);
-        words[1][lane] = (peer_last << 16 | (ours >> 32) as u32).to_be();
-        words[2][lane] = (ours as u32).to_be();
-        words[3][lane] = (u32::from(ETHERTYPE_IPV4) << 16 | start).to_be();
-        words[4][lane] = (total_len << 16).to_be();
-        words[5][lane] = (ID_FLAGS << 16 | TTL_PROTO).to_be();
-        words[6][lane] = (ip_field << 16 | daddr >> 16).to_be();
-        words[7][lane] = across(daddr, saddr);
-        words[8][lane] = across(saddr, ports);
-        words[9][lane] = across(ports, seq);
-        words[10][lane] = across(seq, ack);
-        words[11][lane] = across(ack, control);
-        words[12][lane] = (control << 16 | tcp_field).to_be();
-        words[13][lane] = (option >> 16).to_be();
-        words[14][lane] = (option << 16).to_be();
+        words.0[0][lane] = across(peer_first, peer_last);
+        words.0[1][lane] = (peer_last << 16 | (ours >> 32) as u32).to_be();
+        words.0[2][lane] = (ours as u32).to_be();
+        words.0[3][lane] = (u32::from(ETHERTYPE_IPV4) << 16 | start).to_be();
+        words.0[4][lane] = (total_len << 16).to_be();
+        words.0[5][lane] = (ID_FLAGS << 16 | TTL_PROTO).to_be();
+        words.0[6][lane] = (ip_field << 16 | daddr >> 16).to_be();
+        words.0[7][lane] = across(daddr, saddr);
+        words.0[8][lane] = across(saddr, ports);
+        words.0[9][lane] = across(ports, seq);
+        words.0[10][lane] = across(seq, ack);
+        words.0[11][lane] = across(ack, control);
+        words.0[12][lane] = (control << 16 | tcp_field).to_be();
+        words.0[13][lane] = (option >> 16).to_be();
+        words.0[14][lane] = (option << 16).to_be();
     }
-    (vectors.transpose(&words), lens)
+    (words, lens)
 }
 
 /// A column's part of one group.
