@@ -17,6 +17,8 @@ use crate::vector::{self, Vectors};
 
 mod answer;
 
+use answer::CookieAnswer;
+
 /// What was found for the rows of a burst.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -38,8 +40,10 @@ pub(super) struct ColumnLookup {
     hashed: Hashed,
     /// The rows that have hashes.
     hashed_for: u64,
-    /// All rows have the same listener, or none.
-    alike: bool,
+    /// What all rows have: the same listener, or none, and its generation; `ids` and `generation` then mean nothing.
+    alike: Option<(Option<ListenerId>, u32)>,
+    /// The last answer with a cookie that a listener's SYNs had in common.
+    cookie_answer: Option<CookieAnswer>,
     /// A listener whose SYNs of this burst are answered one by one.
     refused: Option<ListenerRef>,
     /// Both of the cookies, or the first of the initial sequence numbers.
@@ -71,7 +75,8 @@ impl Default for ColumnLookup {
             flow: [What::None; BURST_MAX],
             hashed: Hashed::Nothing,
             hashed_for: 0,
-            alike: false,
+            alike: None,
+            cookie_answer: None,
             refused: None,
             hashes: [[0; BURST_MAX]; 2],
             cookies: [0; BURST_MAX],
@@ -139,24 +144,18 @@ impl ColumnLookup {
         let alike = self.key_of_all(columns, set).and_then(|(daddr, dport)| {
             env.hash.inet_lookup_listener_alike(&guard, InetAddr::v4(daddr), dport)
         });
-        match alike {
-            Some(id) => self.ids[..len].fill(id),
-            None => {
-                let keys = KeyColumns { saddr, daddr, ports, dev: self.dev, core: env.core };
-                look_up_each(env, &guard, &keys, &mut self.ids[..len]);
-            }
-        }
-        env.shared.live.watch.count(rows(set).filter_map(|row| self.ids[row]));
         // The generations are read under the pin that the ids were found under, so they are those listeners' or later.
         let of =
             |id: Option<ListenerId>| id.and_then(|id| env.socks.get(id)).map_or(0, ListenSock::generation);
-        let first = self.ids[set.trailing_zeros() as usize % BURST_MAX];
-        self.alike = alike.is_some() || self.ids[..len].iter().all(|id| *id == first);
-        if self.alike {
-            let generation = of(first);
-            self.generation[..len].fill(generation);
+        self.alike = alike.map(|id| (id, of(id)));
+        if let Some((id, generation)) = self.alike {
+            env.shared.live.watch.count(rows(set).filter_map(|_| id));
             return generation & 1 == 1 && opens != 0;
         }
+        let keys = KeyColumns { saddr, daddr, ports, dev: self.dev, core: env.core };
+        look_up_each(env, &guard, &keys, &mut self.ids[..len]);
+        env.shared.live.watch.count(rows(set).filter_map(|row| self.ids[row]));
+        let first = self.ids[set.trailing_zeros() as usize % BURST_MAX];
         let (mut last, mut generation, mut listened) = (first, of(first), 0);
         for row in rows(set) {
             if self.ids[row] != last {
@@ -167,6 +166,12 @@ impl ColumnLookup {
             listened |= u64::from(generation & 1) << row;
         }
         listened & opens != 0
+    }
+
+    /// What was found for a row: a listener, if any, and its generation.
+    #[inline]
+    fn listener_of(&self, row: usize) -> (Option<ListenerId>, u32) {
+        self.alike.unwrap_or((self.ids[row], self.generation[row]))
     }
 
     /// Makes the hashes that the answers to the SYNs will ask for: those of cookies if they are for this minute, or those
@@ -243,16 +248,17 @@ impl Core {
             return Found::default();
         }
         let [first, second] = &own.hashes;
-        let what = match (own.known >> row & 1, own.ids[row]) {
+        let (id, generation) = own.listener_of(row);
+        let what = match (own.known >> row & 1, id) {
             (1, _) => own.flow[row],
-            (_, Some(id)) if own.generation[row] & 1 == 1 => {
+            (_, Some(id)) if generation & 1 == 1 => {
                 let ahead = match own.hashed {
                     _ if own.hashed_for >> row & 1 == 0 => Ahead::None,
                     Hashed::Nothing => Ahead::None,
                     Hashed::Isn => Ahead::Isn(first[row]),
                     Hashed::Cookie(count) => Ahead::Cookie { count, hashes: [first[row], second[row]] },
                 };
-                What::Listener(ListenerRef { id, generation: own.generation[row] }, ahead)
+                What::Listener(ListenerRef { id, generation }, ahead)
             }
             _ => What::None,
         };

@@ -58,34 +58,32 @@ fn write_all<F: Frame, const WHOLE: bool>(
     local: &LocalTable,
     capabilities: Capabilities,
 ) -> u64 {
-    let asked = offload(capabilities);
-    let mac = local.mac();
-    let mut failed = 0;
-    for first in (0..frames.len()).step_by(GROUP) {
-        let set = answers.rows >> first & 0xffff;
-        if set == 0 {
-            continue;
-        }
-        let frames = &mut frames[first..];
-        failed |= vectors.run(
-            #[inline(always)]
-            |vectors| {
-                // Within the closure, so that it is seen to be nothing.
-                let offload = if WHOLE { TxOffload::default() } else { asked };
+    let (asked, mac) = (offload(capabilities), local.mac());
+    vectors.run(
+        #[inline(always)]
+        |vectors| {
+            // Within the closure, so that it is seen to be nothing.
+            let offload = if WHOLE { TxOffload::default() } else { asked };
+            let mut failed = 0;
+            for (group, frames) in frames.chunks_mut(GROUP).enumerate() {
+                let first = group * GROUP;
+                let set = answers.rows >> first & 0xffff;
+                if set == 0 {
+                    continue;
+                }
                 let (words, lens) = compose((plain, answers), first, mac, capabilities);
                 let mut heads = [const { None }; GROUP];
-                // Nearly always all of them, or all that there are.
-                let failed = if set.count_ones() as usize == frames.len().min(GROUP) {
+                // Nearly always all that there are.
+                failed |= if set.count_ones() as usize == frames.len() {
                     rewrite::<F, true>(frames, &mut heads, &lens, set, offload)
                 } else {
                     rewrite::<F, false>(frames, &mut heads, &lens, set, offload)
-                };
+                } << first;
                 vectors.write_rows(&words, heads);
-                failed
-            },
-        ) << first;
-    }
-    failed
+            }
+            failed
+        },
+    )
 }
 
 /// Makes the frames of a group that are in `set`, or all, as long as they will be, and puts where they are to be written into

@@ -17,7 +17,7 @@ use crate::snmp::Mib;
 use crate::syncookies;
 use crate::tcp_input::{Place, Syn, inet_csk_reqsk_queue_hash_add, peer_mss, tcp_openreq_init};
 use crate::tcp_output::{DSCP, seq_scale, tcp_make_synack};
-use crate::types::{ListenerRef, Nanos, Route, SegSeq};
+use crate::types::{DevIndex, ListenerRef, Nanos, Route, SegSeq};
 use crate::vector;
 
 /// What the answers to the SYNs of a listener, or of none, have in common.
@@ -52,6 +52,14 @@ impl<'e> Template<'e> {
         tos: 0,
         how: How::Reset,
     };
+}
+
+/// What an answer with a cookie depends on where the listener does not clamp the MSS, and what it is then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CookieAnswer {
+    dev: DevIndex,
+    listener_tos: u8,
+    words: [u32; 3],
 }
 
 /// What all steps go by.
@@ -90,7 +98,8 @@ impl Core {
             return 0;
         }
         let cx = Cx { env, columns, now };
-        let alike = own.alike && answers.rows == 0 && !flows.has_fresh() && flows.rst_limit.is_off();
+        let alike =
+            own.alike.is_some() && answers.rows == 0 && !flows.has_fresh() && flows.rst_limit.is_off();
         let answered = match if alike { own.answer_alike(cx, flows, set, answers) } else { None } {
             Some(answered) => answered,
             None => own.answer_each(cx, flows, set, route, answers),
@@ -121,7 +130,7 @@ impl ColumnLookup {
     ) -> Option<Answered> {
         let columns = cx.columns;
         let first = set.trailing_zeros() as usize % BURST_MAX;
-        let reset = self.generation[first] & 1 == 0;
+        let reset = self.listener_of(first).1 & 1 == 0;
         let template = if reset { Template::RESET } else { self.template_of(cx, flows, first)? };
         let Template { control, option, tos, how } = template;
         let outcome = match how {
@@ -166,7 +175,7 @@ impl ColumnLookup {
             if flows.is_fresh(self.hash[row]) && known(self.hash[row]) {
                 break;
             }
-            let listener = (self.ids[row], self.generation[row]);
+            let listener = self.listener_of(row);
             if listener.1 & 1 == 0 {
                 template = flows.rst_limit.take(now).then_some(Template::RESET);
                 last = None;
@@ -208,7 +217,8 @@ impl ColumnLookup {
     /// in the burst.
     #[inline]
     fn template_of<'e>(&mut self, cx: Cx<'e, '_>, flows: &Flows, row: usize) -> Option<Template<'e>> {
-        let listener = ListenerRef { id: self.ids[row]?, generation: self.generation[row] };
+        let (id, generation) = self.listener_of(row);
+        let listener = ListenerRef { id: id?, generation };
         if self.refused == Some(listener) {
             return None;
         }
@@ -223,13 +233,13 @@ impl ColumnLookup {
     /// were made for what comes of it.
     #[inline(never)]
     fn template<'e>(
-        &self,
+        &mut self,
         cx: Cx<'e, '_>,
         flows: &Flows,
         row: usize,
         listener: ListenerRef,
     ) -> Option<Template<'e>> {
-        let Cx { env, columns, now } = cx;
+        let Cx { env, now, .. } = cx;
         let slot = env.listening(listener)?;
         let syncookies = env.sysctl.tcp_syncookies;
         if env.draining || syncookies == 0 || env.sysctl.tcp_reflect_tos || slot.acceptq_is_full() {
@@ -244,21 +254,43 @@ impl ColumnLookup {
         if self.hashed != made || flows.cookies != cookie || cookie && slot.mss_clamp() != 0 {
             return None;
         }
-        let options = TcpOptions { mss: columns.mss[row] as u16, ..TcpOptions::default() };
-        let (flow, dev) = (columns.flow(row), self.dev);
-        let seg = Segment { flow, dev, flags: flag::SYN, options, ..Segment::default() };
-        let syn = Syn { seg: &seg, hash: 0, listener, slot, tw_isn: None, ahead: Ahead::None };
-        let mut request = tcp_openreq_init(env, &syn, cookie);
-        let segment = tcp_make_synack(&request, 0);
         if cookie {
             if let Some(stamp) = env.socks.get(slot.synq_slot()) {
                 stamp.synq_overflow(now);
             }
-            return Template::of(&segment, How::Cookie);
+            if let Some(CookieAnswer { dev, listener_tos, words: [control, option, tos] }) =
+                self.cookie_answer
+                && (dev, listener_tos) == (self.dev, slot.tos())
+            {
+                return Some(Template { control, option, tos, how: How::Cookie });
+            }
+        }
+        let mut request = self.request(cx, row, (listener, slot), cookie);
+        let segment = tcp_make_synack(&request, 0);
+        if cookie {
+            let made = Template::of(&segment, How::Cookie)?;
+            let words = [made.control, made.option, made.tos];
+            self.cookie_answer = Some(CookieAnswer { dev: self.dev, listener_tos: slot.tos(), words });
+            return Some(made);
         }
         request.snt_tsval_first = clock_ms(now);
         request.snt_tsval_last = request.snt_tsval_first;
         Template::of(&segment, How::Request { slot, listener, request })
+    }
+
+    /// The request of the SYN in row `row`.
+    fn request(
+        &self,
+        cx: Cx<'_, '_>,
+        row: usize,
+        (listener, slot): (ListenerRef, &ListenSock),
+        cookie: bool,
+    ) -> Request {
+        let options = TcpOptions { mss: cx.columns.mss[row] as u16, ..TcpOptions::default() };
+        let (flow, dev) = (cx.columns.flow(row), self.dev);
+        let seg = Segment { flow, dev, flags: flag::SYN, options, ..Segment::default() };
+        let syn = Syn { seg: &seg, hash: 0, listener, slot, tw_isn: None, ahead: Ahead::None };
+        tcp_openreq_init(cx.env, &syn, cookie)
     }
 }
 
