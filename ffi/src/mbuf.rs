@@ -145,10 +145,10 @@ impl Mbuf {
 
     #[inline]
     fn data_ptr(&self) -> *mut u8 {
-        let base: *mut u8 = self.get(sys::SHIM_MBUF_BUF_ADDR);
+        let base: NonNull<u8> = self.get(sys::SHIM_MBUF_BUF_ADDR);
         // SAFETY: `data_off` is at most `buf_len` (the pool and the drivers see to it, and `prepend` and
         // `trim_front` below), so the pointer stays inside the buffer or one past it.
-        unsafe { base.add(self.headroom()) }
+        unsafe { base.add(self.headroom()) }.as_ptr()
     }
 
     /// The bytes of the first segment.
