@@ -38,6 +38,7 @@ pub struct Glance {
     pub mac_last: u32,
     /// One of the device's own IPv4 addresses; all ones, which is nobody's, if there is none.
     pub first: u32,
+    /// Bit `n` is set if an address of ours, or a broadcast address, ends in octet `n`.
     listed: [u32; 8],
     prefix: PrefixV4,
 }
@@ -76,8 +77,7 @@ pub struct LocalTable {
     v4_prefixes: Box<[PrefixV4]>,
     /// The first of `v4`; all ones, which is nobody's, if there is none.
     v4_first: u32,
-    /// Bit `n` is set if an address in one of the two lists ends in octet `n`.
-    v4_listed: [u32; 8],
+    glance: Glance,
     /// With their prefix lengths, sorted.
     v6: Box<[(InetAddr, u8)]>,
     v6_prefixes: Box<[(InetAddr, u8)]>,
@@ -98,17 +98,31 @@ impl LocalTable {
         let prefixes = any_ip.iter().filter_map(v4);
         let own = sorted(addresses.iter().filter_map(v4).map(|(addr, _)| addr));
         let v4_broadcast = sorted(subnets.map(|(addr, mask)| addr | !mask));
-        let mut v4_listed = [0; 8];
+        let mut listed = [0; 8];
         for addr in own.iter().chain(&v4_broadcast) {
-            v4_listed[*addr as usize >> 5 & 7] |= 1 << (addr & 31);
+            listed[*addr as usize >> 5 & 7] |= 1 << (addr & 31);
         }
+        let v4_prefixes: Box<[_]> =
+            prefixes.map(|(addr, mask)| PrefixV4 { network: addr & mask, mask }).collect();
+        let v4_first = own.first().copied().unwrap_or(u32::MAX);
+        let glance = Glance {
+            mac_first: (mac.to_bits() >> 16) as u32,
+            mac_last: mac.to_bits() as u32 & 0xffff,
+            first: v4_first,
+            // Several prefixes are not looked at together: then every address is a near one.
+            listed: if v4_prefixes.len() > 1 { [u32::MAX; 8] } else { listed },
+            prefix: match v4_prefixes[..] {
+                [prefix] => prefix,
+                _ => NO_PREFIX,
+            },
+        };
         Self {
             mac,
-            v4_first: own.first().copied().unwrap_or(u32::MAX),
+            v4_first,
             v4: own,
             v4_broadcast,
-            v4_listed,
-            v4_prefixes: prefixes.map(|(addr, mask)| PrefixV4 { network: addr & mask, mask }).collect(),
+            glance,
+            v4_prefixes,
             v6: v6(addresses),
             v6_prefixes: v6(any_ip),
         }
@@ -167,19 +181,8 @@ impl LocalTable {
 
     /// What the checks of many frames at once go by.
     #[inline]
-    pub fn glance(&self) -> Glance {
-        let mac = self.mac.to_bits();
-        Glance {
-            mac_first: (mac >> 16) as u32,
-            mac_last: mac as u32 & 0xffff,
-            first: self.v4_first,
-            // Several prefixes are not looked at together: then every address is a near one.
-            listed: if self.v4_prefixes.len() > 1 { [u32::MAX; 8] } else { self.v4_listed },
-            prefix: match self.v4_prefixes[..] {
-                [prefix] => prefix,
-                _ => NO_PREFIX,
-            },
-        }
+    pub fn glance(&self) -> &Glance {
+        &self.glance
     }
 
     /// What the IPv6 address `addr` is here. A mapped address is never local: it has no place on the wire.

@@ -79,10 +79,31 @@ pub fn reply<F: Frame>(
     local: &LocalTable,
     capabilities: Capabilities,
 ) {
+    let others = lanes.tcp.bits() & !columns.answers.rows;
+    let mut columns = columns;
+    if others != 0 {
+        one_by_one(frames, &mut columns, others & lanes.plain.bits(), others, local, capabilities);
+    }
+    let Columns { plain, answers, fates, .. } = columns;
+    if answers.rows != 0 {
+        plain::write(frames, vectors, (plain, answers), fates, local, capabilities);
+    }
+}
+
+/// Writes the answers among `others`, but plain ones to those of them that are in `plain_rows`: these become rows.
+#[inline(never)]
+fn one_by_one<F: Frame>(
+    frames: &mut [Option<F>],
+    columns: &mut Columns<'_>,
+    plain_rows: u64,
+    others: u64,
+    local: &LocalTable,
+    capabilities: Capabilities,
+) {
     let Columns { heads, plain, segs, answers, fates } = columns;
-    for index in rows(lanes.tcp.bits() & !answers.rows) {
+    for index in rows(others) {
         let Fate::Tcp(Verdict::Reply(outcome, segment)) = &fates[index] else { continue };
-        let is_plain = lanes.plain.bits() >> index & 1 == 1;
+        let is_plain = plain_rows >> index & 1 == 1;
         if is_plain && answers.put(index, *outcome, segment) {
             continue;
         }
@@ -96,9 +117,6 @@ pub fn reply<F: Frame>(
             }
             Err(reason) => Fate::Drop(reason),
         };
-    }
-    if answers.rows != 0 {
-        plain::write(frames, vectors, (plain, answers), fates, local, capabilities);
     }
 }
 

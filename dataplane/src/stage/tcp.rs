@@ -32,8 +32,8 @@ pub fn tcp<P: Protocol>(
     lanes: &Lanes,
     now: Nanos,
 ) {
-    let Columns { plain, segs, found, answers, fates } = columns;
-    answers.clear();
+    let mut columns = columns;
+    columns.answers.clear();
     let syns = lanes.syns.bits();
     let mut rest = lanes.tcp.bits();
     while rest != 0 {
@@ -41,23 +41,38 @@ pub fn tcp<P: Protocol>(
         // The SYNs in front of the first of the others.
         let run = rest & !(others | others.wrapping_neg());
         if run != 0 {
+            let Columns { plain, answers, .. } = &mut columns;
             rest &= !protocol.answer_syns(&plain.columns, run, |row| plain.route(row), now, answers);
             if rest == 0 {
                 return;
             }
         }
-        let index = rest.trailing_zeros() as usize % fates.len();
+        let index = rest.trailing_zeros() as usize % columns.fates.len();
         rest &= rest - 1;
-        if syns >> index & 1 == 1 {
-            plain.syn(index, dev, &mut segs[index]);
-        }
-        if lanes.plain.bits() >> index & 1 == 1 {
-            found[index] = protocol.found_row(index);
-        }
-        // Decided on in place: a verdict is long, and a copy of what was just written is slow.
-        fates[index] = Fate::Tcp(Verdict::Consume(Outcome::Other));
-        if let Fate::Tcp(verdict) = &mut fates[index] {
-            protocol.rcv_into(&segs[index], found[index], now, verdict);
-        }
+        one(protocol, &mut columns, index, dev, lanes, now);
+    }
+}
+
+/// One segment of any kind.
+#[inline(never)]
+fn one<P: Protocol>(
+    protocol: &mut P,
+    columns: &mut Columns<'_, P::Found>,
+    index: usize,
+    dev: DevIndex,
+    lanes: &Lanes,
+    now: Nanos,
+) {
+    let Columns { plain, segs, found, fates, .. } = columns;
+    if lanes.syns.bits() >> index & 1 == 1 {
+        plain.syn(index, dev, &mut segs[index]);
+    }
+    if lanes.plain.bits() >> index & 1 == 1 {
+        found[index] = protocol.found_row(index);
+    }
+    // Decided on in place: a verdict is long, and a copy of what was just written is slow.
+    fates[index] = Fate::Tcp(Verdict::Consume(Outcome::Other));
+    if let Fate::Tcp(verdict) = &mut fates[index] {
+        protocol.rcv_into(&segs[index], found[index], now, verdict);
     }
 }

@@ -76,7 +76,7 @@ pub(super) fn read<F: Frame>(
             let mut heads = [[&NOTHING; GROUP]; BURST_MAX / GROUP];
             taken.octets = gather(frames, heads.as_flattened_mut(), &mut plain.heads.info);
             for (group, (said, heads)) in saids.iter_mut().zip(&heads).enumerate() {
-                *said = check(vectors, &glance, heads, plain, group * GROUP);
+                *said = check(vectors, glance, heads, plain, group * GROUP);
             }
         },
     );

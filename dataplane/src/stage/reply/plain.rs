@@ -7,9 +7,9 @@ use listener::vector::{Square, Vectors};
 
 use crate::burst::{BURST_MAX, Fate, GROUP, Plain};
 use crate::io::{Capabilities, Frame, HEAD, TxOffload};
-use crate::local::LocalTable;
+use crate::local::{Glance, LocalTable};
 use crate::wire::checksum::halves;
-use crate::wire::ether::{self, ETHERTYPE_IPV4, MacAddr};
+use crate::wire::ether::{self, ETHERTYPE_IPV4};
 use crate::wire::ipv4::{self, PROTO_TCP, TTL};
 use crate::wire::tcp;
 
@@ -58,7 +58,7 @@ fn write_all<F: Frame, const WHOLE: bool>(
     local: &LocalTable,
     capabilities: Capabilities,
 ) -> u64 {
-    let (asked, mac) = (offload(capabilities), local.mac());
+    let (asked, glance) = (offload(capabilities), local.glance());
     vectors.run(
         #[inline(always)]
         |vectors| {
@@ -71,7 +71,7 @@ fn write_all<F: Frame, const WHOLE: bool>(
                 if set == 0 {
                     continue;
                 }
-                let (words, lens) = compose((plain, answers), first, mac, capabilities);
+                let (words, lens) = compose((plain, answers), first, glance, capabilities);
                 let mut heads = [const { None }; GROUP];
                 // Nearly always all that there are.
                 failed |= if set.count_ones() as usize == frames.len() {
@@ -134,7 +134,7 @@ fn offload(capabilities: Capabilities) -> TxOffload {
 fn compose(
     (plain, answers): (&Plain, &Answers),
     first: usize,
-    mac: MacAddr,
+    glance: &Glance,
     capabilities: Capabilities,
 ) -> (Square, Column) {
     let (saddr, daddr, ports) =
@@ -142,7 +142,7 @@ fn compose(
     let (peer_first, peer_last) = (of(&plain.src_mac[0], first), of(&plain.src_mac[1], first));
     let (seq, ack, control) = (of(&answers.seq, first), of(&answers.ack, first), of(&answers.control, first));
     let (option, tos) = (of(&answers.option, first), of(&answers.tos, first));
-    let ours = mac.to_bits();
+    let ours = [glance.mac_first >> 16, glance.mac_first << 16 | glance.mac_last];
     let (mut words, mut lens) = (Square::ZERO, [0; GROUP]);
     for lane in 0..GROUP {
         let (saddr, daddr, ports) = (saddr[lane], daddr[lane], ports[lane].rotate_left(16));
@@ -160,8 +160,8 @@ fn compose(
         // A link header has fourteen octets: what lies behind it lies across the words.
         let across = |upper: u32, lower: u32| (upper << 16 | lower >> 16).to_be();
         words.0[0][lane] = across(peer_first, peer_last);
-        words.0[1][lane] = (peer_last << 16 | (ours >> 32) as u32).to_be();
-        words.0[2][lane] = (ours as u32).to_be();
+        words.0[1][lane] = (peer_last << 16 | ours[0]).to_be();
+        words.0[2][lane] = ours[1].to_be();
         words.0[3][lane] = (u32::from(ETHERTYPE_IPV4) << 16 | start).to_be();
         words.0[4][lane] = (total_len << 16).to_be();
         words.0[5][lane] = (ID_FLAGS << 16 | TTL_PROTO).to_be();
