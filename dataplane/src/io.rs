@@ -136,6 +136,15 @@ pub trait Frame: Send {
     #[must_use]
     fn rewrite(&mut self, len: usize, offload: TxOffload) -> Option<&mut [u8; HEAD]>;
 
+    /// Gives the buffers of all `frames` back.
+    #[inline]
+    fn free(frames: &mut [Option<Self>])
+    where
+        Self: Sized,
+    {
+        frames.fill_with(|| None);
+    }
+
     /// Starts to load the first cache line of the octets. A hint: may do nothing.
     #[inline]
     fn prefetch(&self) {}

@@ -33,6 +33,12 @@ pub trait Protocol: Send {
         0
     }
 
+    /// Takes the rows `set`, which are bare RSTs, in order, up to the first that is not just the end of a request. Returns
+    /// those that were, which are in [`Answers::ended`] as well.
+    fn end_requests(&mut self, _columns: &Columns, _set: u64, _now: Nanos, _answers: &mut Answers) -> u64 {
+        0
+    }
+
     /// One segment, in order of arrival, and what becomes of it.
     fn rcv(&mut self, seg: &Segment, found: Self::Found, now: Nanos) -> Verdict;
 
@@ -94,6 +100,11 @@ impl Protocol for Core {
         answers: &mut Answers,
     ) -> u64 {
         Self::answer_syns(self, columns, set, route, now, answers)
+    }
+
+    #[inline]
+    fn end_requests(&mut self, columns: &Columns, set: u64, now: Nanos, answers: &mut Answers) -> u64 {
+        Self::end_requests(self, columns, set, now, answers)
     }
 
     #[inline]

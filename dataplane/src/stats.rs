@@ -191,8 +191,8 @@ impl CoreStats {
     }
 
     #[inline]
-    pub(crate) fn dropped(&self, reason: DropReason) {
-        self.drops[reason as usize].add(1);
+    pub(crate) fn dropped(&self, reason: DropReason, frames: u32) {
+        self.drops[reason as usize].add(u64::from(frames));
     }
 }
 

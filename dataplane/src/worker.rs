@@ -211,7 +211,7 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         let columns = stage::tcp::Columns { plain, segs, found, answers, fates };
         stage::tcp(protocol, columns, *dev, lanes, now);
         if let Some(hand_off) = hand_off {
-            hand_off.give(segs, lanes.tcp.bits() & !answers.rows, fates, stats);
+            hand_off.give(segs, lanes.tcp.bits() & !(answers.rows | answers.ended), fates, stats);
         }
         let columns = stage::reply::Columns { heads, plain, segs, answers, fates };
         stage::reply(frames, *vectors, columns, lanes, local, *capabilities);
@@ -287,7 +287,15 @@ fn collect<F: Frame>(
 ) -> u64 {
     let all = u64::MAX >> (BURST_MAX - frames.len());
     let mut ready = answers.rows;
-    for index in rows(all & !ready) {
+    if answers.ended != 0 {
+        tally.stats.dropped(DropReason::ReqRst, answers.ended.count_ones());
+        if answers.ended == all {
+            F::free(frames);
+            return 0;
+        }
+        rows(answers.ended).for_each(|index| frames[index] = None);
+    }
+    for index in rows(all & !ready & !answers.ended) {
         match (&fates[index], &frames[index]) {
             (Fate::Ready(outcome), Some(frame)) => {
                 ready |= 1 << index;
@@ -298,10 +306,10 @@ fn collect<F: Frame>(
             (Fate::Consume(outcome) | Fate::Tcp(Verdict::Consume(outcome)), _) => {
                 tally.outcomes[*outcome as usize] += 1;
             }
-            (Fate::Drop(reason) | Fate::Tcp(Verdict::Drop(reason)), _) => tally.stats.dropped(*reason),
+            (Fate::Drop(reason) | Fate::Tcp(Verdict::Drop(reason)), _) => tally.stats.dropped(*reason, 1),
             // No stage leaves these behind; counted, so that the law holds even if one did.
             (Fate::Pending | Fate::Ready(_) | Fate::Tcp(Verdict::Reply(..)), _) => {
-                tally.stats.dropped(DropReason::NoBuffer)
+                tally.stats.dropped(DropReason::NoBuffer, 1)
             }
         }
         frames[index] = None;
@@ -342,9 +350,7 @@ impl Tally<'_> {
         }
         let others: usize = rows(gone & !answers.rows).map(|row| octets[row]).sum();
         self.stats.sent(sent, stage::reply::octets(answers, gone) + others);
-        for _ in sent..ready.count_ones() as usize {
-            self.stats.dropped(DropReason::TxFull);
-        }
+        self.stats.dropped(DropReason::TxFull, ready.count_ones() - sent as u32);
     }
 
     /// One addition and one record per outcome, so that counters and histograms cannot part; no record where each frame

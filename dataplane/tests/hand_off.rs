@@ -140,8 +140,8 @@ fn segment(tcp: &Tcp) -> Segment {
         lanes: &mut lanes,
     };
     stage::parse(&[Some(frame)], Vectors::best(), &common::local(), DEV, columns);
-    if !lanes.syns.is_empty() {
-        plain.syn(0, DEV, &mut segs[0]);
+    if !lanes.bare().is_empty() {
+        plain.bare(0, DEV, &mut segs[0]);
     }
     assert!(matches!(fates[0], Fate::Pending), "a whole segment: {:?}", fates[0]);
     segs[0]

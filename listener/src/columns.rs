@@ -88,7 +88,9 @@ pub struct Answers {
     pub rows: u64,
     /// Likewise those with an MSS option.
     pub long: u64,
-    /// Likewise those that count as each outcome, in the order of [`Outcome::ALL`].
+    /// Rows without an answer whose segment ended a request: [`ReqRst`](crate::drop_reason::DropReason::ReqRst).
+    pub ended: u64,
+    /// The answers that count as each outcome, in the order of [`Outcome::ALL`].
     pub outcomes: [u64; Outcome::ALL.len()],
 }
 
@@ -102,6 +104,7 @@ impl Answers {
         tos: [0; BURST_MAX],
         rows: 0,
         long: 0,
+        ended: 0,
         outcomes: [0; Outcome::ALL.len()],
     };
 
@@ -137,6 +140,7 @@ impl Answers {
     pub const fn clear(&mut self) {
         self.rows = 0;
         self.long = 0;
+        self.ended = 0;
         self.outcomes = [0; Outcome::ALL.len()];
     }
 

@@ -56,12 +56,20 @@ pub struct Lanes {
     pub plain: Lane,
     /// Those of these that are SYNs.
     pub opens: Lane,
-    /// Those of these with an MSS at most and nothing else, which have no
-    /// [`Segment`](listener::segment::Segment) yet.
+    /// Those of these with an MSS at most and nothing else. They have no [`Segment`](listener::segment::Segment) yet.
     pub syns: Lane,
+    /// Plain segments that are a RST and nothing else; they have none either.
+    pub resets: Lane,
 }
 
 impl Lanes {
+    /// Plain segments that have no [`Segment`](listener::segment::Segment) unless
+    /// [`Plain::bare`](super::Plain::bare) made one.
+    #[inline]
+    pub const fn bare(&self) -> Lane {
+        Lane(self.syns.0 | self.resets.0)
+    }
+
     /// Without frames.
     pub const EMPTY: Self = Self {
         arp: Lane::EMPTY,
@@ -71,5 +79,6 @@ impl Lanes {
         plain: Lane::EMPTY,
         opens: Lane::EMPTY,
         syns: Lane::EMPTY,
+        resets: Lane::EMPTY,
     };
 }

@@ -114,12 +114,12 @@ impl Plain {
         seg.route = self.route(row);
     }
 
-    /// A row of [`Lanes::syns`](super::Lanes::syns) as a segment.
+    /// A row of [`Lanes::bare`](super::Lanes::bare) as a segment.
     ///
     /// # Panics
     /// If there is no such row.
     #[inline(always)]
-    pub fn syn(&self, row: usize, dev: DevIndex, seg: &mut Segment) {
+    pub fn bare(&self, row: usize, dev: DevIndex, seg: &mut Segment) {
         let options = TcpOptions { mss: self.columns.mss[row] as u16, ..TcpOptions::default() };
         self.segment(row, dev, options, seg);
     }

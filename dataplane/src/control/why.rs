@@ -75,8 +75,8 @@ impl Walk {
         };
         let Self { frames, vectors, heads, plain, segs, fates, lanes } = &mut walk;
         stage::parse(frames, *vectors, local, dev, Columns { heads, plain, segs, fates, lanes });
-        if !lanes.syns.is_empty() {
-            plain.syn(0, dev, &mut segs[0]);
+        if !lanes.bare().is_empty() {
+            plain.bare(0, dev, &mut segs[0]);
         }
         walk
     }

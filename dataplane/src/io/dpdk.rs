@@ -61,6 +61,11 @@ impl Frame for Mbuf {
     }
 
     #[inline]
+    fn free(frames: &mut [Option<Self>]) {
+        Mbuf::free(frames);
+    }
+
+    #[inline]
     fn prefetch(&self) {
         Mbuf::prefetch(self);
     }

@@ -48,7 +48,7 @@ enum Kind {
 }
 
 /// Reads every frame of `frames`, which arrived on device `dev` with the addresses `local`: it gets its lane and its
-/// columns, or its drop reason. Plain SYNs get no segment, see [`Lanes::syns`]. Returns the octets of all frames.
+/// columns, or its drop reason. Bare ones get no segment, see [`Lanes::bare`]. Returns the octets of all frames.
 #[inline]
 pub fn parse<F: Frame>(
     frames: &[Option<F>],
@@ -66,6 +66,7 @@ pub fn parse<F: Frame>(
     lanes.plain = lanes.tcp;
     lanes.opens = Lane::of(taken.opens);
     lanes.syns = Lane::of(taken.syns);
+    lanes.resets = Lane::of(taken.resets);
     let mut octets = taken.octets;
     let all = u64::MAX >> (BURST_MAX - frames.len().clamp(1, BURST_MAX));
     for index in rows(all & !taken.plain) {

@@ -79,7 +79,7 @@ pub fn reply<F: Frame>(
     local: &LocalTable,
     capabilities: Capabilities,
 ) {
-    let others = lanes.tcp.bits() & !columns.answers.rows;
+    let others = lanes.tcp.bits() & !(columns.answers.rows | columns.answers.ended);
     let mut columns = columns;
     if others != 0 {
         one_by_one(frames, &mut columns, others & lanes.plain.bits(), others, local, capabilities);
@@ -126,8 +126,13 @@ pub fn octets(answers: &Answers, set: u64) -> usize {
     plain::octets(answers, set)
 }
 
-/// Makes the fates of plain answers say so, for those who look at fates alone.
+/// Makes the fates of what was dealt with as columns say so, for those who look at fates alone.
 pub fn tell(answers: &Answers, fates: &mut [Fate]) {
+    for row in rows(answers.ended) {
+        if let Some(fate) = fates.get_mut(row) {
+            *fate = Fate::Drop(DropReason::ReqRst);
+        }
+    }
     for row in rows(answers.rows) {
         if let (Some(fate), Some(outcome)) = (fates.get_mut(row), answers.outcome(row)) {
             *fate = Fate::Ready(outcome);

@@ -1,19 +1,20 @@
 //! TCP segments → verdicts, one by one in order of arrival: a RST and the SYN behind it must not change places.
 //!
-//! A run of plain SYNs is one step as far as nothing but columns is needed to answer it.
+//! A run of plain SYNs is one step as far as nothing but columns is needed to answer it, and so is a run of RSTs that end
+//! requests.
 
 use listener::columns::Answers;
 use listener::segment::{Outcome, Segment, Verdict};
 use listener::types::{DevIndex, Nanos};
 
-use crate::burst::{Fate, Lanes, Plain};
+use crate::burst::{Fate, Lane, Lanes, Plain};
 use crate::protocol::Protocol;
 
 /// The columns that [`tcp`] reads and writes.
 pub struct Columns<'a, Found> {
     /// The headers of plain segments.
     pub plain: &'a Plain,
-    /// TCP segments; filled for the SYNs that become some here.
+    /// TCP segments; filled for the bare ones that become some here.
     pub segs: &'a mut [Segment],
     /// What the lookup found.
     pub found: &'a mut [Found],
@@ -34,23 +35,29 @@ pub fn tcp<P: Protocol>(
 ) {
     let mut columns = columns;
     columns.answers.clear();
-    let syns = lanes.syns.bits();
     let mut rest = lanes.tcp.bits();
     while rest != 0 {
-        let others = rest & !syns;
-        // The SYNs in front of the first of the others.
-        let run = rest & !(others | others.wrapping_neg());
-        if run != 0 {
-            let Columns { plain, answers, .. } = &mut columns;
-            rest &= !protocol.answer_syns(&plain.columns, run, |row| plain.route(row), now, answers);
-            if rest == 0 {
-                return;
-            }
+        let Columns { plain, answers, .. } = &mut columns;
+        let syns = run(rest, lanes.syns);
+        if syns != 0 {
+            rest &= !protocol.answer_syns(&plain.columns, syns, |row| plain.route(row), now, answers);
+        } else {
+            rest &= !protocol.end_requests(&plain.columns, run(rest, lanes.resets), now, answers);
+        }
+        if rest == 0 {
+            return;
         }
         let index = rest.trailing_zeros() as usize % columns.fates.len();
         rest &= rest - 1;
         one(protocol, &mut columns, index, dev, lanes, now);
     }
+}
+
+/// The segments of `lane` in front of the first of `rest` that is none of them.
+#[inline]
+const fn run(rest: u64, lane: Lane) -> u64 {
+    let others = rest & !lane.bits();
+    rest & !(others | others.wrapping_neg())
 }
 
 /// One segment of any kind.
@@ -64,8 +71,8 @@ fn one<P: Protocol>(
     now: Nanos,
 ) {
     let Columns { plain, segs, found, fates, .. } = columns;
-    if lanes.syns.bits() >> index & 1 == 1 {
-        plain.syn(index, dev, &mut segs[index]);
+    if lanes.bare().bits() >> index & 1 == 1 {
+        plain.bare(index, dev, &mut segs[index]);
     }
     if lanes.plain.bits() >> index & 1 == 1 {
         found[index] = protocol.found_row(index);

@@ -16,6 +16,7 @@ use crate::types::{DevIndex, InetAddr, ListenerId, ListenerRef, TcpPort};
 use crate::vector::{self, Vectors};
 
 mod answer;
+mod end;
 
 use answer::CookieAnswer;
 

@@ -34,6 +34,8 @@ struct Said {
     plain: u32,
     /// It is a SYN and nothing else, with an MSS or none.
     syn: u32,
+    /// It is a RST and nothing else, without options.
+    reset: u32,
     /// It is a SYN.
     opens: u32,
     /// Its headers are plain; its other options and its data are still to be looked at.
@@ -53,11 +55,14 @@ pub(super) struct Taken {
     pub opens: u64,
     /// Those of these with an MSS at most, and nothing else.
     pub syns: u64,
+    /// Those that are a RST and nothing else.
+    pub resets: u64,
     /// Octets of all frames that could be read.
     pub octets: usize,
 }
 
-/// Fills the rows of the frames that are plain. `options` gets those of each that is no SYN with an MSS at most.
+/// Fills the rows of the frames that are plain. `options` gets those of each that is neither a SYN with an MSS at most nor a
+/// bare RST.
 #[inline]
 pub(super) fn read<F: Frame>(
     frames: &[Option<F>],
@@ -86,14 +91,16 @@ pub(super) fn read<F: Frame>(
         if rows & (said.near | said.elsewhere) != 0 {
             rows = look_up(rows, said, local, plain, first);
         }
-        let syns = rows & said.syn;
-        if rows != syns {
+        let (syns, resets) = (rows & said.syn, rows & said.reset);
+        let bare = syns | resets;
+        if rows != bare {
             let group = Group { frames, plain, sums: &plain.heads.sums, first };
-            rows = syns | read_options(rows & !syns, said, group, &mut options);
+            rows = bare | read_options(rows & !bare, said, group, &mut options);
         }
         taken.plain |= u64::from(rows) << first;
         taken.opens |= u64::from(rows & said.opens) << first;
         taken.syns |= u64::from(syns) << first;
+        taken.resets |= u64::from(resets) << first;
     }
     taken
 }
@@ -221,7 +228,7 @@ fn check(
     let infos = plain.heads.info.get(first..).and_then(|info| info.first_chunk()).copied();
     let infos: Column = infos.unwrap_or([0; GROUP]);
     let mut read = [[0; GROUP]; 12];
-    let mut bits = [[0; GROUP]; 6];
+    let mut bits = [[0; GROUP]; 7];
     // One loop without another in it and without a branch: the compiler makes each line an instruction or two.
     for lane in 0..GROUP {
         let word = |at: usize| u32::from_be(columns[at][lane]);
@@ -258,7 +265,9 @@ fn check(
         let plain = good & simple & tcp_whole;
         bits[PLAIN][lane] = u32::from(plain);
         bits[OPEN][lane] = u32::from(good & !simple);
-        bits[SYN][lane] = u32::from(plain & (control >> 16 & 0xfff == u32::from(flag::SYN)));
+        let only = |flag: u8| control >> 16 & 0xfff == u32::from(flag);
+        bits[SYN][lane] = u32::from(plain & only(flag::SYN));
+        bits[RESET][lane] = u32::from(plain & only(flag::RST) & (behind == 0));
         bits[OPENS][lane] = u32::from(control >> 16 & u32::from(CONTROL) == u32::from(flag::SYN));
         bits[NEAR][lane] = u32::from(glance.is_near(saddr));
         bits[ELSEWHERE][lane] = u32::from((daddr != glance.first) | (daddr == u32::MAX));
@@ -281,6 +290,7 @@ fn check(
         plain: vectors.nonzero(&bits[PLAIN]),
         open: vectors.nonzero(&bits[OPEN]),
         syn: vectors.nonzero(&bits[SYN]),
+        reset: vectors.nonzero(&bits[RESET]),
         opens: vectors.nonzero(&bits[OPENS]),
         near: vectors.nonzero(&bits[NEAR]),
         elsewhere: vectors.nonzero(&bits[ELSEWHERE]),
@@ -306,6 +316,7 @@ const SYN: usize = 2;
 const OPENS: usize = 3;
 const NEAR: usize = 4;
 const ELSEWHERE: usize = 5;
+const RESET: usize = 6;
 
 /// Writes the fields of a group into `plain`.
 #[inline(always)]

@@ -328,7 +328,7 @@ proptest! {
                 plain.segment(row, DEV, options, &mut seg);
                 read[row] = Some((plain.head(row), seg));
             });
-            prop_assert_eq!(taken.syns & !taken.plain, 0);
+            prop_assert_eq!((taken.syns | taken.resets) & !taken.plain, 0);
             for (row, (frame, meta)) in burst.iter().enumerate() {
                 let (mut lanes, mut fate) = (Lanes::EMPTY, Fate::Pending);
                 let (mut head, mut seg) = (Head::default(), Segment::default());
@@ -339,9 +339,10 @@ proptest! {
                 let special =
                     meta.vlan_tci.is_some() || frame[14] != 0x45 || local.kind_v4(source) != AddrKind::Other || !local.glance().is_host(source);
                 let syn = taken.syns >> row & 1 == 1;
-                if syn {
+                let reset = taken.resets >> row & 1 == 1;
+                if syn || reset {
                     let mut seg = Segment::default();
-                    plain.syn(row, DEV, &mut seg);
+                    plain.bare(row, DEV, &mut seg);
                     prop_assert!(read[row].replace((plain.head(row), seg)).is_none());
                 }
                 match (taken.plain >> row & 1, is_segment) {
@@ -353,6 +354,8 @@ proptest! {
                         let bare = frame[46] >> 4 == 5 || frame[46] >> 4 == 6 && frame[54..56] == [2, 4];
                         let short = seg.payload_len == 0 && bare && seg.options == mss;
                         prop_assert_eq!(syn, short && seg.flags == flag::SYN && seg.reserved == 0);
+                        let short = short && frame[46] >> 4 == 5;
+                        prop_assert_eq!(reset, short && seg.flags == flag::RST && seg.reserved == 0);
                     }
                 }
             }

@@ -4,6 +4,7 @@ use crate::columns::{Answers, Columns, Sets};
 use crate::config::splitmix64;
 use crate::core::Found;
 use crate::core::tests::{ACK, DEV, FIN, PSH, RST, SYN, World, flow6, seg};
+use crate::drop_reason::DropReason;
 use crate::limits::{BURST_MAX, Limits};
 use crate::listen_sock::ListenParams;
 use crate::segment::{Originated, OutSegment, Segment, TcpOptions, Verdict, flag};
@@ -18,6 +19,8 @@ struct Twins {
     /// What was sent last to each port, so that some segments fit: SEQ behind it, and ACK.
     last: Vec<(SegSeq, SegSeq)>,
     short: u64,
+    /// Of these, RSTs that ended a request.
+    ended: u64,
 }
 
 const PEERS: u64 = 300;
@@ -47,7 +50,7 @@ impl Twins {
             world
         };
         let last = vec![(SegSeq(0), SegSeq(0)); PEERS as usize];
-        Self { columns: world(), segments: world(), dice, last, short: 0 }
+        Self { columns: world(), segments: world(), dice, last, short: 0, ended: 0 }
     }
 
     fn below(&mut self, sides: u64) -> u64 {
@@ -85,8 +88,9 @@ impl Twins {
         let (count, focus) = (1 + self.below(BURST_MAX as u64) as usize, 80 + self.below(3));
         let segs: Vec<_> = (0..count).map(|_| self.segment(focus)).collect();
         let long = self.segments.long(&segs);
-        let (short, rows) = self.columns.short(&segs);
-        self.short += u64::from(rows);
+        let (short, [answered, ended]) = self.columns.short(&segs);
+        self.short += u64::from(answered);
+        self.ended += u64::from(ended);
         for (at, (long, short)) in long.iter().zip(&short).enumerate() {
             assert_eq!(long, short, "{at}: {:?}", segs[at]);
             if let Verdict::Reply(_, out) = long {
@@ -124,9 +128,9 @@ impl World {
         segs.iter().zip(found).map(|(seg, found)| self.core.rcv(seg, found, self.now)).collect()
     }
 
-    /// As the packet path does it; and how many rows were answered as such.
-    fn short(&mut self, segs: &[Segment]) -> (Vec<Verdict>, u32) {
-        let (mut columns, mut plain, mut opens, mut syns) = (Columns::EMPTY, 0, 0, 0);
+    /// As the packet path does it; and how many rows were answered as such, and ended a request as such.
+    fn short(&mut self, segs: &[Segment]) -> (Vec<Verdict>, [u32; 2]) {
+        let (mut columns, mut plain, mut opens, mut syns, mut resets) = (Columns::EMPTY, 0, 0, 0, 0);
         for (row, seg) in segs.iter().enumerate() {
             let (Some(saddr), Some(daddr)) = (seg.flow.saddr.as_v4(), seg.flow.daddr.as_v4()) else {
                 continue;
@@ -140,6 +144,7 @@ impl World {
             let simple = seg.options == TcpOptions { mss: seg.options.mss, ..TcpOptions::default() };
             opens |= u64::from(seg.flags & (SYN | ACK | RST | FIN) == SYN) << row;
             syns |= u64::from(seg.flags == SYN && simple) << row;
+            resets |= u64::from(seg.flags == RST && seg.options == TcpOptions::default()) << row;
         }
         let (mut found, mut answers) = (vec![Found::default(); segs.len()], Answers::EMPTY);
         let all = u64::MAX >> (BURST_MAX - segs.len());
@@ -148,6 +153,7 @@ impl World {
             self.core.lookup_columns(&columns, Sets { rows: plain, opens, syns }, DEV);
         }
         let (mut rest, mut verdicts, mut short) = (all, vec![None; segs.len()], 0);
+        let mut ended = 0;
         while rest != 0 {
             let others = rest & !syns;
             let run = rest & !(others | others.wrapping_neg());
@@ -160,12 +166,22 @@ impl World {
                     Some(Verdict::Reply(answers.outcome(row).expect("an answer"), written(&answers, row)));
             }
             rest &= !answered;
+            let others = rest & !resets;
+            let run = rest & !(others | others.wrapping_neg());
+            let done = self.core.end_requests(&columns, run, self.now, &mut answers);
+            assert_eq!(done & !run, 0, "nobody asked for those");
+            ended += done.count_ones();
+            for row in crate::columns::rows(done) {
+                verdicts[row] = Some(Verdict::Drop(DropReason::ReqRst));
+            }
+            rest &= !done;
             let Some(row) = crate::columns::rows(rest).next() else { break };
             rest &= rest - 1;
             let found = if plain >> row & 1 == 1 { self.core.found_row(row) } else { found[row] };
             verdicts[row] = Some(self.core.rcv(&segs[row], found, self.now));
         }
-        (verdicts.into_iter().flatten().collect(), short)
+        assert_eq!(answers.ended.count_ones(), ended);
+        (verdicts.into_iter().flatten().collect(), [short, ended])
     }
 }
 
@@ -200,7 +216,7 @@ fn rows_that_were_not_looked_up_have_nothing() {
 
 #[test]
 fn rows_are_answered_as_segments_are() {
-    let mut short = 0;
+    let (mut short, mut ended) = (0, 0);
     for seed in 0..40 {
         let mut twins = Twins::new(seed);
         for turn in 0..200 {
@@ -215,6 +231,8 @@ fn rows_are_answered_as_segments_are() {
             }
         }
         short += twins.short;
+        ended += twins.ended;
     }
     assert!(short > 60_000, "most are answered as rows: {short}");
+    assert!(ended > 1_000, "and many a request is ended by a row: {ended}");
 }
