@@ -38,10 +38,15 @@ pub struct Glance {
     pub mac_last: u32,
     /// One of the device's own IPv4 addresses; all ones, which is nobody's, if there is none.
     pub first: u32,
-    /// Bit `n` is set if an address of ours, or a broadcast address, ends in octet `n`.
+    /// The addresses of ours and broadcast addresses, if they are that few; the last one fills the places that are left.
+    pub few: Option<[u32; FEW]>,
+    /// Bit `n` is set if one of them ends in octet `n`.
     listed: [u32; 8],
     prefix: PrefixV4,
 }
+
+/// So many addresses are compared one by one.
+pub const FEW: usize = 4;
 
 impl Glance {
     /// True for an IPv4 address that can be told at a glance to be a host's, and none of ours unless it is
@@ -105,10 +110,14 @@ impl LocalTable {
         let v4_prefixes: Box<[_]> =
             prefixes.map(|(addr, mask)| PrefixV4 { network: addr & mask, mask }).collect();
         let v4_first = own.first().copied().unwrap_or(u32::MAX);
+        let all: Vec<u32> = own.iter().chain(&v4_broadcast).copied().collect();
+        let last = all.last().copied().unwrap_or(u32::MAX);
+        let is_few = all.len() <= FEW && v4_prefixes.len() <= 1;
         let glance = Glance {
             mac_first: (mac.to_bits() >> 16) as u32,
             mac_last: mac.to_bits() as u32 & 0xffff,
             first: v4_first,
+            few: is_few.then(|| std::array::from_fn(|at| all.get(at).copied().unwrap_or(last))),
             // Several prefixes are not looked at together: then every address is a near one.
             listed: if v4_prefixes.len() > 1 { [u32::MAX; 8] } else { listed },
             prefix: match v4_prefixes[..] {
@@ -292,7 +301,13 @@ mod tests {
         for addr in near.chain(far).chain([0, u32::MAX]) {
             assert_eq!(table.is_local_v4(addr), table.kind_v4(addr) == AddrKind::Local);
             let glance = table.glance();
-            if glance.is_host(addr) && !glance.is_near(addr) {
+            if let Some(few) = glance.few
+                && few.contains(&addr)
+            {
+                assert!(glance.is_near(addr));
+            }
+            let near = glance.few.map_or(glance.is_near(addr), |few| few.contains(&addr));
+            if glance.is_host(addr) && !near {
                 assert!(table.kind_v4(addr) == AddrKind::Other && addr != 0 && addr >> 24 != 127);
                 others += 1;
             }

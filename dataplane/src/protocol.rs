@@ -68,8 +68,8 @@ pub trait Protocol: Send {
     }
 
     /// At most `budget` timers and commands that are due. `send` gets each segment that no frame asked for; false means
-    /// that there is no room for it now.
-    fn tick(&mut self, now: Nanos, budget: usize, send: impl FnMut(&Originated) -> bool);
+    /// that there is no room for it now. Returns true if there may be more.
+    fn tick(&mut self, now: Nanos, budget: usize, send: impl FnMut(&Originated) -> bool) -> bool;
 }
 
 impl Protocol for Core {
@@ -136,7 +136,7 @@ impl Protocol for Core {
     }
 
     #[inline]
-    fn tick(&mut self, now: Nanos, budget: usize, send: impl FnMut(&Originated) -> bool) {
-        Self::tick(self, now, budget, send);
+    fn tick(&mut self, now: Nanos, budget: usize, send: impl FnMut(&Originated) -> bool) -> bool {
+        Self::tick(self, now, budget, send)
     }
 }

@@ -19,6 +19,10 @@ use crate::protocol::Protocol;
 use crate::stage;
 use crate::stats::CoreStats;
 
+/// Of turns with full bursts, which follow each other at once, only so many look for timers and commands: some microseconds
+/// pass in between, and timers count in milliseconds.
+const TICK_EVERY: u32 = 8;
+
 mod hand_off;
 mod idle;
 mod originate;
@@ -80,6 +84,9 @@ pub struct Worker<I: PacketIo, P: Protocol> {
     hand_off: Option<HandOff>,
     /// When the last turn ended.
     turned: Option<Nanos>,
+    /// Turns since the last tick, and whether that one had more to do.
+    unticked: u32,
+    more_due: bool,
     capturer: Capturer,
 }
 
@@ -102,6 +109,8 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
             interval: Box::default(),
             hand_off: None,
             turned: None,
+            unticked: 0,
+            more_due: false,
             capturer: Capturer::default(),
         }
     }
@@ -178,7 +187,10 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
             self.stats.idle(self.ports.iter().all(|port| port.io.exhausted()));
         }
         let now = now.unwrap_or_else(|| clock.now());
-        self.tick(now);
+        self.unticked += 1;
+        if received < self.config.burst || self.unticked >= TICK_EVERY || self.more_due {
+            self.tick(now);
+        }
         if let Some(before) = self.turned.replace(now) {
             self.stats.spent(received != 0, now.since(before));
         }
@@ -238,8 +250,9 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
 
     /// Timers, commands, segments of other workers and announcements.
     fn tick(&mut self, now: Nanos) {
-        let Self { ports, protocol, stats, config, hand_off, .. } = self;
-        protocol.tick(now, config.tick_budget, |originated| send(ports, stats, originated));
+        let Self { ports, protocol, stats, config, hand_off, unticked, more_due, .. } = self;
+        *unticked = 0;
+        *more_due = protocol.tick(now, config.tick_budget, |originated| send(ports, stats, originated));
         if let Some(hand_off) = hand_off {
             hand_off.take(ports, protocol, stats, config.tick_budget, now);
         }

@@ -325,8 +325,8 @@ impl Core {
 
     /// Carries out commands of the control side and timers that are due, `budget` steps at most. `send` gets each
     /// segment that no frame asked for; it answers false if there is no room now, and the step is tried again at the
-    /// next tick.
-    pub fn tick(&mut self, now: Nanos, budget: usize, mut send: impl FnMut(&Originated) -> bool) {
+    /// next tick. Returns true if there may be more to do now.
+    pub fn tick(&mut self, now: Nanos, budget: usize, mut send: impl FnMut(&Originated) -> bool) -> bool {
         self.minute.be(&self.env.cookies.current, syncookies::count(now));
         count_if_draining(&self.env, &self.flows);
         self.flows.credits.sweep(&self.env.socks, now);
@@ -343,7 +343,7 @@ impl Core {
             left -= 1;
             if !tcp::command(&mut self.env, &mut self.flows, command, now, &mut send) {
                 self.pending = Some(command);
-                return;
+                return true;
             }
         }
         while left > 0 {
@@ -351,7 +351,7 @@ impl Core {
             let id = match self.flows.wheel.pop(&mut self.flows.table, now) {
                 Popped::Fired(id) => EntryId(id),
                 Popped::Moved => continue,
-                Popped::Nothing => return,
+                Popped::Nothing => return false,
             };
             let done = match id.kind() {
                 Kind::Request(index) => {
@@ -363,9 +363,10 @@ impl Core {
             };
             if !done {
                 self.flows.arm(id, now);
-                return;
+                return true;
             }
         }
+        true
     }
 
     /// When [`Self::tick`] next has something to do for a timer; `None` if none runs. Commands may come any time.

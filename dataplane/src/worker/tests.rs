@@ -65,7 +65,7 @@ impl Protocol for Script {
         self.bad.push(checksum);
     }
 
-    fn tick(&mut self, _: Nanos, budget: usize, mut send: impl FnMut(&Originated) -> bool) {
+    fn tick(&mut self, _: Nanos, budget: usize, mut send: impl FnMut(&Originated) -> bool) -> bool {
         for _ in 0..budget {
             let Some(next) = self.originate.last() else { break };
             if !send(next) {
@@ -73,6 +73,7 @@ impl Protocol for Script {
             }
             self.originate.pop();
         }
+        !self.originate.is_empty()
     }
 }
 

@@ -11,7 +11,7 @@ use listener::vector::{self, Vectors};
 
 use crate::burst::{BURST_MAX, GROUP, Plain};
 use crate::io::{Frame, HEAD, HeadInfo};
-use crate::local::{AddrKind, Glance, LocalTable};
+use crate::local::{AddrKind, FEW, Glance, LocalTable};
 use crate::wire::checksum::Sum;
 use crate::wire::ether::{self, ETHERTYPE_IPV4};
 use crate::wire::ipv4::{self, PROTO_TCP};
@@ -40,7 +40,7 @@ struct Said {
     opens: u32,
     /// Its headers are plain; its other options and its data are still to be looked at.
     open: u32,
-    /// It is from an address whose last octet is that of one of ours, or of a broadcast.
+    /// It is from an address that may be one of ours, or a broadcast.
     near: u32,
     /// It is to another address than the first of ours.
     elsewhere: u32,
@@ -81,7 +81,10 @@ pub(super) fn read<F: Frame>(
             let mut heads = [[&NOTHING; GROUP]; BURST_MAX / GROUP];
             taken.octets = gather(frames, heads.as_flattened_mut(), &mut plain.heads.info);
             for (group, (said, heads)) in saids.iter_mut().zip(&heads).enumerate() {
-                *said = check(vectors, glance, heads, plain, group * GROUP);
+                *said = match glance.few {
+                    Some(few) => check(vectors, glance, |addr| is_of(few, addr), heads, plain, group * GROUP),
+                    None => check(vectors, glance, |addr| glance.is_near(addr), heads, plain, group * GROUP),
+                };
             }
         },
     );
@@ -155,6 +158,12 @@ fn lanes(set: u32) -> impl Iterator<Item = usize> {
     columns::rows(u64::from(set)).map(|lane| lane % GROUP)
 }
 
+/// True for one of a few addresses.
+#[inline(always)]
+const fn is_of([a, b, c, d]: [u32; FEW], addr: u32) -> bool {
+    (addr == a) | (addr == b) | (addr == c) | (addr == d)
+}
+
 /// The head of no frame.
 const NOTHING: [u8; HEAD] = [0; HEAD];
 
@@ -220,6 +229,7 @@ impl Halves {
 fn check(
     vectors: Vectors,
     glance: &Glance,
+    is_near: impl Fn(u32) -> bool,
     heads: &[&[u8; HEAD]; GROUP],
     plain: &mut Plain,
     first: usize,
@@ -269,7 +279,7 @@ fn check(
         bits[SYN][lane] = u32::from(plain & only(flag::SYN));
         bits[RESET][lane] = u32::from(plain & only(flag::RST) & (behind == 0));
         bits[OPENS][lane] = u32::from(control >> 16 & u32::from(CONTROL) == u32::from(flag::SYN));
-        bits[NEAR][lane] = u32::from(glance.is_near(saddr));
+        bits[NEAR][lane] = u32::from(is_near(saddr));
         bits[ELSEWHERE][lane] = u32::from((daddr != glance.first) | (daddr == u32::MAX));
         read[SADDR][lane] = saddr;
         read[DADDR][lane] = daddr;

@@ -29,10 +29,11 @@ impl Protocol for Moody {
 
     fn count_bad_segment(&mut self, _checksum: bool) {}
 
-    fn tick(&mut self, _now: Nanos, _budget: usize, _send: impl FnMut(&Originated) -> bool) {
+    fn tick(&mut self, _now: Nanos, _budget: usize, _send: impl FnMut(&Originated) -> bool) -> bool {
         self.turns += 1;
         assert!(!self.panics || self.turns < 100, "had enough");
         thread::yield_now();
+        false
     }
 }
 
