@@ -17,8 +17,6 @@
 
 use super::{Bucket, Column, LANES, LaneSet, Lanes, Mix, Probe, Spilled, View, Wilds};
 use crate::inet_hashtables::ListenKey;
-use crate::limits::BURST_MAX;
-use crate::siphash::{SipKey, siphash_2_4_tail};
 use crate::sync::Ordering;
 use crate::types::{ListenerId, TcpPort};
 pub(crate) use keys::{Columns, Keys};
@@ -135,83 +133,6 @@ impl Kernel {
                 _ => wild_pass::<Portable, _>(wild, keys, found),
             }
         }
-    }
-
-    /// SipHash-2-4 of the first `lanes` lanes of `words`, each of which is one word of all lanes, and of `tails`, the four bytes
-    /// behind them. What `out` holds beyond those means nothing.
-    #[inline]
-    #[allow(unused_unsafe, reason = "the portable set has no duty to discharge")]
-    pub(crate) fn siphash<const WORDS: usize>(
-        self,
-        key: SipKey,
-        words: &[[u64; BURST_MAX]; WORDS],
-        tails: &[u32; BURST_MAX],
-        lanes: usize,
-        out: &mut [u64; BURST_MAX],
-    ) {
-        // SAFETY: a `Kernel` of a set is made by `available` only, after the machine was seen to have it.
-        unsafe {
-            match self.0 {
-                #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
-                Choice::Avx512 => x86::siphash_avx512(key, words, tails, lanes, out),
-                #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
-                Choice::Avx2 => x86::siphash_avx2(key, words, tails, lanes, out),
-                _ => siphash_lanes(key, words, tails, lanes, out),
-            }
-        }
-    }
-
-    /// The lower halves of SipHash-2-4 of the first `rows` rows of three columns: of the word that the first two make, the
-    /// first its upper half, and the four bytes of the third. What `out` holds beyond those means nothing. Within
-    /// [`Kernel::run`].
-    #[inline(always)]
-    #[allow(unused_unsafe, reason = "the portable set has no duty to discharge")]
-    pub(crate) fn siphash_columns(
-        self,
-        key: SipKey,
-        columns: [&[u32; BURST_MAX]; 3],
-        rows: usize,
-        out: &mut [u32; BURST_MAX],
-    ) {
-        // SAFETY: a `Kernel` of a set is made by `available` only, after the machine was seen to have it.
-        unsafe {
-            match self.0 {
-                #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
-                Choice::Avx512 => x86::siphash_columns_avx512(key, columns, rows, out),
-                _ => siphash_columns(key, columns, rows, out),
-            }
-        }
-    }
-}
-
-/// [`Kernel::siphash_columns`] in the instruction set of the function that it is inlined into.
-#[inline(always)]
-fn siphash_columns(
-    key: SipKey,
-    [upper, lower, tail]: [&[u32; BURST_MAX]; 3],
-    rows: usize,
-    out: &mut [u32; BURST_MAX],
-) {
-    for row in 0..crate::vector::whole(rows) {
-        let word = u64::from(upper[row]) << 32 | u64::from(lower[row]);
-        out[row] = siphash_2_4_tail(key, [word], tail[row]) as u32;
-    }
-}
-
-/// [`Kernel::siphash`] in the instruction set of the function that it is inlined into: the compiler makes vectors of it.
-#[inline(always)]
-fn siphash_lanes<const WORDS: usize>(
-    key: SipKey,
-    words: &[[u64; BURST_MAX]; WORDS],
-    tails: &[u32; BURST_MAX],
-    lanes: usize,
-    out: &mut [u64; BURST_MAX],
-) {
-    // Whole vectors: no lane is left for a loop of its own.
-    let lanes = lanes.next_multiple_of(STEP).min(BURST_MAX);
-    for lane in 0..lanes {
-        let words: [u64; WORDS] = std::array::from_fn(|word| words[word][lane]);
-        out[lane] = siphash_2_4_tail(key, words, tails[lane]);
     }
 }
 
@@ -417,6 +338,7 @@ pub(super) fn prefetch(line: *const u8) {
     let _ = line;
 }
 
+mod hash;
 mod keys;
 mod pass;
 mod run;
