@@ -289,8 +289,12 @@ impl<'a, I: PacketIo> Stages<'a, I> {
         let columns = stage::reply::Columns { heads, plain, segs, answers, fates };
         stage::reply(frames, vectors, columns, lanes, local, capabilities);
         times[6] = dpdk::rdtsc();
-        let mut ready = 0;
-        for (index, fate) in fates.iter().enumerate().take(received) {
+        let all = u64::MAX >> (BURST_MAX - received.max(1));
+        let mut ready = if answers.rows == all { received } else { 0 };
+        if ready == 0 {
+            stage::reply::tell(answers, fates);
+        }
+        for (index, fate) in fates.iter().enumerate().take(received).skip(ready) {
             if matches!(fate, Fate::Ready(_)) {
                 if ready != index {
                     frames.swap(ready, index);

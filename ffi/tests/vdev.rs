@@ -116,6 +116,37 @@ fn mbuf_lengths_keep_to_the_buffer() {
 }
 
 #[test]
+fn a_frame_is_rewritten_where_there_is_room() {
+    let pool = pool(63);
+    let mut mbuf = frame(&pool, &[7; 60]);
+    assert!(mbuf.rewrite::<64>(65, TxRequest::default()).is_none(), "longer than what is written");
+    assert!(mbuf.set_len(2048) && mbuf.trim_front(2048 - 63));
+    assert!(mbuf.room::<64>().is_none() && mbuf.rewrite::<64>(58, TxRequest::default()).is_none());
+    assert_eq!(mbuf.len(), 63, "a refusal changes nothing");
+    let mut mbuf = frame(&pool, &[7; 60]);
+    assert!(mbuf.is_unmarked());
+    mbuf.rewrite::<64>(54, TxRequest { tcp_checksum: true, ..TxRequest::default() })
+        .expect("room")
+        .copy_from_slice(&[9; 64]);
+    assert_eq!((mbuf.data(), mbuf.pkt_len()), (&[9; 54][..], 54));
+    assert_ne!(mbuf.ol_flags() & dpdk_sys::SHIM_MBUF_F_TX_TCP_CKSUM, 0);
+    assert_eq!(mbuf.room::<64>(), Some(&[9; 64]));
+}
+
+#[test]
+fn frames_are_given_back_together() {
+    let pool = pool(63);
+    let mut slots: [Option<Mbuf>; 8] = no_slots();
+    for slot in slots.iter_mut().step_by(2) {
+        *slot = Some(frame(&pool, &[1; 60]));
+    }
+    assert_eq!(pool.in_use(), 4);
+    Mbuf::free(&mut slots);
+    assert!(slots.iter().all(Option::is_none));
+    assert_eq!((pool.in_use(), pool.available()), (0, 63));
+}
+
+#[test]
 fn a_request_replaces_all_marks_of_arrival() {
     let pool = pool(63);
     let mut mbuf = frame(&pool, &[0; 60]);

@@ -230,6 +230,10 @@ impl Pair {
         let mut found = vec![Some(ListenerId(77)); keys.len()];
         self.table.inet_lookup_listener_columns(&guard, &columns, &mut found);
         assert_eq!(found, want, "columns, {}, of {keys:?}", self.table.kernel_name());
+        for (key, want) in keys.iter().zip(&want) {
+            let alike = self.table.inet_lookup_listener_alike(&guard, key.flow.daddr, key.flow.dport);
+            assert!(alike.is_none_or(|alike| alike == *want), "whatever the source: {alike:?} of {key:?}");
+        }
         let mut rows = vec![Some(ListenerId(77)); keys.len()];
         self.table.inet_lookup_listener_burst(&guard, &keys, &mut rows);
         assert_eq!(rows, found, "rows and columns, {}, of {keys:?}", self.table.kernel_name());

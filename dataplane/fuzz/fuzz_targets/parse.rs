@@ -21,7 +21,7 @@ fuzz_target!(|input: &[u8]| {
     let Some((&said, bytes)) = input.split_first() else { return };
     let vlan_tci = (said & 0x10 != 0).then_some(5);
     let chained = said & 0x20 != 0;
-    let meta = RxMeta { ip_csum: word(said), l4_csum: word(said >> 2), vlan_tci, chained, timestamp: None };
+    let meta = RxMeta { ip_csum: word(said), l4_csum: word(said >> 2), vlan_tci, chained };
     let (mut io, peer) = Mem::new(MemConfig { ring: 1, buffers: 1, ..MemConfig::default() });
     if !peer.send_with(bytes, meta) {
         return;

@@ -72,6 +72,31 @@ impl Fixture {
 }
 
 #[test]
+fn what_does_not_depend_on_the_source_is_known_without_it() {
+    let fixture = Fixture::new();
+    let v6only = ListEntry { v6only: true, ..ListEntry::v6(id(4)) };
+    fixture.hash("198.18.0.1", 80, ListEntry::v4(id(1)));
+    fixture.hash("198.18.0.1", 81, reuseport(ListEntry::v4(id(2)), 0));
+    fixture.hash("198.18.0.1", 82, ListEntry { dev: DevIndex(3), ..ListEntry::v4(id(3)) });
+    fixture.hash("::", 83, v6only);
+    fixture.hash("0.0.0.0", 84, ListEntry::v4(id(5)));
+    fixture.hash("0.0.0.0", 85, reuseport(ListEntry::v4(id(6)), 0));
+    let guard = fixture.0.pin();
+    for (port, alike) in [
+        (80, Some(Some(id(1)))),
+        (81, None),
+        (82, None),
+        (83, Some(None)),
+        (84, Some(Some(id(5)))),
+        (85, None),
+        (86, Some(None)),
+    ] {
+        let found = fixture.0.inet_lookup_listener_alike(&guard, addr("198.18.0.1"), TcpPort(port));
+        assert_eq!(found, alike, "port {port}");
+    }
+}
+
+#[test]
 fn the_three_wildcards_are_one_key() {
     let keys = ["0.0.0.0", "::", "::ffff:0.0.0.0"].map(|any| HashKey::new(addr(any), TcpPort(80)));
     assert_eq!(keys[0], keys[1]);

@@ -99,6 +99,26 @@ fn from_port(sport: u16) -> Vec<u8> {
     frame
 }
 
+#[test]
+fn what_was_dealt_with_as_columns_is_told() {
+    let (mut answers, mut fates) = (Answers::EMPTY, [Fate::Pending; 4]);
+    answers.add(0b0001, Outcome::SynAck, true);
+    answers.add(0b1000, Outcome::Rst, false);
+    answers.ended = 0b0100;
+    tell(&answers, &mut fates);
+    let told = [
+        Fate::Ready(Outcome::SynAck),
+        Fate::Pending,
+        Fate::Drop(DropReason::ReqRst),
+        Fate::Ready(Outcome::Rst),
+    ];
+    assert_eq!(fates, told);
+    assert_eq!(octets(&answers, u64::MAX), 58 + 54);
+    answers.remove(0);
+    assert_eq!((answers.outcome(0), answers.outcome(3)), (None, Some(Outcome::Rst)));
+    assert_eq!(octets(&answers, u64::MAX), 54);
+}
+
 proptest! {
     /// The short way writes what the long one does, many at once, whatever the machine's instructions.
     #[test]
