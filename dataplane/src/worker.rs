@@ -39,7 +39,7 @@ pub struct WorkerConfig {
     pub core: CoreId,
     /// Frames in a burst: 4 to [`BURST_MAX`], a multiple of 4, because vector receive paths return nothing below.
     pub burst: usize,
-    /// Timers and commands per turn at most.
+    /// Timers and commands per tick at most, of which a turn has one or none.
     pub tick_budget: usize,
     /// What to do without frames.
     pub idle: Idle,

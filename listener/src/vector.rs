@@ -6,7 +6,7 @@
 //! `bucket.rs`, the crate's one door to `unsafe`.
 //!
 //! # What makes a loop fast there
-//! - It is inlined: the closure is written `#[inline(always)] || ...`, and so is marked every function that it calls.
+//! - It is inlined: the closure is written `#[inline(always)] |vectors| ...`, and so is marked every function that it calls.
 //!   What is called without being inlined is compiled for any machine.
 //! - Its bounds are seen to hold: columns are arrays of [`BURST_MAX`], and the count is [`whole`].
 //! - What it writes is seen to be apart from what it reads: columns that are written are each a `&mut` parameter of an

@@ -23,6 +23,7 @@ struct Script {
     seen: Vec<u16>,
     bad: Vec<bool>,
     dports: Vec<u16>,
+    ticks: usize,
 }
 
 const RST: OutSegment = OutSegment {
@@ -66,6 +67,7 @@ impl Protocol for Script {
     }
 
     fn tick(&mut self, _: Nanos, budget: usize, mut send: impl FnMut(&Originated) -> bool) -> bool {
+        self.ticks += 1;
         for _ in 0..budget {
             let Some(next) = self.originate.last() else { break };
             if !send(next) {
@@ -102,6 +104,23 @@ fn originated(sport: u16, dev: u16, tags: Tags) -> Originated {
         route: pack_route(PEER_MAC, tags),
         segment: RST,
     }
+}
+
+#[test]
+fn full_bursts_share_a_tick_unless_there_is_more_to_do() {
+    let (mut worker, peer) = worker(MemConfig::default(), false);
+    let mut clock = VirtualClock::default();
+    let mut turn = |worker: &mut Worker<Mem, Script>, frames: u16| {
+        (0..frames).for_each(|sport| assert!(peer.send(&syn(sport, 82))));
+        assert_eq!(worker.poll(&mut clock), usize::from(frames));
+        worker.protocol_mut().ticks
+    };
+    let ticks: Vec<_> = (0..17).map(|_| turn(&mut worker, 32)).collect();
+    assert_eq!((ticks[6], ticks[7], ticks[14], ticks[15]), (0, 1, 1, 2));
+    assert_eq!((turn(&mut worker, 31), turn(&mut worker, 0), turn(&mut worker, 32)), (3, 4, 4));
+    // More than a tick's budget, and nobody who takes it away: it is asked again at the next turn.
+    worker.protocol_mut().originate = vec![originated(1, 1, Tags::NONE); 70];
+    assert_eq!((turn(&mut worker, 1), turn(&mut worker, 32), turn(&mut worker, 32)), (5, 6, 7));
 }
 
 #[test]
