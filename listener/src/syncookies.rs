@@ -6,7 +6,7 @@
 //!
 //! # Departures from the kernel
 //! The two hashes are of the four-tuple alone, and the minute is in the second one's key: each minute has its own, made from
-//! the secret one ([`Minute`]). A second generation of keys may be checked beside the first,
+//! the secret one (`Minute`). A second generation of keys may be checked beside the first,
 //! so that the keys can change while handshakes are in flight; and the keys may be shared: see [`CookieKeys`]. The minutes
 //! are those of the clock that is handed in, which all that share keys must have in common.
 
