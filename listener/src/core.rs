@@ -83,6 +83,8 @@ pub(crate) struct Env {
     pub isn_key: SipKey,
     /// For cookies, and for the timestamp offsets of all connections.
     pub cookies: CookieKeys,
+    /// Of the last tick, with the keys that the cookies of the next burst are made with.
+    pub minute: Minute,
     pub socks: Arc<ListenSocks>,
     pub hash: Arc<ListenHash>,
     pub shared: Arc<CoreShared>,
@@ -202,8 +204,6 @@ pub struct Core {
     keys: Box<[ListenKey; BURST_MAX]>,
     hashes: Box<FlowHashes>,
     columns: Box<ColumnLookup>,
-    /// Of the last tick, for the cookies of the next burst.
-    minute: Minute,
 }
 
 impl Core {
@@ -231,6 +231,7 @@ impl Core {
             sysctl: config.sysctl.clone(),
             isn_key: SipKey::from_bytes(secret.isn),
             cookies: CookieKeys { current: secret.cookie_key(), other: None, shared: false },
+            minute: Minute::default(),
             socks,
             hash,
             shared,
@@ -261,7 +262,6 @@ impl Core {
             keys: Box::new([ListenKey::default(); BURST_MAX]),
             hashes: Box::new(FlowHashes::new()),
             columns: Box::default(),
-            minute: Minute::default(),
         }
     }
 
@@ -327,7 +327,7 @@ impl Core {
     /// segment that no frame asked for; it answers false if there is no room now, and the step is tried again at the
     /// next tick. Returns true if there may be more to do now.
     pub fn tick(&mut self, now: Nanos, budget: usize, mut send: impl FnMut(&Originated) -> bool) -> bool {
-        self.minute.be(&self.env.cookies.current, syncookies::count(now));
+        self.env.minute.be(&self.env.cookies.current, syncookies::count(now));
         count_if_draining(&self.env, &self.flows);
         self.flows.credits.sweep(&self.env.socks, now);
         let mut send = |env: &Env, originated: &Originated| {

@@ -120,9 +120,20 @@ impl Minute {
     /// Makes it the minute `count` of `key`.
     #[inline]
     pub fn be(&mut self, key: &CookieKey, count: u32) {
-        if self.count != count || self.made_from != key.hash {
+        if !self.is(key, count) {
             *self = Self::new(key, count);
         }
+    }
+
+    #[inline]
+    fn is(&self, key: &CookieKey, count: u32) -> bool {
+        self.count == count && self.made_from == key.hash
+    }
+
+    /// The keys of the minute `count` of `key`: of this one, if it is that.
+    #[inline]
+    fn keys_of(&self, key: &CookieKey, count: u32) -> [SipKey; 2] {
+        if self.is(key, count) { self.keys } else { Self::new(key, count).keys }
     }
 }
 
@@ -188,6 +199,17 @@ pub fn cookie_check<'k>(
     ack: SegSeq,
     now: Nanos,
 ) -> Option<(u16, &'k CookieKey)> {
+    check(keys, &Minute::default(), flow, (seq, ack), now)
+}
+
+/// [`cookie_check`], with a minute whose keys are known.
+pub(crate) fn check<'k>(
+    keys: &'k CookieKeys,
+    known: &Minute,
+    flow: &FlowKey,
+    (seq, ack): (SegSeq, SegSeq),
+    now: Nanos,
+) -> Option<(u16, &'k CookieKey)> {
     // The newest minute that a cookie may be from, and how many count.
     let ahead = u32::from(keys.shared);
     let (newest, ages) = (count(now).wrapping_add(ahead), MAX_SYNCOOKIE_AGE + ahead);
@@ -198,7 +220,7 @@ pub fn cookie_check<'k>(
         if age >= ages {
             return None;
         }
-        let [_, minutes] = Minute::new(key, newest.wrapping_sub(age)).keys;
+        let [_, minutes] = known.keys_of(key, newest.wrapping_sub(age));
         let index = rest.wrapping_sub(flow_hash(minutes, flow)) & COOKIE_MASK;
         let table = if flow.is_v4() { &MSS_V4 } else { &MSS_V6 };
         Some((*table.get(index as usize)?, key))

@@ -9,7 +9,7 @@ use crate::listen_sock::{ListenSock, Refused};
 use crate::request_sock::{Conn, Request};
 use crate::segment::{Outcome, Segment, Verdict, flag};
 use crate::snmp::Mib;
-use crate::syncookies::{COOKIE_VALID_NS, cookie_check, cookie_timestamp_decode};
+use crate::syncookies::{self, COOKIE_VALID_NS, cookie_timestamp_decode};
 use crate::tcp;
 use crate::tcp_input::rcv_state::{oow_rate_limited, paws_reject, rate_limited, tcp_replace_ts_recent};
 use crate::tcp_input::{Syn, synack_tos};
@@ -344,7 +344,8 @@ pub(crate) fn tcp_v4_cookie_check(
     if !env.cookies.shared && stamp.synq_no_recent_overflow(now, COOKIE_VALID_NS) {
         return None;
     }
-    let Some((mss, key)) = cookie_check(&env.cookies, &seg.flow, seg.seq, seg.ack, now) else {
+    let Some((mss, key)) = syncookies::check(&env.cookies, &env.minute, &seg.flow, (seg.seq, seg.ack), now)
+    else {
         env.snmp().inc(Mib::SyncookiesFailed);
         return None;
     };

@@ -38,11 +38,11 @@ pub fn tcp<P: Protocol>(
     let mut rest = lanes.tcp.bits();
     while rest != 0 {
         let Columns { plain, answers, .. } = &mut columns;
-        let syns = run(rest, lanes.syns);
+        let (syns, resets) = (run(rest, lanes.syns), run(rest, lanes.resets));
         if syns != 0 {
             rest &= !protocol.answer_syns(&plain.columns, syns, |row| plain.route(row), now, answers);
-        } else {
-            rest &= !protocol.end_requests(&plain.columns, run(rest, lanes.resets), now, answers);
+        } else if resets != 0 {
+            rest &= !protocol.end_requests(&plain.columns, resets, now, answers);
         }
         if rest == 0 {
             return;

@@ -178,32 +178,30 @@ impl ColumnLookup {
     /// Makes the hashes that the answers to the SYNs will ask for: those of cookies if they are for this minute, or those
     /// of initial sequence numbers.
     #[inline]
-    fn hash_ahead(&mut self, env: &Env, cookies: Option<&Minute>, columns: &Columns, opens: u64) {
+    fn hash_ahead(&mut self, env: &Env, cookies: bool, columns: &Columns, opens: u64) {
         let len = set_len(opens);
         self.hashed_for = opens;
         let Self { vectors, hashes: [first, second], cookies: made, .. } = self;
         let Columns { saddr, daddr, ports, seq, mss, .. } = columns;
         let flows = [saddr, daddr, ports];
-        match cookies {
-            Some(Minute { keys, count, .. }) => {
-                vectors.run(
-                    #[inline(always)]
-                    |vectors| {
-                        flow_hash_columns(vectors, keys[0], flows, len, first);
-                        flow_hash_columns(vectors, keys[1], flows, len, second);
-                        cookies_of([first, second], seq, mss, *count, len, made);
-                    },
-                );
-                self.hashed = Hashed::Cookie(*count);
-            }
-            None => {
-                vectors.run(
-                    #[inline(always)]
-                    |vectors| flow_hash_columns(vectors, env.isn_key, flows, len, first),
-                );
-                self.hashed = Hashed::Isn;
-            }
+        if !cookies {
+            vectors.run(
+                #[inline(always)]
+                |vectors| flow_hash_columns(vectors, env.isn_key, flows, len, first),
+            );
+            self.hashed = Hashed::Isn;
+            return;
         }
+        let Minute { keys, count, .. } = &env.minute;
+        vectors.run(
+            #[inline(always)]
+            |vectors| {
+                flow_hash_columns(vectors, keys[0], flows, len, first);
+                flow_hash_columns(vectors, keys[1], flows, len, second);
+                cookies_of([first, second], seq, mss, *count, len, made);
+            },
+        );
+        self.hashed = Hashed::Cookie(*count);
     }
 }
 
@@ -222,7 +220,7 @@ impl Core {
     /// Looks up the rows `sets` of `columns`, which came in on device `dev`: once for a burst, after [`Core::lookup_burst`] for
     /// its other segments.
     pub fn lookup_columns(&mut self, columns: &Columns, sets: Sets, dev: DevIndex) {
-        let Self { env, flows, columns: own, minute, burst, .. } = self;
+        let Self { env, flows, columns: own, burst, .. } = self;
         (own.burst, own.looked, own.dev) = (*burst, sets.rows, dev);
         own.hashed = Hashed::Nothing;
         own.refused = None;
@@ -237,7 +235,7 @@ impl Core {
         }
         let (set, opens) = (sets.rows & !own.known, sets.opens & !own.known);
         if set != 0 && own.find_listeners(env, columns, set, opens) {
-            own.hash_ahead(env, flows.cookies.then_some(minute), columns, opens);
+            own.hash_ahead(env, flows.cookies, columns, opens);
         }
     }
 

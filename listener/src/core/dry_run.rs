@@ -218,7 +218,7 @@ impl Stack {
         scratch.env.tw_max = u32::from(!peeked.time_wait_full);
         scratch.env.draining = peeked.draining;
         scratch.env.cookies = peeked.cookie_keys;
-        scratch.minute.be(&peeked.cookie_keys.current, syncookies::count(peeked.now));
+        scratch.env.minute.be(&peeked.cookie_keys.current, syncookies::count(peeked.now));
         let flows = &mut scratch.flows;
         flows.hands_off = peeked.hands_off;
         flows.cookies = peeked.cookies;

@@ -20,7 +20,7 @@ impl Core {
         self.burst = self.burst.wrapping_add(1).max(1);
         self.flows.fresh = [0; 4];
         // The keys may have changed since the tick that told the minute.
-        self.minute.be(&self.env.cookies.current, self.minute.count);
+        self.env.minute.be(&self.env.cookies.current, self.env.minute.count);
         if set == 0 {
             return;
         }
@@ -70,7 +70,7 @@ impl Core {
             return;
         }
         let guess = if self.flows.cookies {
-            Guess::Cookie { keys: self.minute.keys, count: self.minute.count }
+            Guess::Cookie { keys: self.env.minute.keys, count: self.env.minute.count }
         } else {
             Guess::Isn(self.env.isn_key)
         };
