@@ -62,11 +62,11 @@ pub struct Burst<I: PacketIo, Found> {
     pub heads: [Head; BURST_MAX],
     /// The headers of plain segments.
     pub plain: Plain,
-    /// TCP segments; only those on the lane have a meaning, and plain SYNs only where the TCP stage needed one.
+    /// TCP segments; only those on the lane have a meaning, and bare ones only where the TCP stage needed one.
     pub segs: [Segment; BURST_MAX],
     /// What the lookup found for them; for plain ones only where the TCP stage asked.
     pub found: [Found; BURST_MAX],
-    /// What becomes of the frames, but those with a plain answer.
+    /// What becomes of the frames, but those that are in `answers`.
     pub fates: [Fate; BURST_MAX],
     /// Plain answers.
     pub answers: Answers,

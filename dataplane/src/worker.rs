@@ -19,8 +19,9 @@ use crate::protocol::Protocol;
 use crate::stage;
 use crate::stats::CoreStats;
 
-/// Of turns with full bursts, which follow each other at once, only so many look for timers and commands: some microseconds
-/// pass in between, and timers count in milliseconds.
+/// Of turns that bring a burst's worth of frames, and so follow each other at once, one in so many looks for timers,
+/// commands and segments of other workers, unless there was more to do than it did: some microseconds pass in between, and
+/// timers count in milliseconds.
 const TICK_EVERY: u32 = 8;
 
 mod hand_off;
@@ -254,7 +255,7 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         *unticked = 0;
         *more_due = protocol.tick(now, config.tick_budget, |originated| send(ports, stats, originated));
         if let Some(hand_off) = hand_off {
-            hand_off.take(ports, protocol, stats, config.tick_budget, now);
+            *more_due |= hand_off.take(ports, protocol, stats, config.tick_budget, now);
         }
         for port in ports {
             let Port { io, local, outbox, .. } = port;

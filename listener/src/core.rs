@@ -6,7 +6,7 @@
 //!
 //! # Order
 //! A burst is looked up as one batch, or two where some of it stands in columns, and then answered in order of arrival:
-//! segment by segment, but for runs of SYNs in columns. What a segment of the
+//! segment by segment, but for runs of SYNs, and of RSTs, in columns. What a segment of the
 //! burst puts into the table is seen by the segments after it: see [`Found`].
 
 use crate::config::StackConfig;

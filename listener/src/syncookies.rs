@@ -102,7 +102,8 @@ pub(crate) fn count(now: Nanos) -> u32 {
 /// The keys of the cookies that are made in one minute: kept while it lasts, since most cookies are of the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Minute {
-    made_from: [SipKey; 2],
+    /// None if it is nobody's minute yet.
+    made_from: Option<[SipKey; 2]>,
     /// Of the clock.
     pub count: u32,
     /// For H0 and H1.
@@ -112,9 +113,9 @@ pub(crate) struct Minute {
 impl Minute {
     /// Minute `count` of `key`.
     pub fn new(key: &CookieKey, count: u32) -> Self {
-        let made_from = key.hash;
-        let word = |word: u64| siphash_2_4(made_from[1], [word << 32 | u64::from(count)]);
-        Self { made_from, count, keys: [made_from[0], SipKey([word(0), word(1)])] }
+        let [first, second] = key.hash;
+        let word = |word: u64| siphash_2_4(second, [word << 32 | u64::from(count)]);
+        Self { made_from: Some(key.hash), count, keys: [first, SipKey([word(0), word(1)])] }
     }
 
     /// Makes it the minute `count` of `key`.
@@ -127,7 +128,7 @@ impl Minute {
 
     #[inline]
     fn is(&self, key: &CookieKey, count: u32) -> bool {
-        self.count == count && self.made_from == key.hash
+        self.count == count && self.made_from == Some(key.hash)
     }
 
     /// The keys of the minute `count` of `key`: of this one, if it is that.

@@ -29,7 +29,7 @@ pub(crate) fn rto(timeouts: u8) -> Nanos {
 
 /// The MSS that an MTU leaves.
 #[inline]
-const fn mss_of(mtu: u16, v4: bool) -> u16 {
+pub(crate) const fn mss_of(mtu: u16, v4: bool) -> u16 {
     mtu.saturating_sub(if v4 { 40 } else { 60 })
 }
 

@@ -3,7 +3,7 @@
 //! # Protocol
 //! A change loses no handshake: first all cores learn the new generation, then it becomes the one that cookies are made
 //! with, and the one before is still checked. In between the control thread waits until every core has it
-//! ([`Stack::cookie_keys_taken`]); that is a turn of a worker.
+//! ([`Stack::cookie_keys_taken`]); that is a few turns of a worker.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -20,7 +20,7 @@ pub struct Columns<'a, Found> {
     pub found: &'a mut [Found],
     /// Answers in columns: those that are given here, and no others.
     pub answers: &'a mut Answers,
-    /// Verdicts; of rows with an answer in columns they mean nothing.
+    /// Verdicts; of rows that are in `answers` they mean nothing.
     pub fates: &'a mut [Fate],
 }
 
@@ -44,8 +44,9 @@ pub fn tcp<P: Protocol>(
         } else if resets != 0 {
             rest &= !protocol.end_requests(&plain.columns, resets, now, answers);
         }
-        if rest == 0 {
-            return;
+        // A whole run, and then perhaps one of the other kind.
+        if rest & (syns | resets) == 0 && syns | resets != 0 {
+            continue;
         }
         let index = rest.trailing_zeros() as usize % columns.fates.len();
         rest &= rest - 1;

@@ -83,7 +83,8 @@ impl HandOff {
         taken
     }
 
-    /// Deals with up to `budget` segments of other workers, while there is room for the answers.
+    /// Deals with up to `budget` segments of other workers, while there is room for the answers. Returns true if there may be
+    /// more.
     #[inline]
     pub(super) fn take<I: PacketIo, P: Protocol>(
         &self,
@@ -92,12 +93,12 @@ impl HandOff {
         stats: &CoreStats,
         budget: usize,
         now: Nanos,
-    ) {
+    ) -> bool {
         for _ in 0..budget {
             if !ports.iter().all(|port| port.outbox.has_room()) {
-                return;
+                return true;
             }
-            let Some(Stray { seg, left }) = self.inbox.pop() else { return };
+            let Some(Stray { seg, left }) = self.inbox.pop() else { return false };
             stats.taken_over();
             let done = match protocol.rcv_handed_over(&seg, left == 0, now) {
                 Verdict::Reply(_, segment) => {
@@ -111,6 +112,7 @@ impl HandOff {
                 stats.handoff_lost();
             }
         }
+        true
     }
 }
 

@@ -58,7 +58,7 @@ impl<I: PacketIo> Outbox<I> {
     }
 
     /// Announces addresses as far as there is room: ARP requests for oneself (RFC 5227 §2.3), and advertisements that
-    /// nobody solicited (RFC 4861 §7.2.6). What could not be built now follows at the next turn.
+    /// nobody solicited (RFC 4861 §7.2.6). What could not be built now follows at the next tick.
     pub(super) fn announce(&mut self, io: &mut I, local: &LocalTable) {
         while let Some(next) = self.announce {
             let v4 = local.v4().get(next).copied();

@@ -97,7 +97,7 @@ pub(super) fn read<F: Frame>(
         let (syns, resets) = (rows & said.syn, rows & said.reset);
         let bare = syns | resets;
         if rows != bare {
-            let group = Group { frames, plain, sums: &plain.heads.sums, first };
+            let group = Group { frames, plain, first };
             rows = bare | read_options(rows & !bare, said, group, &mut options);
         }
         taken.plain |= u64::from(rows) << first;
@@ -123,7 +123,6 @@ fn look_up(rows: u32, said: &Said, local: &LocalTable, plain: &Plain, first: usi
 struct Group<'a, F> {
     frames: &'a [Option<F>],
     plain: &'a Plain,
-    sums: &'a [u32; BURST_MAX],
     first: usize,
 }
 
@@ -135,13 +134,13 @@ fn read_options<F: Frame>(
     group: Group<'_, F>,
     options: &mut impl FnMut(usize, TcpOptions, &Plain),
 ) -> u32 {
-    let Group { frames, plain, sums, first } = group;
+    let Group { frames, plain, first } = group;
     for lane in lanes(rows) {
         let row = first + lane;
         let read = match said.open >> lane & 1 {
-            1 => frames[row]
-                .as_ref()
-                .map_or(Err(DropReason::EtherTooShort), |frame| others(frame, plain, row, sums[row])),
+            1 => frames[row].as_ref().map_or(Err(DropReason::EtherTooShort), |frame| {
+                others(frame, plain, row, plain.heads.sums[row])
+            }),
             _ => Ok(TcpOptions { mss: plain.columns.mss[row] as u16, ..TcpOptions::default() }),
         };
         match read {

@@ -16,7 +16,7 @@ use crate::segment::{OutSegment, Outcome, Segment, TcpOptions, flag};
 use crate::snmp::Mib;
 use crate::syncookies;
 use crate::tcp_input::{Place, Syn, inet_csk_reqsk_queue_hash_add, peer_mss, tcp_openreq_init};
-use crate::tcp_output::{DSCP, seq_scale, tcp_make_synack};
+use crate::tcp_output::{DSCP, mss_of, seq_scale, tcp_make_synack};
 use crate::types::{DevIndex, ListenerRef, Nanos, Route, SegSeq};
 use crate::vector;
 
@@ -270,7 +270,11 @@ impl ColumnLookup {
         if cookie {
             let made = Template::of(&segment, How::Cookie)?;
             let words = [made.control, made.option, made.tos];
-            self.cookie_answer = Some(CookieAnswer { dev: self.dev, listener_tos: slot.tos(), words });
+            // The listener's clamp may have changed since it was asked for.
+            if request.advmss == mss_of(env.mtu(self.dev), true) {
+                let (dev, listener_tos) = (self.dev, request.tos);
+                self.cookie_answer = Some(CookieAnswer { dev, listener_tos, words });
+            }
             return Some(made);
         }
         request.snt_tsval_first = clock_ms(now);
