@@ -4,6 +4,7 @@
 //! frame costs no call and no layout of one release is copied here.
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 
 use dpdk_sys as sys;
@@ -184,13 +185,15 @@ impl Mbuf {
     #[inline(always)]
     #[must_use]
     pub fn rewrite<const N: usize>(&mut self, len: usize, ask: TxRequest) -> Option<&mut [u8; N]> {
-        if !self.is_contiguous() || !self.has_room(N) || len > N {
+        // A copy of the pointer: what is written through it is then seen not to change it.
+        let mbuf = &mut *ManuallyDrop::new(Self(self.0));
+        if !mbuf.is_contiguous() || !mbuf.has_room(N) || len > N {
             return None;
         }
-        self.put_len(len);
-        self.request_tx(ask);
-        // SAFETY: bounds and initialised: as in `room`. Aliasing: as in `data_mut`.
-        Some(unsafe { &mut *self.data_ptr().cast() })
+        mbuf.put_len(len);
+        mbuf.request_tx(ask);
+        // SAFETY: bounds and initialised: as in `room`. Aliasing: as in `data_mut`; the copy is gone.
+        Some(unsafe { &mut *mbuf.data_ptr().cast() })
     }
 
     /// Whether there are `count` bytes between the start of the data and the end of the buffer.

@@ -174,6 +174,8 @@ fn gather<'f, F: Frame>(
     heads: &mut [&'f [u8; HEAD]],
     infos: &mut [u32; BURST_MAX],
 ) -> usize {
+    // Of whole words: lengths are at their lower end, and do not add up to what stands above.
+    let mut infos_sum = 0u64;
     for ((frame, head), info) in frames.iter().zip(heads).zip(&mut *infos) {
         *info = 0;
         if let Some(frame) = frame
@@ -181,11 +183,11 @@ fn gather<'f, F: Frame>(
         {
             frame.prefetch();
             (*head, *info) = (octets, said.0);
+            infos_sum += u64::from(said.0);
         }
     }
-    let infos = &mut infos[..vector::whole(frames.len())];
-    infos.iter_mut().skip(frames.len()).for_each(|info| *info = 0);
-    infos.iter().map(|info| info & HeadInfo::LEN).sum::<u32>() as usize
+    infos[..vector::whole(frames.len())].iter_mut().skip(frames.len()).for_each(|info| *info = 0);
+    (infos_sum & (u64::from(HeadInfo::LEN + 1) * BURST_MAX as u64 - 1)) as usize
 }
 
 /// A sum of 16-bit words, of no more than a header has: of both halves of some words, and of what is no longer than one.

@@ -96,18 +96,26 @@ fn rewrite<'f, F: Frame, const ALL: bool>(
     set: u64,
     offload: TxOffload,
 ) -> u64 {
-    let mut failed = 0;
-    for (lane, ((frame, head), len)) in frames.iter_mut().zip(heads).zip(lens).enumerate() {
+    let mut complete = true;
+    for (lane, ((frame, head), len)) in frames.iter_mut().zip(heads.iter_mut()).zip(lens).enumerate() {
         if !ALL && set >> lane & 1 == 0 {
             continue;
         }
-        let Some(frame) = frame else { continue };
-        *head = frame.rewrite(*len as usize, offload);
-        if head.is_none() {
-            failed |= 1 << lane;
+        match frame {
+            Some(frame) => match frame.rewrite(*len as usize, offload) {
+                Some(octets) => *head = Some(octets),
+                None => complete = false,
+            },
+            None => complete = false,
         }
     }
-    failed
+    if complete { 0 } else { without_room(heads, set) }
+}
+
+/// The rows of `set` that have no head.
+#[cold]
+fn without_room(heads: &[Option<&mut [u8; HEAD]>; GROUP], set: u64) -> u64 {
+    rows(set).filter(|&lane| heads[lane].is_none()).fold(0, |failed, lane| failed | 1 << lane)
 }
 
 /// Octets of the answers in the rows `set`.
