@@ -41,6 +41,8 @@ pub enum Kind {
     Mix,
     /// SYNs over IPv6, 78 octets
     V6,
+    /// SYNs with all options that Linux sends, 74 octets
+    Linux,
 }
 
 /// SplitMix64: enough to scatter test data, and the same everywhere.
@@ -107,6 +109,19 @@ impl Client {
         finish(with_mss(self.v4(server_mac, port, self.isn).syn()), &[])
     }
 
+    /// A SYN to `port`, from here, over IPv4, with the options of Linux's SYNs.
+    pub fn syn_of_linux(&self, server_mac: [u8; 6], port: u16) -> Vec<u8> {
+        let options = [
+            TcpOptionElement::MaximumSegmentSize(MSS),
+            TcpOptionElement::SelectiveAcknowledgementPermitted,
+            TcpOptionElement::Timestamp(self.isn.rotate_left(9), 0),
+            TcpOptionElement::Noop,
+            TcpOptionElement::WindowScale(7),
+        ];
+        let step = self.v4(server_mac, port, self.isn).syn();
+        finish(step.options(&options).expect("twenty octets fit"), &[])
+    }
+
     /// A SYN to `port`, from here, over IPv6.
     pub fn syn_v6(&self, server_mac: [u8; 6], port: u16) -> Vec<u8> {
         let step = PacketBuilder::ethernet2(CLIENT_MAC, server_mac)
@@ -167,6 +182,7 @@ pub fn frames(kind: Kind, count: usize, server_mac: [u8; 6]) -> Vec<Vec<u8>> {
         Kind::Syn => clients.map(|client| client.syn(server_mac, OPEN_PORT)).collect(),
         Kind::Closed => clients.map(|client| client.syn(server_mac, CLOSED_PORT)).collect(),
         Kind::V6 => clients.map(|client| client.syn_v6(server_mac, OPEN_PORT)).collect(),
+        Kind::Linux => clients.map(|client| client.syn_of_linux(server_mac, OPEN_PORT)).collect(),
         Kind::Requests => {
             let half =
                 clients.clone().take(count.div_ceil(2)).map(|client| client.syn(server_mac, OPEN_PORT));
@@ -230,7 +246,7 @@ mod tests {
 
     #[test]
     fn syns_are_distinct_whole_and_as_long_as_promised() {
-        for (kind, len) in [(Kind::Syn, 58), (Kind::Closed, 58), (Kind::V6, 78)] {
+        for (kind, len) in [(Kind::Syn, 58), (Kind::Closed, 58), (Kind::V6, 78), (Kind::Linux, 74)] {
             let frames = all(kind);
             assert_eq!(frames.iter().collect::<HashSet<_>>().len(), FRAMES);
             for frame in &frames {

@@ -144,7 +144,7 @@ enum Contestant {
 const CSUM: &str = "testpmd csum";
 const FIVE_TUPLE_SWAP: &str = "testpmd 5tswap";
 
-const CONTESTANTS: [Contestant; 9] = [
+const CONTESTANTS: [Contestant; 10] = [
     Contestant::Testpmd { name: CSUM, mode: "csum" },
     Contestant::Hearken {
         name: "hearken cookies",
@@ -166,6 +166,12 @@ const CONTESTANTS: [Contestant; 9] = [
     },
     Contestant::Hearken { name: "hearken mix", kind: Kind::Mix, setup: Setup::MIX, outcomes: &[] },
     Contestant::Hearken { name: "hearken v6", kind: Kind::V6, setup: Setup::COOKIES, outcomes: &["synack"] },
+    Contestant::Hearken {
+        name: "hearken linux",
+        kind: Kind::Linux,
+        setup: Setup::COOKIES,
+        outcomes: &["synack"],
+    },
     Contestant::Testpmd { name: FIVE_TUPLE_SWAP, mode: "5tswap" },
     Contestant::Testpmd { name: "testpmd io", mode: "io" },
     Contestant::Testpmd { name: "testpmd macswap", mode: "macswap" },
@@ -251,7 +257,7 @@ impl Args {
         let memory = self.memory.unwrap_or_else(Memory::here);
         let dir = tempfile::Builder::new().prefix("hearken-packets").tempdir()?;
         let file = |kind: Kind| dir.path().join(format!("{kind:?}.pcap").to_lowercase());
-        for kind in [Kind::Syn, Kind::Requests, Kind::Closed, Kind::Mix, Kind::V6] {
+        for kind in [Kind::Syn, Kind::Requests, Kind::Closed, Kind::Mix, Kind::V6, Kind::Linux] {
             pcap::write(&file(kind), &frames::frames(kind, FRAMES, SERVER_MAC))?;
         }
         let hearken = self.hearken.clone().unwrap_or_else(server::beside_us);
