@@ -127,14 +127,16 @@ pub trait Frame: Send {
     fn set_tx_offload(&mut self, offload: TxOffload);
 
     /// What the buffer holds from the frame's first octet on, whether the frame is so long or not: octets behind the end of
-    /// [`Frame::bytes`] mean nothing. And what there is to say of it. None if the buffer ends before.
+    /// [`Frame::bytes`] mean nothing. None if the buffer ends before.
+    fn room<const N: usize>(&self) -> Option<&[u8; N]>;
+
+    /// [`Frame::room`] of a head, and what there is to say of it.
     fn head(&self) -> Option<(&[u8; HEAD], HeadInfo)>;
 
-    /// Makes the frame `len` octets long, [`HEAD`] at most, asks the device for help with it, as
-    /// [`Frame::set_tx_offload`] does, and returns its head to be written. None, and nothing changes, if the buffer has no
-    /// room for that.
+    /// Makes the frame `len` octets long, `N` at most, asks the device for help with it, as [`Frame::set_tx_offload`] does,
+    /// and returns its first `N` octets to be written. None, and nothing changes, if the buffer has no room for them.
     #[must_use]
-    fn rewrite(&mut self, len: usize, offload: TxOffload) -> Option<&mut [u8; HEAD]>;
+    fn rewrite<const N: usize>(&mut self, len: usize, offload: TxOffload) -> Option<&mut [u8; N]>;
 
     /// Gives the buffers of all `frames` back.
     #[inline]

@@ -141,7 +141,7 @@ fn segment(tcp: &Tcp) -> Segment {
     };
     stage::parse(&[Some(frame)], Vectors::best(), &common::local(), DEV, columns);
     if !lanes.bare().is_empty() {
-        plain.bare(0, DEV, &mut segs[0]);
+        plain.bare(0, DEV, &lanes, &mut segs[0]);
     }
     assert!(matches!(fates[0], Fate::Pending), "a whole segment: {:?}", fates[0]);
     segs[0]

@@ -14,6 +14,28 @@ const HEADER_WORDS: u32 = 5;
 /// The head of an MSS option: kind and length.
 const MSS_OPTION: u32 = 0x0204_0000;
 
+/// The options of a segment that stands in columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carries {
+    /// None.
+    Nothing,
+    /// An MSS.
+    Mss,
+    /// All that a SYN of Linux has, laid out as Linux does: MSS, SACK permitted, timestamps, window scale.
+    All,
+}
+
+impl Carries {
+    /// Words of them.
+    const fn words(self) -> u32 {
+        match self {
+            Self::Nothing => 0,
+            Self::Mss => 1,
+            Self::All => 5,
+        }
+    }
+}
+
 /// Segments over IPv4. All numbers in the machine's byte order. Rows that hold no segment hold anything.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
@@ -26,10 +48,14 @@ pub struct Columns {
     pub ports: [u32; BURST_MAX],
     /// SEG.SEQ
     pub seq: [u32; BURST_MAX],
-    /// The MSS that a SYN without other options names; 0 if it names none.
+    /// The MSS that a SYN names in a row of [`Sets::syns`] or [`Sets::full`]; 0 if it names none.
     pub mss: [u32; BURST_MAX],
     /// DSCP and ECN.
     pub tos: [u32; BURST_MAX],
+    /// SEG.TSval in a row of [`Sets::full`].
+    pub tsval: [u32; BURST_MAX],
+    /// The window scale there.
+    pub wscale: [u32; BURST_MAX],
 }
 
 impl Columns {
@@ -41,7 +67,23 @@ impl Columns {
         seq: [0; BURST_MAX],
         mss: [0; BURST_MAX],
         tos: [0; BURST_MAX],
+        tsval: [0; BURST_MAX],
+        wscale: [0; BURST_MAX],
     };
+
+    /// The options of the SYN in row `row`, which is in [`Sets::full`] or, if not, in [`Sets::syns`].
+    ///
+    /// # Panics
+    /// If there is no such row.
+    #[inline(always)]
+    pub fn options(&self, row: usize, full: bool) -> TcpOptions {
+        let mss = self.mss[row] as u16;
+        if !full {
+            return TcpOptions { mss, ..TcpOptions::default() };
+        }
+        let timestamps = Some((self.tsval[row], 0));
+        TcpOptions { mss, wscale: Some(self.wscale[row] as u8), sack_perm: true, timestamps }
+    }
 
     /// The two ends of row `row`.
     ///
@@ -68,9 +110,39 @@ pub struct Sets {
     /// Those of these with an MSS at most, which [`crate::Core::answer_syns`] is asked about before
     /// [`crate::Core::found_row`] is.
     pub syns: u64,
+    /// Likewise those with [all options](Carries::All), TSecr being 0.
+    pub full: u64,
 }
 
-/// Answers over IPv4 with an MSS option or none. Rows that are not in `rows` hold anything.
+/// What of an answer does not change from row to row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Words {
+    /// The header's fourth word.
+    pub control: u32,
+    /// The MSS option.
+    pub option: u32,
+    pub carries: Carries,
+    /// The window scale, with all options.
+    pub wscale: u32,
+}
+
+impl Words {
+    /// Those of `segment`; None if its options are none of [`Carries`].
+    #[inline(always)]
+    pub const fn of(segment: &OutSegment) -> Option<Self> {
+        let TcpOptions { mss, wscale, sack_perm, timestamps } = segment.options;
+        let (carries, wscale) = match (mss, sack_perm, timestamps, wscale) {
+            (0, false, None, None) => (Carries::Nothing, 0),
+            (_, false, None, None) => (Carries::Mss, 0),
+            (1.., true, Some(_), Some(wscale)) => (Carries::All, wscale as u32),
+            _ => return None,
+        };
+        let control = control(segment.flags, segment.wnd, carries);
+        Some(Self { control, option: mss_option(mss), carries, wscale })
+    }
+}
+
+/// Answers over IPv4 with options as [`Carries`] has them. Rows that are not in `rows` hold anything.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub struct Answers {
@@ -84,10 +156,18 @@ pub struct Answers {
     pub option: [u32; BURST_MAX],
     /// DSCP and ECN.
     pub tos: [u32; BURST_MAX],
+    /// SEG.TSval in a row of `full`.
+    pub tsval: [u32; BURST_MAX],
+    /// SEG.TSecr there.
+    pub tsecr: [u32; BURST_MAX],
+    /// The window scale there.
+    pub wscale: [u32; BURST_MAX],
     /// Bit `i`: row `i` holds an answer.
     pub rows: u64,
     /// Likewise those with an MSS option.
     pub long: u64,
+    /// Those of these with [all options](Carries::All).
+    pub full: u64,
     /// Rows without an answer whose segment ended a request: [`ReqRst`](crate::drop_reason::DropReason::ReqRst).
     pub ended: u64,
     /// The answers that count as each outcome, in the order of [`Outcome::ALL`].
@@ -102,36 +182,52 @@ impl Answers {
         control: [0; BURST_MAX],
         option: [0; BURST_MAX],
         tos: [0; BURST_MAX],
+        tsval: [0; BURST_MAX],
+        tsecr: [0; BURST_MAX],
+        wscale: [0; BURST_MAX],
         rows: 0,
         long: 0,
+        full: 0,
         ended: 0,
         outcomes: [0; Outcome::ALL.len()],
     };
 
-    /// Puts `segment` into row `row`; false, and no change, if it has options beyond an MSS.
+    /// Puts `segment` into row `row`; false, and no change, if its options are none of [`Carries`].
     ///
     /// # Panics
     /// If there is no such row.
     #[inline(always)]
     pub fn put(&mut self, row: usize, outcome: Outcome, segment: &OutSegment) -> bool {
-        let TcpOptions { mss, wscale, sack_perm, timestamps } = segment.options;
-        if wscale.is_some() || sack_perm || timestamps.is_some() {
-            return false;
-        }
+        let Some(words) = Words::of(segment) else { return false };
         self.seq[row] = segment.seq.0;
         self.ack[row] = segment.ack.0;
-        self.option[row] = mss_option(mss);
-        self.control[row] = control(segment.flags, segment.wnd, mss != 0);
+        self.option[row] = words.option;
+        self.control[row] = words.control;
         self.tos[row] = u32::from(segment.tos);
-        self.add(1 << row, outcome, mss != 0);
+        self.add(1 << row, outcome, words.carries);
+        if words.carries == Carries::All {
+            let (tsval, tsecr) = segment.options.timestamps.unwrap_or_default();
+            self.stamp(row, [tsval, tsecr, words.wscale]);
+        }
         true
     }
 
-    /// The rows `set` are answered with this outcome, with an MSS option or none.
+    /// Row `row`, which has an MSS option, has all options.
+    ///
+    /// # Panics
+    /// If there is no such row.
     #[inline(always)]
-    pub const fn add(&mut self, set: u64, outcome: Outcome, option: bool) {
+    pub(crate) fn stamp(&mut self, row: usize, [tsval, tsecr, wscale]: [u32; 3]) {
+        (self.tsval[row], self.tsecr[row], self.wscale[row]) = (tsval, tsecr, wscale);
+        self.full |= 1 << row;
+    }
+
+    /// The rows `set` are answered with this outcome and such options.
+    #[inline(always)]
+    pub const fn add(&mut self, set: u64, outcome: Outcome, carries: Carries) {
         self.rows |= set;
-        self.long |= if option { set } else { 0 };
+        self.long |= if let Carries::Nothing = carries { 0 } else { set };
+        self.full |= if let Carries::All = carries { set } else { 0 };
         self.outcomes[outcome as usize] |= set;
     }
 
@@ -140,6 +236,7 @@ impl Answers {
     pub const fn clear(&mut self) {
         self.rows = 0;
         self.long = 0;
+        self.full = 0;
         self.ended = 0;
         self.outcomes = [0; Outcome::ALL.len()];
     }
@@ -149,6 +246,7 @@ impl Answers {
         let keep = !(1 << row);
         self.rows &= keep;
         self.long &= keep;
+        self.full &= keep;
         self.outcomes.iter_mut().for_each(|rows| *rows &= keep);
     }
 
@@ -165,10 +263,10 @@ pub(crate) const fn mss_option(mss: u16) -> u32 {
     if mss == 0 { 0 } else { MSS_OPTION | mss as u32 }
 }
 
-/// The header's fourth word, with room for an option of four octets or none.
+/// The header's fourth word, with room for the options.
 #[inline(always)]
-pub(crate) const fn control(flags: u8, wnd: u16, option: bool) -> u32 {
-    (HEADER_WORDS + option as u32) << 28 | (flags as u32) << 16 | wnd as u32
+pub(crate) const fn control(flags: u8, wnd: u16, carries: Carries) -> u32 {
+    (HEADER_WORDS + carries.words()) << 28 | (flags as u32) << 16 | wnd as u32
 }
 
 /// The rows of a set, the first one first.

@@ -233,6 +233,7 @@ pub(crate) fn check<'k>(
 ///
 /// # Source
 /// Linux v6.18 `cookie_init_timestamp`.
+#[inline(always)]
 pub const fn cookie_init_timestamp(clock_ms: u32, options: CookieOptions) -> u32 {
     let wscale = match options.wscale {
         Some(wscale) => wscale as u32 & TS_WSCALE_MASK,

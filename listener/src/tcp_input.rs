@@ -207,6 +207,9 @@ fn send_cookie(env: &Env, syn: Syn<'_>, now: Nanos, verdict: &mut Verdict) {
     *verdict = Verdict::Reply(Outcome::SynAck, tcp_make_synack(&req, ts));
 }
 
+/// The greatest window scale; a greater one counts as this (RFC 7323 §2.3).
+pub(crate) const TCP_MAX_WSCALE: u8 = 14;
+
 /// The request that a SYN asks for; ISS and timestamps sent are left to the caller.
 ///
 /// # Source
@@ -219,8 +222,11 @@ pub(crate) fn tcp_openreq_init(env: &Env, syn: &Syn<'_>, cookie: bool) -> Reques
     let tstamp_ok = timestamps.is_some();
     // Without timestamps a cookie has room for the MSS only.
     let keep = tstamp_ok || !cookie;
-    let snd_wscale =
-        seg.options.wscale.filter(|_| keep && sysctl.tcp_window_scaling).map(|scale| scale.min(14));
+    let snd_wscale = seg
+        .options
+        .wscale
+        .filter(|_| keep && sysctl.tcp_window_scaling)
+        .map(|scale| scale.min(TCP_MAX_WSCALE));
     let advmss = advertised_mss(env, slot, seg.dev, seg.flow.is_v4());
     let wscale_ok = snd_wscale.is_some();
     let (rcv_wnd, rcv_wscale) = match slot.mss_clamp() {

@@ -25,15 +25,28 @@ pub(crate) const TIMEWAIT_LEN: Nanos = Nanos::from_secs(60);
 
 /// Removes a request: from the table, the wheel, and its listener's count.
 pub(crate) fn reqsk_queue_drop(env: &Env, flows: &mut Flows, index: u32, now: Nanos) {
+    let slot = env.socks.get(flows.table.requests.entry(index).body.listener.id);
+    reqsk_queue_drop_from(env, flows, slot, index, now);
+}
+
+/// [`reqsk_queue_drop`] where the slot of the request's listener is known.
+#[inline]
+pub(crate) fn reqsk_queue_drop_from(
+    env: &Env,
+    flows: &mut Flows,
+    slot: Option<&ListenSock>,
+    index: u32,
+    now: Nanos,
+) {
     let id = EntryId::request(index);
     flows.cancel(id);
     flows.table.remove(id);
-    let req = flows.table.requests.entry(index).body;
-    if let Some(slot) = env.socks.get(req.listener.id) {
-        if req.num_timeout == 0 {
-            flows.credits.give(&env.socks, slot, req.listener, now);
+    let Request { listener, num_timeout, .. } = flows.table.requests.entry(index).body;
+    if let Some(slot) = slot {
+        if num_timeout == 0 {
+            flows.credits.give(&env.socks, slot, listener, now);
         } else {
-            slot.reqsk_queue_removed_old(req.listener.generation);
+            slot.reqsk_queue_removed_old(listener.generation);
         }
     }
     flows.table.requests.free(index);

@@ -5,7 +5,7 @@ use crate::flow_hash::flow_hash;
 use crate::listen_sock::ListenSock;
 use crate::request_sock::{Conn, Request};
 use crate::segment::{FlowKey, OutSegment, Segment, TcpOptions, flag};
-use crate::siphash::siphash_2_4;
+use crate::siphash::{siphash_2_4, siphash_2_4_tail};
 use crate::syncookies::CookieKey;
 use crate::sysctl::Sysctl;
 use crate::types::{DevIndex, Nanos, SegSeq};
@@ -106,7 +106,8 @@ pub(crate) fn secure_tcp_ts_off(sysctl: &Sysctl, key: &CookieKey, flow: &FlowKey
     }
     let hash = match (flow.saddr.as_v4(), flow.daddr.as_v4()) {
         (Some(saddr), Some(daddr)) => {
-            siphash_2_4(key.timestamps, [u64::from(saddr) << 32 | u64::from(daddr)])
+            // As of a flow without ports, for them to be hashed many at a time.
+            siphash_2_4_tail(key.timestamps, [u64::from(saddr) << 32 | u64::from(daddr)], 0)
         }
         _ => {
             siphash_2_4(key.timestamps, [flow.saddr.hi(), flow.saddr.lo(), flow.daddr.hi(), flow.daddr.lo()])

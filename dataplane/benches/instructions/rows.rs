@@ -36,6 +36,7 @@ pub const ROWS: &[Row] = &[
     Row { name: "lookup/any", run: || lookup(1024, Ask::Any) },
     Row { name: "lookup/lists", run: || lookup(1024, Ask::Lists) },
     Row { name: "worker/cookies", run: cookies },
+    Row { name: "worker/linux", run: linux },
     Row { name: "worker/requests", run: requests },
     Row { name: "worker/requests-reset", run: requests_reset },
     Row { name: "worker/handshakes", run: handshakes },
@@ -158,36 +159,51 @@ impl Wire {
     }
 }
 
-fn syns(burst: u16, dport: u16) -> Vec<Vec<u8>> {
+/// An MSS, and all options that Linux's SYNs have.
+fn options(all: bool) -> Vec<TcpOptionElement> {
+    let mss = TcpOptionElement::MaximumSegmentSize(1460);
+    if !all {
+        return vec![mss];
+    }
+    let sack = TcpOptionElement::SelectiveAcknowledgementPermitted;
+    let timestamps = TcpOptionElement::Timestamp(7, 0);
+    vec![mss, sack, timestamps, TcpOptionElement::Noop, TcpOptionElement::WindowScale(7)]
+}
+
+fn syns(burst: u16, dport: u16, all_options: bool) -> Vec<Vec<u8>> {
     let from = 1024 + burst * BURST as u16;
     let syn = |sport| {
         let mut syn =
             Tcp::new(SocketAddr::new(common::peer_addr(false, 1), sport), dport, flag::SYN, 1000, 0);
-        syn.options = vec![TcpOptionElement::MaximumSegmentSize(1460)];
+        syn.options = options(all_options);
         syn.frame()
     };
     (from..from + BURST as u16).map(syn).collect()
 }
 
 /// Bursts of SYNs to `dport`, of which the last is counted; checks that each was answered as `outcome`.
-fn syn_bursts(syncookies: u8, dport: u16, outcome: Outcome) {
+fn syn_bursts(syncookies: u8, dport: u16, all_options: bool, outcome: Outcome) {
     let mut wire = Wire::new(syncookies);
     for burst in 0..=WARM {
-        wire.burst(&syns(burst, dport), burst == WARM);
+        wire.burst(&syns(burst, dport, all_options), burst == WARM);
     }
     assert_eq!(wire.counts(outcome), (u64::from(WARM) + 1) * BURST as u64);
 }
 
 fn cookies() {
-    syn_bursts(2, QUEUE, Outcome::SynAck);
+    syn_bursts(2, QUEUE, false, Outcome::SynAck);
+}
+
+fn linux() {
+    syn_bursts(2, QUEUE, true, Outcome::SynAck);
 }
 
 fn requests() {
-    syn_bursts(1, QUEUE, Outcome::SynAck);
+    syn_bursts(1, QUEUE, false, Outcome::SynAck);
 }
 
 fn closed() {
-    syn_bursts(1, CLOSED, Outcome::Rst);
+    syn_bursts(1, CLOSED, false, Outcome::Rst);
 }
 
 /// What the peer says to a SYN-ACK.
@@ -203,7 +219,7 @@ fn reply(syn_ack: &[u8], flags: u8) -> Vec<u8> {
 fn answer_bursts(flags: u8) -> Wire {
     let mut wire = Wire::new(1);
     for burst in 0..=WARM {
-        let syn_acks = wire.burst(&syns(burst, QUEUE), false);
+        let syn_acks = wire.burst(&syns(burst, QUEUE, false), false);
         let answers: Vec<_> = syn_acks.iter().map(|syn_ack| reply(syn_ack, flags)).collect();
         assert_eq!(answers.len(), BURST);
         wire.burst(&answers, burst == WARM);

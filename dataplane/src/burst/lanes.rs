@@ -58,6 +58,8 @@ pub struct Lanes {
     pub opens: Lane,
     /// Those of these with an MSS at most and nothing else. They have no [`Segment`](listener::segment::Segment) yet.
     pub syns: Lane,
+    /// Likewise those with the options that Linux's SYNs have.
+    pub full: Lane,
     /// Plain segments that are a RST and nothing else; they have none either.
     pub resets: Lane,
 }
@@ -67,7 +69,7 @@ impl Lanes {
     /// [`Plain::bare`](super::Plain::bare) made one.
     #[inline]
     pub const fn bare(&self) -> Lane {
-        Lane(self.syns.0 | self.resets.0)
+        Lane(self.syns.0 | self.full.0 | self.resets.0)
     }
 
     /// Without frames.
@@ -79,6 +81,7 @@ impl Lanes {
         plain: Lane::EMPTY,
         opens: Lane::EMPTY,
         syns: Lane::EMPTY,
+        full: Lane::EMPTY,
         resets: Lane::EMPTY,
     };
 }

@@ -5,7 +5,7 @@ use listener::columns::Columns;
 use listener::segment::{Segment, TcpOptions, flag};
 use listener::types::{DevIndex, Route, SegSeq};
 
-use super::{BURST_MAX, Head};
+use super::{BURST_MAX, Head, Lanes};
 use crate::io::HeadInfo;
 use crate::local::pack_route;
 use crate::wire::ether::{self, MacAddr};
@@ -14,7 +14,7 @@ use crate::wire::tcp;
 use crate::wire::vlan::Tags;
 
 /// The columns: row `i` is frame `i`, numbers in the machine's byte order. Only rows of
-/// [`Lanes::plain`](super::Lanes::plain) have a meaning.
+/// [`Lanes::plain`] have a meaning.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub struct Plain {
@@ -114,14 +114,14 @@ impl Plain {
         seg.route = self.route(row);
     }
 
-    /// A row of [`Lanes::bare`](super::Lanes::bare) as a segment.
+    /// A row of [`Lanes::bare`] as a segment.
     ///
     /// # Panics
     /// If there is no such row.
     #[inline(always)]
-    pub fn bare(&self, row: usize, dev: DevIndex, seg: &mut Segment) {
-        let options = TcpOptions { mss: self.columns.mss[row] as u16, ..TcpOptions::default() };
-        self.segment(row, dev, options, seg);
+    pub fn bare(&self, row: usize, dev: DevIndex, lanes: &Lanes, seg: &mut Segment) {
+        let full = lanes.full.bits() >> row & 1 == 1;
+        self.segment(row, dev, self.columns.options(row, full), seg);
     }
 }
 

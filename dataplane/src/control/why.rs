@@ -76,7 +76,7 @@ impl Walk {
         let Self { frames, vectors, heads, plain, segs, fates, lanes } = &mut walk;
         stage::parse(frames, *vectors, local, dev, Columns { heads, plain, segs, fates, lanes });
         if !lanes.bare().is_empty() {
-            plain.bare(0, dev, &mut segs[0]);
+            plain.bare(0, dev, lanes, &mut segs[0]);
         }
         walk
     }

@@ -32,8 +32,13 @@ impl Frame for Mbuf {
     }
 
     #[inline(always)]
+    fn room<const N: usize>(&self) -> Option<&[u8; N]> {
+        Mbuf::room(self)
+    }
+
+    #[inline(always)]
     fn head(&self) -> Option<(&[u8; HEAD], HeadInfo)> {
-        let octets = self.room()?;
+        let octets = Mbuf::room(self)?;
         // A device says nothing of all its frames, or something of most: one branch, and it is foreseen.
         let info =
             if self.is_unmarked() { HeadInfo(HeadInfo::PLAIN | self.len() as u32) } else { marked(self) };
@@ -41,7 +46,7 @@ impl Frame for Mbuf {
     }
 
     #[inline(always)]
-    fn rewrite(&mut self, len: usize, offload: TxOffload) -> Option<&mut [u8; HEAD]> {
+    fn rewrite<const N: usize>(&mut self, len: usize, offload: TxOffload) -> Option<&mut [u8; N]> {
         Mbuf::rewrite(self, len, request(offload))
     }
 

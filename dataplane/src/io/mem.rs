@@ -82,13 +82,16 @@ impl Frame for MemFrame {
         fits
     }
 
-    fn head(&self) -> Option<(&[u8; HEAD], HeadInfo)> {
-        let octets = self.buffer.as_deref()?.first_chunk()?;
-        Some((octets, HeadInfo::of(&self.meta, self.len)))
+    fn room<const N: usize>(&self) -> Option<&[u8; N]> {
+        self.buffer.as_deref()?.first_chunk()
     }
 
-    fn rewrite(&mut self, len: usize, offload: TxOffload) -> Option<&mut [u8; HEAD]> {
-        if len > HEAD || !self.set_len(len) {
+    fn head(&self) -> Option<(&[u8; HEAD], HeadInfo)> {
+        Some((self.room()?, HeadInfo::of(&self.meta, self.len)))
+    }
+
+    fn rewrite<const N: usize>(&mut self, len: usize, offload: TxOffload) -> Option<&mut [u8; N]> {
+        if len > N.min(BUFFER_LEN) || !self.set_len(len) {
             return None;
         }
         self.set_tx_offload(offload);

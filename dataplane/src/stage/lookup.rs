@@ -23,7 +23,8 @@ pub fn lookup<P: Protocol>(
     let plain_rows = lanes.plain.bits();
     protocol.lookup_burst(segs, lanes.tcp.bits() & !plain_rows, found);
     if plain_rows != 0 {
-        let sets = Sets { rows: plain_rows, opens: lanes.opens.bits(), syns: lanes.syns.bits() };
+        let Lanes { opens, syns, full, .. } = lanes;
+        let sets = Sets { rows: plain_rows, opens: opens.bits(), syns: syns.bits(), full: full.bits() };
         protocol.lookup_columns(&plain.columns, sets, dev);
     }
 }

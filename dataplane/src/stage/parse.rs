@@ -20,6 +20,7 @@ use crate::wire::ipv6::{Ipv6Packet, PROTO_ICMPV6};
 use crate::wire::tcp::TcpHeader;
 use crate::wire::{icmp, ndp, vlan};
 
+mod full;
 mod plain;
 
 const LOOPBACK_V6: InetAddr = InetAddr::v6(0, 1);
@@ -66,6 +67,7 @@ pub fn parse<F: Frame>(
     lanes.plain = lanes.tcp;
     lanes.opens = Lane::of(taken.opens);
     lanes.syns = Lane::of(taken.syns);
+    lanes.full = Lane::of(taken.full);
     lanes.resets = Lane::of(taken.resets);
     let mut octets = taken.octets;
     let all = u64::MAX >> (BURST_MAX - frames.len().clamp(1, BURST_MAX));

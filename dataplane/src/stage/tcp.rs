@@ -1,6 +1,6 @@
 //! TCP segments → verdicts, one by one in order of arrival: a RST and the SYN behind it must not change places.
 //!
-//! A run of plain SYNs is one step as far as nothing but columns is needed to answer it, and so is a run of RSTs that end
+//! A run of plain SYNs, all with an MSS at most or all with the options of Linux's, is one step as far as nothing but columns is needed to answer it, and so is a run of RSTs that end
 //! requests.
 
 use listener::columns::Answers;
@@ -38,7 +38,9 @@ pub fn tcp<P: Protocol>(
     let mut rest = lanes.tcp.bits();
     while rest != 0 {
         let Columns { plain, answers, .. } = &mut columns;
-        let (syns, resets) = (run(rest, lanes.syns), run(rest, lanes.resets));
+        let resets = run(rest, lanes.resets);
+        // One of both kinds at most begins here.
+        let syns = run(rest, lanes.syns) | run(rest, lanes.full);
         if syns != 0 {
             rest &= !protocol.answer_syns(&plain.columns, syns, |row| plain.route(row), now, answers);
         } else if resets != 0 {
@@ -73,7 +75,7 @@ fn one<P: Protocol>(
 ) {
     let Columns { plain, segs, found, fates, .. } = columns;
     if lanes.bare().bits() >> index & 1 == 1 {
-        plain.bare(index, dev, &mut segs[index]);
+        plain.bare(index, dev, lanes, &mut segs[index]);
     }
     if lanes.plain.bits() >> index & 1 == 1 {
         found[index] = protocol.found_row(index);

@@ -132,7 +132,7 @@ pub fn parse_with(frames: &[Vec<u8>], meta: RxMeta) -> Parsed {
     stage::parse(frames, Vectors::best(), &local(), DEV, Columns { heads, plain, segs, fates, lanes });
     // What later stages do where they have to.
     for row in lanes.bare().iter() {
-        plain.bare(row, DEV, &mut segs[row]);
+        plain.bare(row, DEV, lanes, &mut segs[row]);
     }
     for row in lanes.plain.iter() {
         heads[row] = plain.head(row);

@@ -24,32 +24,36 @@ use answer::CookieAnswer;
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct ColumnLookup {
-    vectors: Vectors,
-    /// The burst that the rest is of, and its rows.
-    burst: u32,
-    looked: u64,
-    dev: DevIndex,
+    // First what vectors read and write, for none to lie across two cache lines.
     /// In the established table; not yet made if `flow_hashed` is false.
     hash: [u32; BURST_MAX],
-    flow_hashed: bool,
+    /// Both of the cookies, or the first of the initial sequence numbers.
+    hashes: [[u32; BURST_MAX]; 2],
+    cookies: [u32; BURST_MAX],
+    /// What SYNs with all options add to the clock in TSval, once hashes were made.
+    ts_off: [u32; BURST_MAX],
     ids: [Option<ListenerId>; BURST_MAX],
     /// Of the listener when it was found; even if there is none.
     generation: [u32; BURST_MAX],
+    flow: [What; BURST_MAX],
+    vectors: Vectors,
+    /// The burst that the rest is of, its rows, and those of SYNs with all options.
+    burst: u32,
+    looked: u64,
+    full: u64,
+    dev: DevIndex,
+    flow_hashed: bool,
     /// Rows whose flow is in the established table.
     known: u64,
-    flow: [What; BURST_MAX],
     hashed: Hashed,
     /// The rows that have hashes.
     hashed_for: u64,
     /// What all rows have: the same listener, or none, and its generation; `ids` and `generation` then mean nothing.
     alike: Option<(Option<ListenerId>, u32)>,
-    /// The last answer with a cookie that a listener's SYNs had in common.
-    cookie_answer: Option<CookieAnswer>,
-    /// A listener whose SYNs of this burst are answered one by one.
-    refused: Option<ListenerRef>,
-    /// Both of the cookies, or the first of the initial sequence numbers.
-    hashes: [[u32; BURST_MAX]; 2],
-    cookies: [u32; BURST_MAX],
+    /// The last answer with a cookie that a listener's SYNs had in common, and that of its SYNs with all options.
+    cookie_answers: [Option<CookieAnswer>; 2],
+    /// A listener whose SYNs of this burst are answered one by one, or those with all options are.
+    refused: Option<(ListenerRef, bool)>,
 }
 
 /// What [`ColumnLookup::hashes`] are of.
@@ -64,23 +68,25 @@ enum Hashed {
 impl Default for ColumnLookup {
     fn default() -> Self {
         Self {
+            hash: [0; BURST_MAX],
+            hashes: [[0; BURST_MAX]; 2],
+            cookies: [0; BURST_MAX],
+            ts_off: [0; BURST_MAX],
+            ids: [None; BURST_MAX],
+            generation: [0; BURST_MAX],
+            flow: [What::None; BURST_MAX],
             vectors: Vectors::best(),
             burst: 0,
             looked: 0,
+            full: 0,
             dev: DevIndex::NONE,
-            hash: [0; BURST_MAX],
             flow_hashed: false,
-            ids: [None; BURST_MAX],
-            generation: [0; BURST_MAX],
             known: 0,
-            flow: [What::None; BURST_MAX],
             hashed: Hashed::Nothing,
             hashed_for: 0,
             alike: None,
-            cookie_answer: None,
+            cookie_answers: [None; 2],
             refused: None,
-            hashes: [[0; BURST_MAX]; 2],
-            cookies: [0; BURST_MAX],
         }
     }
 }
@@ -181,6 +187,9 @@ impl ColumnLookup {
     fn hash_ahead(&mut self, env: &Env, cookies: bool, columns: &Columns, opens: u64) {
         let len = set_len(opens);
         self.hashed_for = opens;
+        if self.full != 0 {
+            self.hash_hosts(env, columns);
+        }
         let Self { vectors, hashes: [first, second], cookies: made, .. } = self;
         let Columns { saddr, daddr, ports, seq, mss, .. } = columns;
         let flows = [saddr, daddr, ports];
@@ -205,6 +214,24 @@ impl ColumnLookup {
     }
 }
 
+impl ColumnLookup {
+    /// Makes what the answers to SYNs with all options add to the clock, as [`crate::tcp_output::secure_tcp_ts_off`] does.
+    #[inline(never)]
+    fn hash_hosts(&mut self, env: &Env, columns: &Columns) {
+        let (len, out) = (set_len(self.full), &mut self.ts_off);
+        if env.sysctl.tcp_timestamps != 1 {
+            *out = [0; BURST_MAX];
+            return;
+        }
+        let Columns { saddr, daddr, .. } = columns;
+        let key = env.cookies.current.timestamps;
+        self.vectors.run(
+            #[inline(always)]
+            |vectors| flow_hash_columns(vectors, key, [saddr, daddr, &[0; BURST_MAX]], len, out),
+        );
+    }
+}
+
 /// Looks rows up that are to different addresses or ports.
 #[inline(never)]
 fn look_up_each(env: &Env, guard: &Guard, keys: &KeyColumns<'_>, ids: &mut [Option<ListenerId>]) {
@@ -224,10 +251,11 @@ impl Core {
         (own.burst, own.looked, own.dev) = (*burst, sets.rows, dev);
         own.hashed = Hashed::Nothing;
         own.refused = None;
+        own.full = sets.full;
         (own.known, own.flow_hashed) = (0, false);
         let empty = flows.table.is_empty();
         // Nothing is to be found in an empty table, and most answers to SYNs put nothing into it.
-        if !empty || sets.syns != sets.rows {
+        if !empty || sets.syns | sets.full != sets.rows {
             own.hash_flows(&flows.table, columns);
         }
         if !empty {

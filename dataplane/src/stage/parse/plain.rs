@@ -9,6 +9,7 @@ use listener::drop_reason::DropReason;
 use listener::segment::{TcpOptions, flag};
 use listener::vector::{self, Vectors};
 
+use super::full;
 use crate::burst::{BURST_MAX, GROUP, Plain};
 use crate::io::{Frame, HEAD, HeadInfo};
 use crate::local::{AddrKind, FEW, Glance, LocalTable};
@@ -17,10 +18,10 @@ use crate::wire::ether::{self, ETHERTYPE_IPV4};
 use crate::wire::ipv4::{self, PROTO_TCP};
 use crate::wire::tcp;
 
-type Column = [u32; GROUP];
+pub(super) type Column = [u32; GROUP];
 
 /// In place of a sum: the TCP checksum is known to be right.
-const WHOLE: u32 = u32::MAX;
+pub(super) const WHOLE: u32 = u32::MAX;
 
 const HEADERS_LEN: u32 = (ipv4::HEADER_LEN + tcp::HEADER_LEN) as u32;
 const CONTROL: u8 = flag::SYN | flag::ACK | flag::RST | flag::FIN;
@@ -55,14 +56,16 @@ pub(super) struct Taken {
     pub opens: u64,
     /// Those of these with an MSS at most, and nothing else.
     pub syns: u64,
+    /// Likewise those with the options of Linux's SYNs.
+    pub full: u64,
     /// Those that are a RST and nothing else.
     pub resets: u64,
     /// Octets of all frames that could be read.
     pub octets: usize,
 }
 
-/// Fills the rows of the frames that are plain. `options` gets those of each that is neither a SYN with an MSS at most nor a
-/// bare RST.
+/// Fills the rows of the frames that are plain. `options` gets those of each that is neither a SYN with an MSS at most, or
+/// with the options of Linux's, nor a bare RST.
 #[inline]
 pub(super) fn read<F: Frame>(
     frames: &[Option<F>],
@@ -95,7 +98,12 @@ pub(super) fn read<F: Frame>(
             rows = look_up(rows, said, local, plain, first);
         }
         let (syns, resets) = (rows & said.syn, rows & said.reset);
-        let bare = syns | resets;
+        let mut bare = syns | resets;
+        if rows & said.open != 0 {
+            let full = full::read(vectors, frames, plain, first, rows & said.open);
+            taken.full |= u64::from(full) << first;
+            bare |= full;
+        }
         if rows != bare {
             let group = Group { frames, plain, first };
             rows = bare | read_options(rows & !bare, said, group, &mut options);
@@ -153,7 +161,7 @@ fn read_options<F: Frame>(
 
 /// The lanes of a set, the first one first.
 #[inline(always)]
-fn lanes(set: u32) -> impl Iterator<Item = usize> {
+pub(super) fn lanes(set: u32) -> impl Iterator<Item = usize> {
     columns::rows(u64::from(set)).map(|lane| lane % GROUP)
 }
 
@@ -192,22 +200,22 @@ fn gather<'f, F: Frame>(
 
 /// A sum of 16-bit words, of no more than a header has: of both halves of some words, and of what is no longer than one.
 #[derive(Clone, Copy)]
-struct Halves {
+pub(super) struct Halves {
     /// The words as they are, modulo 2^32.
     words: u32,
     upper: u32,
 }
 
 impl Halves {
-    const ZERO: Self = Self { words: 0, upper: 0 };
+    pub(super) const ZERO: Self = Self { words: 0, upper: 0 };
 
     #[inline(always)]
-    const fn both(self, word: u32) -> Self {
+    pub(super) const fn both(self, word: u32) -> Self {
         Self { words: self.words.wrapping_add(word), upper: self.upper.wrapping_add(word >> 16) }
     }
 
     #[inline(always)]
-    const fn one(self, half: u32) -> Self {
+    pub(super) const fn one(self, half: u32) -> Self {
         Self { words: self.words.wrapping_add(half), ..self }
     }
 
@@ -217,7 +225,7 @@ impl Halves {
     }
 
     #[inline(always)]
-    const fn sum(self) -> u32 {
+    pub(super) const fn sum(self) -> u32 {
         // An upper half has counted 2^16 times.
         self.words.wrapping_sub(self.upper << 16).wrapping_add(self.upper)
     }
@@ -349,7 +357,7 @@ fn store(read: &[Column; 12], plain: &mut Plain, first: usize) {
 
 /// Writes a column's part of one group.
 #[inline(always)]
-fn put<const N: usize>(column: &mut [u32; N], first: usize, group: &Column) {
+pub(super) fn put<const N: usize>(column: &mut [u32; N], first: usize, group: &Column) {
     if let Some(to) = column.get_mut(first..).and_then(|column| column.first_chunk_mut()) {
         *to = *group;
     }
@@ -358,7 +366,7 @@ fn put<const N: usize>(column: &mut [u32; N], first: usize, group: &Column) {
 /// True if 16-bit words, not all of them 0, whose sum this is add up to all ones; a sum of less than 2^24: if folding it once
 /// leaves more than 16 bits, the rest is small.
 #[inline(always)]
-const fn is_whole(sum: u32) -> bool {
+pub(super) const fn is_whole(sum: u32) -> bool {
     (sum >> 16) + (sum & 0xffff) == 0xffff
 }
 

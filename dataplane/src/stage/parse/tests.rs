@@ -241,21 +241,34 @@ fn what_the_device_did_to_the_frame() {
     assert_eq!((parsed.heads[1].l2_len, parsed.heads[1].stripped_tci), (18, Some(7)));
 }
 
+/// True if the options are those of Linux's SYNs, with nothing to echo.
+fn has_full_options(frame: &[u8]) -> bool {
+    frame[46] >> 4 == 10
+        && frame[54..56] == [2, 4]
+        && frame[58..62] == [4, 2, 8, 10]
+        && frame[66..73] == [0, 0, 0, 0, 1, 3, 3]
+}
+
 /// TCP over IPv4 as it comes, with what the device said, and now and then an octet that is not as it should be.
 fn segments() -> impl Strategy<Value = (Vec<u8>, RxMeta)> {
     let options = prop_oneof![
         Just(vec![]),
         Just(vec![2, 4, 5, 0xb4]),
         Just(vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]),
-        Just(vec![2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7]),
+        (any::<(u16, u32, u8)>(), prop::bool::weighted(0.2)).prop_map(|((mss, tsval, scale), echoes)| {
+            let [mss, tsval] = [&mss.to_be_bytes()[..], &tsval.to_be_bytes()[..]];
+            [&[2, 4], mss, &[4, 2, 8, 10], tsval, &[0, 0, 0, u8::from(echoes)], &[1, 3, 3, scale]].concat()
+        }),
         Just([&[1, 1, 19, 18][..], &[7; 16]].concat()),
         prop::collection::vec(any::<u32>(), 0..10)
             .prop_map(|words| { words.into_iter().flat_map(u32::to_be_bytes).collect() }),
     ];
     let csum = || prop_oneof![4 => Just(Csum::Unknown), 1 => Just(Csum::Good), 1 => Just(Csum::None), 1 => Just(Csum::Bad)];
     let meta = (csum(), csum(), prop::option::weighted(0.1, Just(7)), prop::bool::weighted(0.1));
-    let wrong = prop::option::weighted(0.5, (14usize..64, any::<u8>(), any::<bool>()));
-    (options, prop::collection::vec(any::<u8>(), 0..20), any::<u8>(), 0usize..6, meta, wrong).prop_map(
+    let wrong = prop::option::weighted(0.5, (14usize..76, any::<u8>(), any::<bool>()));
+    let flags = prop_oneof![Just(flag::SYN), any::<u8>()];
+    let data = prop_oneof![Just(vec![]), prop::collection::vec(any::<u8>(), 0..20)];
+    (options, data, flags, 0usize..6, meta, wrong).prop_map(
         |(options, data, flags, padding, (ip_csum, l4_csum, vlan_tci, chained), wrong)| {
             let mut frame = syn_v4()[..54].to_vec();
             frame[46] = ((20 + options.len()) << 2) as u8;
@@ -328,7 +341,8 @@ proptest! {
                 plain.segment(row, DEV, options, &mut seg);
                 read[row] = Some((plain.head(row), seg));
             });
-            prop_assert_eq!((taken.syns | taken.resets) & !taken.plain, 0);
+            prop_assert_eq!((taken.syns | taken.full | taken.resets) & !taken.plain, 0);
+            let full_rows = Lanes { full: Lane::of(taken.full), ..Lanes::EMPTY };
             for (row, (frame, meta)) in burst.iter().enumerate() {
                 let (mut lanes, mut fate) = (Lanes::EMPTY, Fate::Pending);
                 let (mut head, mut seg) = (Head::default(), Segment::default());
@@ -340,9 +354,10 @@ proptest! {
                     meta.vlan_tci.is_some() || frame[14] != 0x45 || local.kind_v4(source) != AddrKind::Other || !local.glance().is_host(source);
                 let syn = taken.syns >> row & 1 == 1;
                 let reset = taken.resets >> row & 1 == 1;
-                if syn || reset {
+                let full = taken.full >> row & 1 == 1;
+                if syn || full || reset {
                     let mut seg = Segment::default();
-                    plain.bare(row, DEV, &mut seg);
+                    plain.bare(row, DEV, &full_rows, &mut seg);
                     prop_assert!(read[row].replace((plain.head(row), seg)).is_none());
                 }
                 match (taken.plain >> row & 1, is_segment) {
@@ -354,6 +369,8 @@ proptest! {
                         let bare = frame[46] >> 4 == 5 || frame[46] >> 4 == 6 && frame[54..56] == [2, 4];
                         let short = seg.payload_len == 0 && bare && seg.options == mss;
                         prop_assert_eq!(syn, short && seg.flags == flag::SYN && seg.reserved == 0);
+                        let is_syn = seg.flags == flag::SYN && seg.reserved == 0 && seg.payload_len == 0;
+                        prop_assert_eq!(full, is_syn && has_full_options(frame));
                         let short = short && frame[46] >> 4 == 5;
                         prop_assert_eq!(reset, short && seg.flags == flag::RST && seg.reserved == 0);
                     }

@@ -24,6 +24,17 @@ const TTL_PROTO: u32 = (TTL as u32) << 8 | PROTO_TCP as u32;
 const SHORT: usize = ether::HEADER_LEN + HEADERS_LEN as usize;
 /// Octets of a frame with an MSS option.
 const LONG: usize = SHORT + 4;
+/// Octets of a frame with all options.
+const FULL: usize = SHORT + FULL_OPTIONS_LEN as usize;
+const FULL_OPTIONS_LEN: u32 = 20;
+/// Words of such a frame behind its head, and the octets up to their end.
+const REST: usize = 3;
+const FULL_ROOM: usize = HEAD + 4 * REST;
+const SACK_PERMITTED: u32 = 0x0402;
+const TIMESTAMPS: u32 = 0x080a;
+const NOP_WINDOW_SCALE: u32 = 0x0103;
+/// Its length, in front of the value.
+const WINDOW_SCALE_LEN: u32 = 0x0300;
 const HEADERS_LEN: u32 = (ipv4::HEADER_LEN + tcp::HEADER_LEN) as u32;
 
 /// Writes `answers` over the frames whose headers are in `plain`. One for which there is no room is none any more.
@@ -37,18 +48,21 @@ pub(super) fn write<F: Frame>(
     capabilities: Capabilities,
 ) {
     let Capabilities { tx_ip_csum, tx_tcp_csum, .. } = capabilities;
-    let failed = if tx_ip_csum || tx_tcp_csum {
+    let mut failed = if tx_ip_csum || tx_tcp_csum {
         write_all::<F, false>(frames, vectors, (plain, answers), local, capabilities)
     } else {
         write_all::<F, true>(frames, vectors, (plain, answers), local, capabilities)
     };
+    if answers.full != 0 {
+        failed |= write_full(frames, vectors, (plain, answers), local, capabilities);
+    }
     for row in rows(failed) {
         answers.remove(row);
         fates[row] = Fate::Drop(DropReason::NoBuffer);
     }
 }
 
-/// [`write`], with nothing left to the device if `WHOLE`: what is asked of it is then known here. Returns the rows for which
+/// [`write`] but for the answers with all options, with nothing left to the device if `WHOLE`: what is asked of it is then known here. Returns the rows for which
 /// there was no room.
 #[inline(always)]
 fn write_all<F: Frame, const WHOLE: bool>(
@@ -59,6 +73,7 @@ fn write_all<F: Frame, const WHOLE: bool>(
     capabilities: Capabilities,
 ) -> u64 {
     let (asked, glance) = (offload(capabilities), local.glance());
+    let answered = answers.rows & !answers.full;
     vectors.run(
         #[inline(always)]
         |vectors| {
@@ -67,11 +82,11 @@ fn write_all<F: Frame, const WHOLE: bool>(
             let mut failed = 0;
             for (group, frames) in frames.chunks_mut(GROUP).enumerate() {
                 let first = group * GROUP;
-                let set = answers.rows >> first & 0xffff;
+                let set = answered >> first & 0xffff;
                 if set == 0 {
                     continue;
                 }
-                let (words, lens) = compose((plain, answers), first, glance, capabilities);
+                let (words, _, lens) = compose::<false>((plain, answers), first, glance, capabilities);
                 let mut heads = [const { None }; GROUP];
                 // Nearly always all that there are.
                 failed |= if set.count_ones() as usize == frames.len() {
@@ -118,15 +133,63 @@ fn without_room(heads: &[Option<&mut [u8; HEAD]>; GROUP], set: u64) -> u64 {
     rows(set).filter(|&lane| heads[lane].is_none()).fold(0, |failed, lane| failed | 1 << lane)
 }
 
+/// Writes the answers with all options. Returns the rows for which there was no room.
+#[inline(never)]
+fn write_full<F: Frame>(
+    frames: &mut [Option<F>],
+    vectors: Vectors,
+    (plain, answers): (&Plain, &Answers),
+    local: &LocalTable,
+    capabilities: Capabilities,
+) -> u64 {
+    let (offload, glance) = (offload(capabilities), local.glance());
+    vectors.run(
+        #[inline(always)]
+        |vectors| {
+            let mut failed = 0;
+            for (group, frames) in frames.chunks_mut(GROUP).enumerate() {
+                let first = group * GROUP;
+                let set = answers.full >> first & 0xffff;
+                if set == 0 {
+                    continue;
+                }
+                let (words, rest, _) = compose::<true>((plain, answers), first, glance, capabilities);
+                let mut heads = [const { None }; GROUP];
+                for (lane, (frame, to)) in frames.iter_mut().zip(&mut heads).enumerate() {
+                    if set >> lane & 1 == 0 {
+                        continue;
+                    }
+                    let room = frame.as_mut().and_then(|frame| frame.rewrite::<FULL_ROOM>(FULL, offload));
+                    let Some((head, behind)) = room.and_then(|room| room.split_first_chunk_mut()) else {
+                        failed |= 1 << (first + lane);
+                        continue;
+                    };
+                    for (octets, column) in behind.as_chunks_mut().0.iter_mut().zip(&rest) {
+                        *octets = column[lane].to_ne_bytes();
+                    }
+                    *to = Some(head);
+                }
+                vectors.write_rows(&words, heads);
+            }
+            failed
+        },
+    )
+}
+
 /// Octets of the answers in the rows `set`.
 pub(super) const fn octets(answers: &Answers, set: u64) -> usize {
-    let long = (answers.long & set).count_ones() as usize;
-    (answers.rows & set).count_ones() as usize * SHORT + long * (LONG - SHORT)
+    let (long, full) = (answers.long & set, answers.full & set);
+    let shorter =
+        (answers.rows & set).count_ones() as usize * SHORT + long.count_ones() as usize * (LONG - SHORT);
+    if full == 0 { shorter } else { shorter + full.count_ones() as usize * (FULL - LONG) }
 }
 
 /// What the device is asked to complete.
 fn offload(capabilities: Capabilities) -> TxOffload {
     let Capabilities { tx_ip_csum: ip_csum, tx_tcp_csum: tcp_csum, .. } = capabilities;
+    if !ip_csum && !tcp_csum {
+        return TxOffload::default();
+    }
     TxOffload {
         ip_csum,
         tcp_csum,
@@ -137,26 +200,35 @@ fn offload(capabilities: Capabilities) -> TxOffload {
     }
 }
 
-/// The octets of sixteen answers, those from row `first` on, and how many there are of each.
+/// The octets of sixteen answers, those from row `first` on, as far as a head goes and, if they have all options, behind it;
+/// and how many there are of each.
 #[inline(always)]
-fn compose(
+fn compose<const ALL: bool>(
     (plain, answers): (&Plain, &Answers),
     first: usize,
     glance: &Glance,
     capabilities: Capabilities,
-) -> (Square, Column) {
+) -> (Square, [Column; REST], Column) {
     let (saddr, daddr, ports) =
         (of(&plain.columns.saddr, first), of(&plain.columns.daddr, first), of(&plain.columns.ports, first));
     let (peer_first, peer_last) = (of(&plain.src_mac[0], first), of(&plain.src_mac[1], first));
     let (seq, ack, control) = (of(&answers.seq, first), of(&answers.ack, first), of(&answers.control, first));
     let (option, tos) = (of(&answers.option, first), of(&answers.tos, first));
     let ours = [glance.mac_first >> 16, glance.mac_first << 16 | glance.mac_last];
-    let (mut words, mut lens) = (Square::ZERO, [0; GROUP]);
+    let (tsval, tsecr, wscale) =
+        (of(&answers.tsval, first), of(&answers.tsecr, first), of(&answers.wscale, first));
+    let (mut words, mut rest, mut lens) = (Square::ZERO, [[0; GROUP]; REST], [0; GROUP]);
     for lane in 0..GROUP {
         let (saddr, daddr, ports) = (saddr[lane], daddr[lane], ports[lane].rotate_left(16));
         let (seq, ack, control, option) = (seq[lane], ack[lane], control[lane], option[lane]);
         let (peer_first, peer_last) = (peer_first[lane], peer_last[lane]);
-        let total_len = HEADERS_LEN + if option == 0 { 0 } else { 4 };
+        let (tsval, tsecr, wscale) = (tsval[lane], tsecr[lane], WINDOW_SCALE_LEN | wscale[lane]);
+        let options_len = match (ALL, option) {
+            (true, _) => FULL_OPTIONS_LEN,
+            (false, 0) => 0,
+            (false, _) => 4,
+        };
+        let total_len = HEADERS_LEN + options_len;
         lens[lane] = total_len + ether::HEADER_LEN as u32;
         let start = VERSION_IHL | tos[lane];
         let addresses = halves(saddr) + halves(daddr);
@@ -164,6 +236,8 @@ fn compose(
         let ip_field = if capabilities.tx_ip_csum { 0 } else { !fold(ip) & 0xffff };
         let pseudo = addresses + u32::from(PROTO_TCP) + total_len - ipv4::HEADER_LEN as u32;
         let whole = pseudo + halves(ports) + halves(seq) + halves(ack) + halves(control) + halves(option);
+        let kinds = SACK_PERMITTED + TIMESTAMPS + NOP_WINDOW_SCALE;
+        let whole = whole + if ALL { kinds + halves(tsval) + halves(tsecr) + wscale } else { 0 };
         let tcp_field = if capabilities.tx_tcp_csum { fold(pseudo) } else { !fold(whole) & 0xffff };
         // A link header has fourteen octets: what lies behind it lies across the words.
         let across = |upper: u32, lower: u32| (upper << 16 | lower >> 16).to_be();
@@ -181,9 +255,15 @@ fn compose(
         words.0[11][lane] = across(ack, control);
         words.0[12][lane] = (control << 16 | tcp_field).to_be();
         words.0[13][lane] = (option >> 16).to_be();
-        words.0[14][lane] = (option << 16).to_be();
+        words.0[14][lane] = (option << 16 | if ALL { SACK_PERMITTED } else { 0 }).to_be();
+        if ALL {
+            words.0[15][lane] = across(TIMESTAMPS, tsval);
+            rest[0][lane] = across(tsval, tsecr);
+            rest[1][lane] = across(tsecr, NOP_WINDOW_SCALE << 16);
+            rest[2][lane] = (wscale << 16).to_be();
+        }
     }
-    (words, lens)
+    (words, rest, lens)
 }
 
 /// A column's part of one group.

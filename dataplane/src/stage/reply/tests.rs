@@ -1,4 +1,5 @@
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use listener::columns::Carries;
 use listener::segment::{Outcome, TcpOptions, flag};
 use listener::types::SegSeq;
 use proptest::prelude::*;
@@ -102,8 +103,8 @@ fn from_port(sport: u16) -> Vec<u8> {
 #[test]
 fn what_was_dealt_with_as_columns_is_told() {
     let (mut answers, mut fates) = (Answers::EMPTY, [Fate::Pending; 4]);
-    answers.add(0b0001, Outcome::SynAck, true);
-    answers.add(0b1000, Outcome::Rst, false);
+    answers.add(0b0001, Outcome::SynAck, Carries::Mss);
+    answers.add(0b1000, Outcome::Rst, Carries::Nothing);
     answers.ended = 0b0100;
     tell(&answers, &mut fates);
     let told = [
@@ -119,16 +120,28 @@ fn what_was_dealt_with_as_columns_is_told() {
     assert_eq!(octets(&answers, u64::MAX), 54);
 }
 
+/// None, an MSS, or all that Linux has.
+fn options() -> impl Strategy<Value = TcpOptions> {
+    any::<(Option<u16>, Option<(u32, u32, u8)>)>().prop_map(|(mss, rest)| match rest {
+        None => TcpOptions { mss: mss.unwrap_or(0), ..TcpOptions::default() },
+        Some((tsval, tsecr, wscale)) => TcpOptions {
+            mss: mss.unwrap_or(0).max(1),
+            wscale: Some(wscale),
+            sack_perm: true,
+            timestamps: Some((tsval, tsecr)),
+        },
+    })
+}
+
 proptest! {
     /// The short way writes what the long one does, many at once, whatever the machine's instructions.
     #[test]
     fn plain_answers_are_written_alike(
-        answers in prop::collection::vec((any::<(u8, u8, u16, u32, u32)>(), any::<Option<u16>>()), 1..40),
+        answers in prop::collection::vec((any::<(u8, u8, u16, u32, u32)>(), options()), 1..40),
         (tx_ip_csum, tx_tcp_csum) in any::<(bool, bool)>(),
     ) {
         let capabilities = Capabilities { tx_ip_csum, tx_tcp_csum, ..Capabilities::default() };
-        let segment = |&((flags, tos, wnd, seq, ack), mss): &((u8, u8, u16, u32, u32), Option<u16>)| {
-            let options = TcpOptions { mss: mss.unwrap_or(0), ..TcpOptions::default() };
+        let segment = |&((flags, tos, wnd, seq, ack), options): &((u8, u8, u16, u32, u32), TcpOptions)| {
             OutSegment { flags, tos, wnd, seq: SegSeq(seq), ack: SegSeq(ack), options }
         };
         let frames: Vec<_> = (0..answers.len()).map(|row| from_port(row as u16)).collect();

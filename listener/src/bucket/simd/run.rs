@@ -30,7 +30,7 @@ impl Kernel {
                 Choice::Avx2 => x86::run_avx2(f),
                 #[cfg(all(target_arch = "x86_64", not(any(loom, hearken_portable))))]
                 Choice::Sse42 => x86::run_sse42(f),
-                Choice::Portable => f(self),
+                Choice::Portable => run_portable(f),
             }
         }
     }
@@ -89,6 +89,12 @@ impl Kernel {
             }
         }
     }
+}
+
+/// [`Kernel::run`] without a set. Not inlined, for where it is called is where other sets' code is called from.
+#[inline(never)]
+fn run_portable<R>(f: impl FnOnce(Kernel) -> R) -> R {
+    f(Kernel(Choice::Portable))
 }
 
 /// Rows as words.

@@ -6,16 +6,18 @@
 //! stops the row, and [`Core::rcv`] decides.
 
 use super::{ColumnLookup, Hashed};
-use crate::columns::{Answers, Columns, rows};
+use crate::columns::{Answers, Carries, Columns, Words, rows};
 use crate::core::{Core, Env, Flows, clock_ms};
 use crate::flow_hash::Ahead;
 use crate::limits::BURST_MAX;
 use crate::listen_sock::ListenSock;
 use crate::request_sock::Request;
-use crate::segment::{OutSegment, Outcome, Segment, TcpOptions, flag};
+use crate::segment::{OutSegment, Outcome, Segment, flag};
 use crate::snmp::Mib;
-use crate::syncookies;
-use crate::tcp_input::{Place, Syn, inet_csk_reqsk_queue_hash_add, peer_mss, tcp_openreq_init};
+use crate::syncookies::{self, CookieOptions};
+use crate::tcp_input::{
+    Place, Syn, TCP_MAX_WSCALE, inet_csk_reqsk_queue_hash_add, peer_mss, tcp_openreq_init,
+};
 use crate::tcp_output::{DSCP, mss_of, seq_scale, tcp_make_synack};
 use crate::types::{DevIndex, ListenerRef, Nanos, Route, SegSeq};
 use crate::vector;
@@ -26,6 +28,9 @@ struct Template<'e> {
     control: u32,
     option: u32,
     tos: u32,
+    carries: Carries,
+    /// Our window scale, with all options.
+    wscale: u32,
     how: How<'e>,
 }
 
@@ -38,18 +43,21 @@ enum How<'e> {
 }
 
 impl<'e> Template<'e> {
-    /// `None` if `segment` is not one of columns.
-    fn of(segment: &OutSegment, how: How<'e>) -> Option<Self> {
-        let mut one = Answers::EMPTY;
-        let plain = one.put(0, Outcome::Other, segment);
-        plain.then_some(Self { control: one.control[0], option: one.option[0], tos: one.tos[0], how })
+    /// `None` if `segment` is not one of columns, or has all options though the SYN was not `full`, or the other way round.
+    #[inline(always)]
+    fn of(segment: &OutSegment, full: bool, how: How<'e>) -> Option<Self> {
+        let words = Words::of(segment).filter(|words| full == (words.carries == Carries::All))?;
+        let Words { control, option, carries, wscale } = words;
+        Some(Self { control, option, tos: u32::from(segment.tos), carries, wscale, how })
     }
 
     /// The RSTs of a port where nobody listens; their TOS is that of the SYN.
     const RESET: Self = Self {
-        control: crate::columns::control(flag::RST | flag::ACK, 0, false),
+        control: crate::columns::control(flag::RST | flag::ACK, 0, Carries::Nothing),
         option: 0,
         tos: 0,
+        carries: Carries::Nothing,
+        wscale: 0,
         how: How::Reset,
     };
 }
@@ -59,7 +67,8 @@ impl<'e> Template<'e> {
 pub(super) struct CookieAnswer {
     dev: DevIndex,
     listener_tos: u8,
-    words: [u32; 3],
+    words: [u32; 4],
+    carries: Carries,
 }
 
 /// What all steps go by.
@@ -78,8 +87,28 @@ struct Answered {
     cookies: u64,
 }
 
+impl Answered {
+    /// The rows `run` have their answers, all by `template`.
+    #[inline(always)]
+    fn add(&mut self, run: u64, template: Option<&Template<'_>>, answers: &mut Answers) {
+        let Some(Template { how, carries, .. }) = template else { return };
+        let count = u64::from(run.count_ones());
+        let outcome = match how {
+            How::Reset => Outcome::Rst,
+            How::Cookie | How::Request { .. } => Outcome::SynAck,
+        };
+        self.rows |= run;
+        match how {
+            How::Reset => self.resets += count,
+            How::Cookie => self.cookies += count,
+            How::Request { .. } => {}
+        }
+        answers.add(run, outcome, *carries);
+    }
+}
+
 impl Core {
-    /// Answers the rows `set`, which are SYNs, in order, up to the first that only [`Core::rcv`] can answer. Returns those
+    /// Answers the rows `set`, which are SYNs, all with [all options](Carries::All) or none, in order, up to the first that only [`Core::rcv`] can answer. Returns those
     /// that were answered, each as [`Core::rcv`] would have; `route` says where the answer of a row goes.
     #[inline]
     pub fn answer_syns(
@@ -132,7 +161,7 @@ impl ColumnLookup {
         let first = set.trailing_zeros() as usize % BURST_MAX;
         let reset = self.listener_of(first).1 & 1 == 0;
         let template = if reset { Template::RESET } else { self.template_of(cx, flows, first)? };
-        let Template { control, option, tos, how } = template;
+        let Template { control, option, tos, carries, wscale, how } = template;
         let outcome = match how {
             How::Reset => Outcome::Rst,
             How::Cookie => Outcome::SynAck,
@@ -148,10 +177,29 @@ impl ColumnLookup {
                 alike(columns, numbers, set, (control, option, tos), [seq, ack, controls, options, all_tos]);
             },
         );
-        answers.add(set, outcome, option != 0);
+        if carries == Carries::All {
+            self.stamp_alike(cx, set, wscale, answers);
+        }
+        answers.add(set, outcome, carries);
         let count = u64::from(set.count_ones());
         let (resets, cookies) = if reset { (count, 0) } else { (0, count) };
         Some(Answered { rows: set, resets, cookies })
+    }
+
+    /// What answers with cookies have besides where SYNs have all options.
+    #[inline(never)]
+    fn stamp_alike(&self, cx: Cx<'_, '_>, set: u64, scale: u32, answers: &mut Answers) {
+        let Cx { columns, now, .. } = cx;
+        let (clock, ts_off) = (clock_ms(now), &self.ts_off);
+        self.vectors.run(
+            #[inline(always)]
+            |_| {
+                let Answers { tsval, tsecr, wscale, .. } = &mut *answers;
+                stamp(columns, (clock, ts_off), set, tsval);
+                *tsecr = columns.tsval;
+                *wscale = [scale; BURST_MAX];
+            },
+        );
     }
 
     /// Answers rows one by one.
@@ -164,53 +212,87 @@ impl ColumnLookup {
         route: impl Fn(usize) -> Route,
         answers: &mut Answers,
     ) -> Answered {
-        let Cx { env, columns, now } = cx;
+        let Cx { columns, now, .. } = cx;
         if !self.flow_hashed {
             self.hash_flows(&flows.table, columns);
         }
-        let (mut last, mut template) = (None, None);
-        let mut answered = Answered::default();
+        let full = self.full & set != 0;
+        let (mut answered, mut run) = (Answered::default(), 0);
+        // Of the rows of `run`.
+        let (mut of, mut template) = (None, None);
         for row in rows(set) {
             let known = |hash| flows.table.lookup(hash, &columns.flow(row), self.dev).is_some();
             if flows.is_fresh(self.hash[row]) && known(self.hash[row]) {
                 break;
             }
-            let listener = self.listener_of(row);
-            if listener.1 & 1 == 0 {
-                template = flows.rst_limit.take(now).then_some(Template::RESET);
-                last = None;
-            } else if last != Some(listener) {
-                template = self.template_of(cx, flows, row);
-                last = Some(listener);
+            let (id, generation) = self.listener_of(row);
+            let listener = if generation & 1 == 1 { id } else { None };
+            if of != Some((listener, generation)) {
+                answered.add(std::mem::take(&mut run), template.as_ref(), answers);
+                of = Some((listener, generation));
+                template = match listener {
+                    Some(_) => self.template_of(cx, flows, row),
+                    None => Some(Template::RESET),
+                };
             }
-            let Some(Template { control, option, tos, how }) = &template else { break };
-            let (seq, tos, outcome) = match how {
-                How::Reset => (0, columns.tos[row] & u32::from(DSCP), Outcome::Rst),
-                How::Cookie => (self.cookies[row], *tos, Outcome::SynAck),
+            let Some(Template { control, option, tos, wscale, how, .. }) = &template else { break };
+            let (mut tos, mut ts) = (*tos, clock_ms(now));
+            answers.seq[row] = match how {
+                How::Reset if !flows.rst_limit.take(now) => break,
+                How::Reset => {
+                    tos = columns.tos[row] & u32::from(DSCP);
+                    0
+                }
+                How::Cookie => {
+                    ts = cookie_ts(ts, columns.wscale[row]);
+                    self.cookies[row]
+                }
                 How::Request { slot, listener, request } => {
-                    let iss = seq_scale(self.hashes[0][row], now);
-                    let mss = peer_mss(true, columns.mss[row] as u16, slot.mss_clamp());
-                    let irs = SegSeq(columns.seq[row]);
-                    let request = Request { route: route(row), irs, iss, mss, ..*request };
+                    let request = Request { route: route(row), ..*request };
+                    let request = self.request_of(columns, row, (request, full), slot, now);
                     let (hash, dev) = (self.hash[row], self.dev);
                     let place = Place { flow: columns.flow(row), hash, dev, listener: *listener, slot };
-                    if !queue(env, flows, &place, &request, now) {
+                    if !queue(cx.env, flows, &place, &request, now) {
                         break;
                     }
-                    (iss.0, *tos, Outcome::SynAck)
+                    request.iss.0
                 }
             };
-            answers.seq[row] = seq;
             answers.ack[row] = columns.seq[row].wrapping_add(1);
             answers.control[row] = *control;
             answers.option[row] = *option;
             answers.tos[row] = tos;
-            answers.add(1 << row, outcome, *option != 0);
-            answered.rows |= 1 << row;
-            answered.resets += u64::from(matches!(how, How::Reset));
-            answered.cookies += u64::from(matches!(how, How::Cookie));
+            if full {
+                answers.tsval[row] = ts.wrapping_add(self.ts_off[row]);
+                answers.tsecr[row] = columns.tsval[row];
+                answers.wscale[row] = *wscale;
+            }
+            run |= 1 << row;
         }
+        answered.add(run, template.as_ref(), answers);
         answered
+    }
+
+    /// The request of row `row`, of what is the same for all of its listener's.
+    #[inline(always)]
+    fn request_of(
+        &self,
+        columns: &Columns,
+        row: usize,
+        (request, full): (Request, bool),
+        slot: &ListenSock,
+        now: Nanos,
+    ) -> Request {
+        let mut request = request;
+        request.iss = seq_scale(self.hashes[0][row], now);
+        request.mss = peer_mss(true, columns.mss[row] as u16, slot.mss_clamp());
+        request.irs = SegSeq(columns.seq[row]);
+        if full {
+            request.ts_recent = columns.tsval[row];
+            request.ts_off = self.ts_off[row];
+            request.snd_wscale = Some((columns.wscale[row] as u8).min(TCP_MAX_WSCALE));
+        }
+        request
     }
 
     /// What the answers of the listener of row `row` have in common. One that has no such answers now is not asked again
@@ -219,12 +301,13 @@ impl ColumnLookup {
     fn template_of<'e>(&mut self, cx: Cx<'e, '_>, flows: &Flows, row: usize) -> Option<Template<'e>> {
         let (id, generation) = self.listener_of(row);
         let listener = ListenerRef { id: id?, generation };
-        if self.refused == Some(listener) {
+        let full = self.full >> row & 1 == 1;
+        if self.refused == Some((listener, full)) {
             return None;
         }
-        let template = self.template(cx, flows, row, listener);
+        let template = self.template(cx, flows, row, (listener, full));
         if template.is_none() {
-            self.refused = Some(listener);
+            self.refused = Some((listener, full));
         }
         template
     }
@@ -237,7 +320,7 @@ impl ColumnLookup {
         cx: Cx<'e, '_>,
         flows: &Flows,
         row: usize,
-        listener: ListenerRef,
+        (listener, full): (ListenerRef, bool),
     ) -> Option<Template<'e>> {
         let Cx { env, now, .. } = cx;
         let slot = env.listening(listener)?;
@@ -258,28 +341,29 @@ impl ColumnLookup {
             if let Some(stamp) = env.socks.get(slot.synq_slot()) {
                 stamp.synq_overflow(now);
             }
-            if let Some(CookieAnswer { dev, listener_tos, words: [control, option, tos] }) =
-                self.cookie_answer
+            if let Some(CookieAnswer { dev, listener_tos, words: [control, option, tos, wscale], carries }) =
+                self.cookie_answers[usize::from(full)]
                 && (dev, listener_tos) == (self.dev, slot.tos())
             {
-                return Some(Template { control, option, tos, how: How::Cookie });
+                return Some(Template { control, option, tos, carries, wscale, how: How::Cookie });
             }
         }
         let mut request = self.request(cx, row, (listener, slot), cookie);
         let segment = tcp_make_synack(&request, 0);
         if cookie {
-            let made = Template::of(&segment, How::Cookie)?;
-            let words = [made.control, made.option, made.tos];
+            let made = Template::of(&segment, full, How::Cookie)?;
+            let (words, carries) = ([made.control, made.option, made.tos, made.wscale], made.carries);
             // The listener's clamp may have changed since it was asked for.
             if request.advmss == mss_of(env.mtu(self.dev), true) {
                 let (dev, listener_tos) = (self.dev, request.tos);
-                self.cookie_answer = Some(CookieAnswer { dev, listener_tos, words });
+                self.cookie_answers[usize::from(full)] =
+                    Some(CookieAnswer { dev, listener_tos, words, carries });
             }
             return Some(made);
         }
         request.snt_tsval_first = clock_ms(now);
         request.snt_tsval_last = request.snt_tsval_first;
-        Template::of(&segment, How::Request { slot, listener, request })
+        Template::of(&segment, full, How::Request { slot, listener, request })
     }
 
     /// The request of the SYN in row `row`.
@@ -290,7 +374,7 @@ impl ColumnLookup {
         (listener, slot): (ListenerRef, &ListenSock),
         cookie: bool,
     ) -> Request {
-        let options = TcpOptions { mss: cx.columns.mss[row] as u16, ..TcpOptions::default() };
+        let options = cx.columns.options(row, self.full >> row & 1 == 1);
         let (flow, dev) = (cx.columns.flow(row), self.dev);
         let seg = Segment { flow, dev, flags: flag::SYN, options, ..Segment::default() };
         let syn = Syn { seg: &seg, hash: 0, listener, slot, tw_isn: None, ahead: Ahead::None };
@@ -327,17 +411,39 @@ fn alike(
     }
 }
 
+/// TSval, before the offset, of a cookie for a SYN with all options.
+#[inline(always)]
+const fn cookie_ts(clock: u32, wscale: u32) -> u32 {
+    let greatest = TCP_MAX_WSCALE as u32;
+    let wscale = if wscale < greatest { wscale } else { greatest };
+    let options = CookieOptions { wscale: Some(wscale as u8), sack: true, ecn: false };
+    syncookies::cookie_init_timestamp(clock, options)
+}
+
+/// TSval of cookies for rows of SYNs with all options.
+#[inline(always)]
+fn stamp(
+    columns: &Columns,
+    (clock, ts_off): (u32, &[u32; BURST_MAX]),
+    set: u64,
+    tsval: &mut [u32; BURST_MAX],
+) {
+    for row in 0..vector::whole(BURST_MAX - set.leading_zeros() as usize) {
+        tsval[row] = cookie_ts(clock, columns.wscale[row]).wrapping_add(ts_off[row]);
+    }
+}
+
 /// True if a SYN of this listener would get a cookie.
 #[inline]
 fn is_crowded(flows: &Flows, slot: &ListenSock, listener: ListenerRef) -> bool {
     flows.table.requests.is_full() || flows.credits.request_queue_is_full(slot, listener)
 }
 
-/// Makes a request, if there is a place for it.
-#[inline]
+/// Makes a request, if there is a place for it: if not, its SYN would get a cookie ([`is_crowded`]).
+#[inline(always)]
 fn queue(env: &Env, flows: &mut Flows, place: &Place<'_>, request: &Request, now: Nanos) -> bool {
     let Place { slot, listener, .. } = *place;
-    !is_crowded(flows, slot, listener)
+    !flows.table.requests.is_full()
         && flows.credits.take(&env.socks, slot, listener, now).is_ok()
         && inet_csk_reqsk_queue_hash_add(env, flows, place, request, now)
 }

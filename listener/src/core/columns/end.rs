@@ -6,7 +6,7 @@ use crate::core::What;
 use crate::ehash::Kind;
 use crate::limits::BURST_MAX;
 use crate::snmp::Mib;
-use crate::tcp_minisocks::reqsk_queue_drop;
+use crate::tcp_minisocks::reqsk_queue_drop_from;
 use crate::types::{Nanos, SegSeq};
 
 impl Core {
@@ -27,10 +27,11 @@ impl Core {
                 break;
             }
             let request = &flows.table.requests.entry(index).body;
-            if SegSeq(columns.seq[row]) != request.irs.plus(1) || env.listening(request.listener).is_none() {
+            if SegSeq(columns.seq[row]) != request.irs.plus(1) {
                 break;
             }
-            reqsk_queue_drop(env, flows, index, now);
+            let Some(slot) = env.listening(request.listener) else { break };
+            reqsk_queue_drop_from(env, flows, Some(slot), index, now);
             ended |= 1 << row;
         }
         let count = u64::from(ended.count_ones());
