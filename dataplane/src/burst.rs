@@ -12,8 +12,8 @@ mod lanes;
 mod plain;
 
 pub use lanes::{Lane, Lanes};
-pub(crate) use plain::GROUP;
 pub use plain::Plain;
+pub(crate) use plain::{GROUP, part};
 
 /// Frames in a burst at most.
 pub const BURST_MAX: usize = 64;

@@ -34,6 +34,12 @@ pub struct Plain {
 /// Frames that are read or written at a time: a vector of words.
 pub(crate) const GROUP: usize = 16;
 
+/// What one group of frames has of a column, from row `first` on.
+#[inline(always)]
+pub(crate) fn part(column: &[u32; BURST_MAX], first: usize) -> [u32; GROUP] {
+    column.get(first..).and_then(|column| column.first_chunk()).copied().unwrap_or([0; GROUP])
+}
+
 /// What the parser needs of frames beyond their fields.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]

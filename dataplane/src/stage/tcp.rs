@@ -1,7 +1,7 @@
 //! TCP segments → verdicts, one by one in order of arrival: a RST and the SYN behind it must not change places.
 //!
-//! A run of plain SYNs, all with an MSS at most or all with the options of Linux's, is one step as far as nothing but columns is needed to answer it, and so is a run of RSTs that end
-//! requests.
+//! A run of plain SYNs, all with an MSS at most or all with the options of Linux's, is one step as far as nothing but
+//! columns is needed to answer it, and so is a run of RSTs that end requests.
 
 use listener::columns::Answers;
 use listener::segment::{Outcome, Segment, Verdict};

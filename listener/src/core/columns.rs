@@ -1,7 +1,7 @@
 //! Segments that stand in columns: looked up many at a time, see [`crate::columns`].
 //!
-//! A row that is neither a plain SYN nor a RST that ends a request ([`Core::end_requests`]), or whose SYN needs more than [`Core::answer_syns`] does, goes on as a
-//! [`crate::segment::Segment`], with what was found here.
+//! A row that is neither a plain SYN nor a RST that ends a request ([`Core::end_requests`]), or whose SYN needs more than
+//! [`Core::answer_syns`] does, goes on as a [`crate::segment::Segment`], with what was found here.
 
 use super::{Core, Env, Found, What};
 use crate::columns::{Columns, Sets, rows};

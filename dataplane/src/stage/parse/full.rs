@@ -7,7 +7,7 @@ use listener::segment::flag;
 use listener::vector::Vectors;
 
 use super::plain::{Column, Halves, WHOLE, is_whole, lanes, put};
-use crate::burst::{BURST_MAX, GROUP, Plain};
+use crate::burst::{GROUP, Plain, part};
 use crate::io::Frame;
 use crate::wire::ether;
 use crate::wire::ipv4;
@@ -56,19 +56,13 @@ pub(super) fn read<F: Frame>(
     )
 }
 
-/// A column's part of one group.
-#[inline(always)]
-fn of(column: &[u32; BURST_MAX], first: usize) -> Column {
-    column.get(first..).and_then(|column| column.first_chunk()).copied().unwrap_or([0; GROUP])
-}
-
 /// Rows that are SYNs and nothing else, with so many octets of options and no data.
 #[inline(always)]
 fn heads(vectors: Vectors, plain: &Plain, first: usize) -> u32 {
     vectors.run(
         #[inline(always)]
         |vectors| {
-            let (control, total_len) = (of(&plain.control, first), of(&plain.total_len, first));
+            let (control, total_len) = (part(&plain.control, first), part(&plain.total_len, first));
             let mut fit = [0; GROUP];
             for lane in 0..GROUP {
                 let fits = (control[lane] >> 16 == CONTROL) & (total_len[lane] >> 16 == TOTAL_LEN);
@@ -82,9 +76,9 @@ fn heads(vectors: Vectors, plain: &Plain, first: usize) -> u32 {
 /// Reads `words` into `plain`; the rows whose options they are, and whose sums are right.
 #[inline(always)]
 fn options(vectors: Vectors, words: &[Column; WORDS], plain: &mut Plain, first: usize) -> u32 {
-    let sums = of(&plain.heads.sums, first);
+    let sums = part(&plain.heads.sums, first);
     // Other rows keep theirs.
-    let mut mss = of(&plain.columns.mss, first);
+    let mut mss = part(&plain.columns.mss, first);
     let (mut tsval, mut wscale) = ([0; GROUP], [0; GROUP]);
     let mut fit = [0; GROUP];
     for lane in 0..GROUP {

@@ -10,7 +10,7 @@ use listener::segment::{TcpOptions, flag};
 use listener::vector::{self, Vectors};
 
 use super::full;
-use crate::burst::{BURST_MAX, GROUP, Plain};
+use crate::burst::{BURST_MAX, GROUP, Plain, part};
 use crate::io::{Frame, HEAD, HeadInfo};
 use crate::local::{AddrKind, FEW, Glance, LocalTable};
 use crate::wire::checksum::Sum;
@@ -244,8 +244,7 @@ fn check(
     first: usize,
 ) -> Said {
     let columns = vectors.read_rows(heads).0;
-    let infos = plain.heads.info.get(first..).and_then(|info| info.first_chunk()).copied();
-    let infos: Column = infos.unwrap_or([0; GROUP]);
+    let infos = part(&plain.heads.info, first);
     let mut read = [[0; GROUP]; 12];
     let mut bits = [[0; GROUP]; 7];
     // One loop without another in it and without a branch: the compiler makes each line an instruction or two.

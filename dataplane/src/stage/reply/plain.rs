@@ -5,7 +5,7 @@ use listener::columns::{Answers, rows};
 use listener::drop_reason::DropReason;
 use listener::vector::{Square, Vectors};
 
-use crate::burst::{BURST_MAX, Fate, GROUP, Plain};
+use crate::burst::{Fate, GROUP, Plain, part};
 use crate::io::{Capabilities, Frame, HEAD, TxOffload};
 use crate::local::{Glance, LocalTable};
 use crate::wire::checksum::halves;
@@ -62,8 +62,8 @@ pub(super) fn write<F: Frame>(
     }
 }
 
-/// [`write`] but for the answers with all options, with nothing left to the device if `WHOLE`: what is asked of it is then known here. Returns the rows for which
-/// there was no room.
+/// [`write`] but for the answers with all options, and with nothing left to the device if `WHOLE`: what is asked of it is then
+/// known here. Returns the rows for which there was no room.
 #[inline(always)]
 fn write_all<F: Frame, const WHOLE: bool>(
     frames: &mut [Option<F>],
@@ -209,14 +209,18 @@ fn compose<const ALL: bool>(
     glance: &Glance,
     capabilities: Capabilities,
 ) -> (Square, [Column; REST], Column) {
-    let (saddr, daddr, ports) =
-        (of(&plain.columns.saddr, first), of(&plain.columns.daddr, first), of(&plain.columns.ports, first));
-    let (peer_first, peer_last) = (of(&plain.src_mac[0], first), of(&plain.src_mac[1], first));
-    let (seq, ack, control) = (of(&answers.seq, first), of(&answers.ack, first), of(&answers.control, first));
-    let (option, tos) = (of(&answers.option, first), of(&answers.tos, first));
+    let (saddr, daddr, ports) = (
+        part(&plain.columns.saddr, first),
+        part(&plain.columns.daddr, first),
+        part(&plain.columns.ports, first),
+    );
+    let (peer_first, peer_last) = (part(&plain.src_mac[0], first), part(&plain.src_mac[1], first));
+    let (seq, ack, control) =
+        (part(&answers.seq, first), part(&answers.ack, first), part(&answers.control, first));
+    let (option, tos) = (part(&answers.option, first), part(&answers.tos, first));
     let ours = [glance.mac_first >> 16, glance.mac_first << 16 | glance.mac_last];
     let (tsval, tsecr, wscale) =
-        (of(&answers.tsval, first), of(&answers.tsecr, first), of(&answers.wscale, first));
+        (part(&answers.tsval, first), part(&answers.tsecr, first), part(&answers.wscale, first));
     let (mut words, mut rest, mut lens) = (Square::ZERO, [[0; GROUP]; REST], [0; GROUP]);
     for lane in 0..GROUP {
         let (saddr, daddr, ports) = (saddr[lane], daddr[lane], ports[lane].rotate_left(16));
@@ -264,12 +268,6 @@ fn compose<const ALL: bool>(
         }
     }
     (words, rest, lens)
-}
-
-/// A column's part of one group.
-#[inline(always)]
-fn of(column: &[u32; BURST_MAX], first: usize) -> Column {
-    column.get(first..).and_then(|column| column.first_chunk()).copied().unwrap_or([0; GROUP])
 }
 
 /// A sum of less than 2^24, its carries added in.

@@ -108,8 +108,9 @@ impl Answered {
 }
 
 impl Core {
-    /// Answers the rows `set`, which are SYNs, all with [all options](Carries::All) or none, in order, up to the first that only [`Core::rcv`] can answer. Returns those
-    /// that were answered, each as [`Core::rcv`] would have; `route` says where the answer of a row goes.
+    /// Answers the rows `set`, which are SYNs, all of [`crate::columns::Sets::full`] or all of
+    /// [`crate::columns::Sets::syns`], in order, up to the first that only [`Core::rcv`] can answer. Returns those that were
+    /// answered, each as [`Core::rcv`] would have; `route` says where the answer of a row goes.
     #[inline]
     pub fn answer_syns(
         &mut self,
