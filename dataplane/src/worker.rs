@@ -203,6 +203,7 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
     }
 
     /// One burst of one port. Returns the frames received, and the time after their answers were handed over.
+    #[inline(never)]
     fn poll_port<C: Clock>(&mut self, index: usize, clock: &mut C) -> (usize, Option<Nanos>) {
         let Self { ports, protocol, burst, stats, interval, config, hand_off, capturer, vectors, .. } = self;
         let Port { io, dev, local, capabilities, .. } = &mut ports[index];
@@ -356,7 +357,7 @@ struct Tally<'a> {
 impl Tally<'_> {
     /// Counts the answers in the rows `ready`, of which the device took the first `sent`; `octets` are of those that are not
     /// plain.
-    #[inline]
+    #[inline(always)]
     fn sent(&mut self, answers: &Answers, octets: &[usize], ready: u64, sent: usize) {
         let gone = first(ready, sent);
         for (count, rows) in self.outcomes.iter_mut().zip(&answers.outcomes) {
@@ -369,7 +370,7 @@ impl Tally<'_> {
 
     /// One addition and one record per outcome, so that counters and histograms cannot part; no record where each frame
     /// has had its own.
-    #[inline]
+    #[inline(always)]
     fn record(self, mut latency: Option<&mut Latency>, ns: u64) {
         for (outcome, frames) in Outcome::ALL.into_iter().zip(self.outcomes) {
             if frames != 0 {

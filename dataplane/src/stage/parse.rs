@@ -50,7 +50,7 @@ enum Kind {
 
 /// Reads every frame of `frames`, which arrived on device `dev` with the addresses `local`: it gets its lane and its
 /// columns, or its drop reason. Bare ones get no segment, see [`Lanes::bare`]. Returns the octets of all frames.
-#[inline]
+#[inline(never)]
 pub fn parse<F: Frame>(
     frames: &[Option<F>],
     vectors: Vectors,

@@ -70,7 +70,7 @@ pub struct Columns<'a> {
 }
 
 /// Writes the answers of the TCP lane: swapped addresses, TTL 64, DF, id 0.
-#[inline]
+#[inline(never)]
 pub fn reply<F: Frame>(
     frames: &mut [Option<F>],
     vectors: Vectors,

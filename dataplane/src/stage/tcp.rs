@@ -25,7 +25,7 @@ pub struct Columns<'a, Found> {
 }
 
 /// Lets `protocol` decide on the frames of the TCP lane, which came in on device `dev`.
-#[inline]
+#[inline(never)]
 pub fn tcp<P: Protocol>(
     protocol: &mut P,
     columns: Columns<'_, P::Found>,
