@@ -91,7 +91,7 @@ impl Frame for MemFrame {
     }
 
     fn rewrite<const N: usize>(&mut self, len: usize, offload: TxOffload) -> Option<&mut [u8; N]> {
-        if len > N.min(BUFFER_LEN) || !self.set_len(len) {
+        if len > N || N > BUFFER_LEN || !self.set_len(len) {
             return None;
         }
         self.set_tx_offload(offload);

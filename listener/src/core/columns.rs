@@ -212,9 +212,7 @@ impl ColumnLookup {
         );
         self.hashed = Hashed::Cookie(*count);
     }
-}
 
-impl ColumnLookup {
     /// Makes what the answers to SYNs with all options add to the clock, as [`crate::tcp_output::secure_tcp_ts_off`] does.
     #[inline(never)]
     fn hash_hosts(&mut self, env: &Env, columns: &Columns) {
