@@ -255,10 +255,13 @@ fn segments() -> impl Strategy<Value = (Vec<u8>, RxMeta)> {
         Just(vec![]),
         Just(vec![2, 4, 5, 0xb4]),
         Just(vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]),
-        (any::<(u16, u32, u8)>(), prop::bool::weighted(0.2)).prop_map(|((mss, tsval, scale), echoes)| {
-            let [mss, tsval] = [&mss.to_be_bytes()[..], &tsval.to_be_bytes()[..]];
-            [&[2, 4], mss, &[4, 2, 8, 10], tsval, &[0, 0, 0, u8::from(echoes)], &[1, 3, 3, scale]].concat()
-        }),
+        (any::<(u16, u32, u8)>(), prop::option::weighted(0.2, 0..32u32)).prop_map(
+            |((mss, tsval, scale), bit)| {
+                let tsecr = bit.map_or(0, |bit| 1u32 << bit).to_be_bytes();
+                let (mss, tsval) = (mss.to_be_bytes(), tsval.to_be_bytes());
+                [&[2, 4], &mss[..], &[4, 2, 8, 10], &tsval, &tsecr, &[1, 3, 3, scale]].concat()
+            }
+        ),
         Just([&[1, 1, 19, 18][..], &[7; 16]].concat()),
         prop::collection::vec(any::<u32>(), 0..10)
             .prop_map(|words| { words.into_iter().flat_map(u32::to_be_bytes).collect() }),

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::super::testing::*;
 use super::*;
-use crate::io::RxMeta;
 use crate::io::mem::MemFrame;
+use crate::io::{HEAD, HeadInfo, RxMeta};
 use crate::wire::checksum::{Sum, pseudo_v4};
 
 fn syn_ack() -> OutSegment {
@@ -118,6 +118,67 @@ fn what_was_dealt_with_as_columns_is_told() {
     answers.remove(0);
     assert_eq!((answers.outcome(0), answers.outcome(3)), (None, Some(Outcome::Rst)));
     assert_eq!(octets(&answers, u64::MAX), 54);
+}
+
+/// A frame whose buffer has no room for an answer.
+struct Tight(MemFrame);
+
+impl Frame for Tight {
+    fn bytes(&self) -> &[u8] {
+        self.0.bytes()
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.0.bytes_mut()
+    }
+
+    fn set_len(&mut self, _: usize) -> bool {
+        false
+    }
+
+    fn rx_meta(&self) -> RxMeta {
+        self.0.rx_meta()
+    }
+
+    fn set_tx_offload(&mut self, offload: TxOffload) {
+        self.0.set_tx_offload(offload);
+    }
+
+    fn room<const N: usize>(&self) -> Option<&[u8; N]> {
+        self.0.room()
+    }
+
+    fn head(&self) -> Option<(&[u8; HEAD], HeadInfo)> {
+        self.0.head()
+    }
+
+    fn rewrite<const N: usize>(&mut self, len: usize, offload: TxOffload) -> Option<&mut [u8; N]> {
+        // Every third one has room.
+        self.0.bytes()[35].is_multiple_of(3).then(|| self.0.rewrite(len, offload)).flatten()
+    }
+}
+
+#[test]
+fn an_answer_without_room_is_dropped_by_name() {
+    let full = TcpOptions { wscale: Some(7), sack_perm: true, timestamps: Some((1, 2)), ..syn_ack().options };
+    for options in [syn_ack().options, full] {
+        let ports: Vec<_> = (0..40).map(from_port).collect();
+        let mut parsed = parse(&ports);
+        let mut frames: Vec<_> = parsed.frames.drain(..).map(|frame| frame.map(Tight)).collect();
+        let answer = Verdict::Reply(Outcome::SynAck, OutSegment { options, ..syn_ack() });
+        parsed.fates[..40].fill(Fate::Tcp(answer));
+        let Parsed { heads, plain, segs, fates, lanes, .. } = &mut parsed;
+        let mut answers = Answers::EMPTY;
+        let columns = Columns { heads, plain, segs, answers: &mut answers, fates };
+        reply(&mut frames, Vectors::best(), columns, lanes, &local(), Capabilities::default());
+        tell(&answers, fates);
+        for (port, fate) in fates[..40].iter().enumerate() {
+            let has_room = port.is_multiple_of(3);
+            let wanted =
+                if has_room { Fate::Ready(Outcome::SynAck) } else { Fate::Drop(DropReason::NoBuffer) };
+            assert_eq!((*fate, answers.rows >> port & 1), (wanted, u64::from(has_room)), "port {port}");
+        }
+    }
 }
 
 /// None, an MSS, or all that Linux has.
