@@ -70,6 +70,7 @@ drop_reasons! {
     ReqQFull = "tcp_reqqfull": "The listener's SYN queue is full and cookies are off (TCPReqQFullDrop).",
     SynBacklogReserve = "syn_backlog_reserve": "The last quarter of tcp_max_syn_backlog is kept for known peers and cookies are off.",
     RequestTableFull = "request_table_full": "This core has no free request entry.",
+    KernelFlow = "kernel_flow": "At a listener whose connections are the kernel's: not a SYN, so the kernel answers it.",
     Draining = "draining": "A new SYN at a listener while the server drains: it takes none any more.",
     ConnTableFull = "conn_table_full": "This core has no free connection entry.",
     // TCP at a request.

@@ -10,6 +10,8 @@
 //! so that the keys can change while handshakes are in flight; and the keys may be shared: see [`CookieKeys`]. The minutes
 //! are those of the clock that is handed in, which all that share keys must have in common.
 
+pub mod rich;
+
 use crate::flow_hash::flow_hash;
 use crate::limits::BURST_MAX;
 use crate::segment::FlowKey;

@@ -15,13 +15,13 @@ use crate::listen_sock::{ListenSock, Refused};
 use crate::request_sock::Request;
 use crate::segment::{FlowKey, Outcome, Segment, Verdict, flag};
 use crate::snmp::Mib;
-use crate::syncookies::{self, CookieOptions, cookie_init_sequence, cookie_init_timestamp, cookie_of};
+use crate::syncookies::{self, CookieOptions, cookie_init_sequence, cookie_init_timestamp, cookie_of, rich};
 use crate::sysctl::Sysctl;
 use crate::tcp_output::{
     TCP_TIMEOUT_INIT, advertised_mss, secure_tcp_seq, secure_tcp_ts_off, select_initial_window, seq_scale,
     tcp_make_synack,
 };
-use crate::types::{DevIndex, ListenerRef, Nanos, SegSeq};
+use crate::types::{DevIndex, ListenerRef, Nanos, SegSeq, Then};
 
 /// MSS of a peer that names none (RFC 9293 §3.7.1).
 const MSS_DEFAULT_V4: u16 = 536;
@@ -78,6 +78,9 @@ pub(crate) fn tcp_conn_request(
         snmp.inc(Mib::ListenDrops);
         *verdict = Verdict::Drop(DropReason::ListenOverflow);
         return;
+    }
+    if slot.then() == Then::Kernel {
+        return send_rich_cookie(env, syn, now, verdict);
     }
     flows.cookies = want_cookie;
     if want_cookie {
@@ -205,6 +208,21 @@ fn send_cookie(env: &Env, syn: Syn<'_>, now: Nanos, verdict: &mut Verdict) {
     env.snmp().inc(Mib::SyncookiesSent);
     let ts = cookie_init_timestamp(clock_ms(now), options);
     *verdict = Verdict::Reply(Outcome::SynAck, tcp_make_synack(&req, ts));
+}
+
+/// Answers the SYN at a listener whose connections are the kernel's; the cookie keeps all options.
+#[inline(never)]
+fn send_rich_cookie(env: &Env, syn: Syn<'_>, now: Nanos, verdict: &mut Verdict) {
+    let Syn { seg, .. } = syn;
+    let mut req = tcp_openreq_init(env, &syn, false);
+    let asked = rich::Asked {
+        mss: req.mss,
+        options: CookieOptions { wscale: req.snd_wscale, sack: req.sack_ok, ecn: req.ecn_ok },
+        timestamps: req.tstamp_ok,
+    };
+    req.iss = rich::cookie(&env.cookies.current, &seg.flow, seg.seq, &asked, now);
+    env.snmp().inc(Mib::SyncookiesSent);
+    *verdict = Verdict::Reply(Outcome::SynAck, tcp_make_synack(&req, clock_ms(now)));
 }
 
 /// The greatest window scale; a greater one counts as this (RFC 7323 §2.3).

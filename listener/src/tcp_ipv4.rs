@@ -11,7 +11,7 @@ use crate::tcp;
 use crate::tcp_input::{Syn, tcp_conn_request};
 use crate::tcp_minisocks::{tcp_check_req, tcp_v4_cookie_check, timewait_rcv};
 use crate::tcp_output::tcp_send_reset;
-use crate::types::{ListenerRef, Nanos, SegSeq, TcpState};
+use crate::types::{ListenerRef, Nanos, SegSeq, TcpState, Then};
 
 /// What a step says about a segment.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +97,10 @@ fn flow(env: &Env, flows: &mut Flows, id: EntryId, seg: &Segment, now: Nanos) ->
 #[inline]
 fn listen(env: &Env, flows: &mut Flows, syn: Syn<'_>, now: Nanos, verdict: &mut Verdict) {
     let seg = syn.seg;
-    if seg.has(flag::RST) {
+    let bare = seg.flags & (flag::SYN | flag::ACK | flag::RST | flag::FIN) == flag::SYN;
+    if !bare && syn.slot.then() == Then::Kernel {
+        *verdict = Verdict::Drop(DropReason::KernelFlow);
+    } else if seg.has(flag::RST) {
         *verdict = if flows.is_stray(seg) { STRAY } else { Verdict::Drop(DropReason::ListenRst) };
     } else if seg.has(flag::ACK) {
         let checked = if seg.has(flag::SYN) { None } else { tcp_v4_cookie_check(env, flows, &syn, now) };

@@ -311,6 +311,9 @@ pub enum Then {
     Close = 2,
     /// Reset at once.
     Reset = 3,
+    /// The kernel's: SYNs get a rich cookie ([`crate::syncookies::rich`]), and whoever sits on the kernel's path makes a
+    /// connection of its own listener from the ACK. Nothing but SYNs is answered here.
+    Kernel = 4,
 }
 
 impl Then {
@@ -320,6 +323,7 @@ impl Then {
             1 => Self::Discard,
             2 => Self::Close,
             3 => Self::Reset,
+            4 => Self::Kernel,
             _ => Self::Queue,
         }
     }

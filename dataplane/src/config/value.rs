@@ -202,6 +202,8 @@ pub enum ThenName {
     Close,
     /// Reset at once
     Reset,
+    /// Made by the kernel's own listener, once hearken has verified the handshake
+    Kernel,
 }
 
 /// The word for `then` in files, in JSON and on the command line.
@@ -211,6 +213,7 @@ pub const fn then_name(then: ThenName) -> &'static str {
         ThenName::Discard => "discard",
         ThenName::Close => "close",
         ThenName::Reset => "reset",
+        ThenName::Kernel => "kernel",
     }
 }
 
@@ -221,6 +224,7 @@ impl From<ThenName> for Then {
             ThenName::Discard => Self::Discard,
             ThenName::Close => Self::Close,
             ThenName::Reset => Self::Reset,
+            ThenName::Kernel => Self::Kernel,
         }
     }
 }
@@ -232,6 +236,7 @@ impl From<Then> for ThenName {
             Then::Discard => Self::Discard,
             Then::Close => Self::Close,
             Then::Reset => Self::Reset,
+            Then::Kernel => Self::Kernel,
         }
     }
 }

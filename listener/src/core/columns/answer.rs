@@ -19,7 +19,7 @@ use crate::tcp_input::{
     Place, Syn, TCP_MAX_WSCALE, inet_csk_reqsk_queue_hash_add, peer_mss, tcp_openreq_init,
 };
 use crate::tcp_output::{DSCP, mss_of, seq_scale, tcp_make_synack};
-use crate::types::{DevIndex, ListenerRef, Nanos, Route, SegSeq};
+use crate::types::{DevIndex, ListenerRef, Nanos, Route, SegSeq, Then};
 use crate::vector;
 
 /// What the answers to the SYNs of a listener, or of none, have in common.
@@ -326,7 +326,12 @@ impl ColumnLookup {
         let Cx { env, now, .. } = cx;
         let slot = env.listening(listener)?;
         let syncookies = env.sysctl.tcp_syncookies;
-        if env.draining || syncookies == 0 || env.sysctl.tcp_reflect_tos || slot.acceptq_is_full() {
+        if env.draining
+            || syncookies == 0
+            || slot.then() == Then::Kernel
+            || env.sysctl.tcp_reflect_tos
+            || slot.acceptq_is_full()
+        {
             return None;
         }
         let crowded = is_crowded(flows, slot, listener);

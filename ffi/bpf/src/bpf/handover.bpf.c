@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+/*
+ * tc ingress: turns an ACK that ends one of hearken's handshakes into a connection of the kernel's listener.
+ *
+ * The kernel makes a request from the attributes that the cookie holds, and the listener's child from that, as it does for
+ * cookies of its own (bpf_sk_assign_tcp_reqsk, Linux 6.9). A segment with a wrong or outdated cookie goes on as it came; the
+ * kernel answers it as it answers any ACK without a connection. Every path ends in TC_ACT_UNSPEC, so filters of others see
+ * all segments as well.
+ *
+ * The program and its maps outlive hearken: handshakes that were in flight when it was killed still end well.
+ */
+#include "cookie.h"
+
+#define TC_ACT_UNSPEC (-1)
+#define CLAIMS_MAX 131072
+
+/* The attributes of a request; the layout is the kernel's ABI for this function. */
+struct bpf_tcp_req_attrs {
+	__u32 rcv_tsval;
+	__u32 rcv_tsecr;
+	__u16 mss;
+	__u8 rcv_wscale;
+	__u8 snd_wscale;
+	__u8 ecn_ok;
+	__u8 wscale_ok;
+	__u8 sack_ok;
+	__u8 tstamp_ok;
+	__u8 usec_ts_ok;
+	__u8 reserved[3];
+};
+
+struct tcp_sock;
+extern int bpf_sk_assign_tcp_reqsk(struct __sk_buff *skb, struct sock *sk, struct bpf_tcp_req_attrs *attrs,
+				   int attrs__sz) __ksym;
+
+/* Counters, in the order of `Handover::COUNTERS` in handover.rs. */
+enum counter {
+	HANDED_OVER,
+	HANDOVER_BAD_COOKIE,
+	HANDOVER_OUTDATED_COOKIE,
+	HANDOVER_BAD_TIMESTAMP,
+	HANDOVER_REFUSED,
+	HANDOVER_ACCEPT_QUEUE_FULL,
+	HANDOVER_LEFT_TO_KERNEL,
+	COUNTERS,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct settings);
+} settings SEC(".maps");
+
+/* Where a cookie of ours may come back to. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, CLAIMS_MAX);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct endpoint);
+	__type(value, __u32);
+} claims SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+/* Round trips from SYN-ACK to verified ACK: bucket n counts those below 2^n ms, the last one all others. */
+#define RTT_BUCKETS 18
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, RTT_BUCKETS);
+	__type(key, __u32);
+	__type(value, __u64);
+} rtt SEC(".maps");
+
+static __always_inline void count_in(void *map, __u32 index)
+{
+	__u64 *count = bpf_map_lookup_elem(map, &index);
+
+	if (count)
+		*count += 1;
+}
+
+static __always_inline void record_rtt(__u32 ms)
+{
+	__u32 bucket = 0;
+
+	for (int i = 0; i < RTT_BUCKETS - 1; i++) {
+		if (ms < 1U << i)
+			break;
+		bucket = i + 1;
+	}
+	count_in(&rtt, bucket);
+}
+
+/* Octets of TCP options at the most. */
+#define OPTIONS_MAX 40
+
+/* A walk over the options of a segment. */
+struct walk {
+	__u8 options[64];
+	__u32 len;
+	__u32 next;
+	struct stamps stamps;
+};
+
+/* One option; 1 ends the walk. A function of its own for bpf_loop: the verifier would follow an inlined loop option by option. */
+static int read_option(__u32 index, struct walk *walk)
+{
+	__u32 at = walk->next;
+	__u8 kind, size;
+
+	if (at >= walk->len || at >= OPTIONS_MAX)
+		return 1;
+	kind = walk->options[at];
+	if (kind == 0)
+		return 1;
+	if (kind == 1) {
+		walk->next = at + 1;
+		return 0;
+	}
+	size = walk->options[at + 1];
+	if (size < 2)
+		return 1;
+	if (kind == 8 && size == 10 && at + 10 <= walk->len) {
+		__be32 words[2];
+
+		__builtin_memcpy(words, walk->options + at + 2, 8);
+		walk->stamps.present = 1;
+		walk->stamps.tsval = bpf_ntohl(words[0]);
+		walk->stamps.tsecr = bpf_ntohl(words[1]);
+		return 1;
+	}
+	walk->next = at + size;
+	return 0;
+}
+
+/* The timestamp option, wherever it stands among the options. */
+static __always_inline void read_stamps(struct __sk_buff *skb, const struct segment *seg, __u32 at, struct stamps *out)
+{
+	__u32 len = (seg->tcp->off >> 4) * 4;
+	struct walk walk = {};
+
+	if (len <= sizeof(struct tcp))
+		return;
+	len -= sizeof(struct tcp);
+	if (len > OPTIONS_MAX || len == 0)
+		return;
+	if (bpf_skb_load_bytes(skb, at + sizeof(struct tcp), walk.options, len))
+		return;
+	walk.len = len;
+	bpf_loop(OPTIONS_MAX, read_option, &walk, 0);
+	*out = walk.stamps;
+}
+
+/* The whole check of a segment that may end a handshake: where it is none, COUNTERS. */
+static __always_inline __u32 check(struct __sk_buff *skb, const struct settings *set, const struct segment *seg,
+				   struct stamps *stamps, struct cookie *cookie)
+{
+	__u32 at = (void *)seg->tcp - (void *)(long)skb->data;
+
+	read_stamps(skb, seg, at, stamps);
+	return cookie_check(set, seg, stamps, bpf_ktime_get_ns(), cookie);
+}
+
+static __always_inline __u32 hand_over(struct __sk_buff *skb, const struct settings *set, struct tcp_sock *tp,
+				       const struct stamps *stamps, const struct cookie *cookie)
+{
+	struct bpf_tcp_req_attrs attrs = {
+		.rcv_tsval = stamps->tsval,
+		.rcv_tsecr = stamps->tsecr,
+		.mss = cookie->mss,
+		.ecn_ok = cookie->ecn,
+		.sack_ok = cookie->sack,
+		.tstamp_ok = stamps->present,
+	};
+
+	if (cookie->snd_wscale < 15) {
+		attrs.wscale_ok = 1;
+		attrs.snd_wscale = cookie->snd_wscale;
+		attrs.rcv_wscale = set->rcv_wscale;
+	}
+	if (left_to_kernel(tp))
+		return HANDOVER_LEFT_TO_KERNEL;
+	if (bpf_sk_assign_tcp_reqsk(skb, (struct sock *)tp, &attrs, sizeof(attrs)))
+		return HANDOVER_REFUSED;
+	if (stamps->present)
+		record_rtt(cookie->rtt_ms);
+	/* The kernel will drop the ACK, and count ListenOverflows; the client's data repeats it. */
+	if (tp->inet_conn.icsk_inet.sk.sk_ack_backlog > tp->inet_conn.icsk_inet.sk.sk_max_ack_backlog)
+		return HANDOVER_ACCEPT_QUEUE_FULL;
+	return HANDED_OVER;
+}
+
+SEC("tc")
+int hearken_handover(struct __sk_buff *skb)
+{
+	struct segment seg = {};
+	struct bpf_sock_tuple tuple = {};
+	struct stamps stamps = {};
+	struct cookie cookie = {};
+	struct settings *set;
+	struct tcp_sock *tp;
+	struct bpf_sock *skc;
+	__u32 zero = 0, size, count;
+
+	/* Headers may lie in pages of the skb: the packet's linear part must hold them. */
+	bpf_skb_pull_data(skb, skb->len < 14 + 60 + 20 ? skb->len : 14 + 60 + 20);
+	if (!read_segment((void *)(long)skb->data, (void *)(long)skb->data_end, &seg))
+		return TC_ACT_UNSPEC;
+	if ((seg.tcp->flags & (TH_SYN | TH_ACK | TH_RST)) != TH_ACK)
+		return TC_ACT_UNSPEC;
+	if (!is_claimed(&claims, &seg))
+		return TC_ACT_UNSPEC;
+	set = bpf_map_lookup_elem(&settings, &zero);
+	if (!set || (set->expires_ns && bpf_ktime_get_ns() > set->expires_ns))
+		return TC_ACT_UNSPEC;
+	size = tuple_of(&seg, &tuple);
+	skc = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	if (!skc)
+		return TC_ACT_UNSPEC;
+	/* Connections, requests and TIME-WAIT entries are the kernel's own business. */
+	if (skc->state != BPF_TCP_LISTEN)
+		goto release;
+	switch (check(skb, set, &seg, &stamps, &cookie)) {
+	case COOKIE_GOOD:
+		tp = bpf_skc_to_tcp_sock(skc);
+		count = tp ? hand_over(skb, set, tp, &stamps, &cookie) : HANDOVER_REFUSED;
+		break;
+	case COOKIE_OUTDATED:
+		count = HANDOVER_OUTDATED_COOKIE;
+		break;
+	case COOKIE_TIMESTAMP:
+		count = HANDOVER_BAD_TIMESTAMP;
+		break;
+	default:
+		count = HANDOVER_BAD_COOKIE;
+	}
+	count_in(&counters, count);
+release:
+	bpf_sk_release(skc);
+	return TC_ACT_UNSPEC;
+}
+
+/* For tests (BPF_PROG_TEST_RUN): what the cookie of an ACK says, without a socket. */
+struct checked {
+	__u32 verdict;
+	struct cookie cookie;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct checked);
+} checked SEC(".maps");
+
+SEC("tc")
+int hearken_check(struct __sk_buff *skb)
+{
+	struct segment seg = {};
+	struct stamps stamps = {};
+	struct checked out = {};
+	struct settings *set;
+	__u32 zero = 0;
+
+	if (!read_segment((void *)(long)skb->data, (void *)(long)skb->data_end, &seg))
+		return 1;
+	set = bpf_map_lookup_elem(&settings, &zero);
+	if (!set)
+		return 2;
+	out.verdict = check(skb, set, &seg, &stamps, &out.cookie);
+	bpf_map_update_elem(&checked, &zero, &out, BPF_ANY);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
