@@ -22,6 +22,7 @@ use place::{ConfigArgs, ServerArgs};
 mod capture;
 mod place;
 mod reload;
+mod shield;
 mod top;
 mod why;
 
@@ -37,6 +38,8 @@ pub struct Cli {
 enum Command {
     /// Run a server until SIGINT, or until SIGTERM and the end of its connections; then print what it counted
     Run(RunArgs),
+    /// Stand in front of every listener of an interface: meet its SYNs, hand verified handshakes to the kernel
+    Shield(shield::ShieldArgs),
     /// Check a configuration file, and whether this machine can run it
     Check(CheckArgs),
     /// Open a listener on the running server, as listen(2) would
@@ -123,6 +126,7 @@ impl Cli {
     pub fn run(self, out: &mut impl Write) -> Done {
         match self.command {
             Command::Run(args) => args.run(out),
+            Command::Shield(args) => args.run(out),
             Command::Check(args) => args.run(out),
             Command::Listen(args) => args.run(out),
             Command::Close(args) => args.run(out),
@@ -318,10 +322,11 @@ impl SsArgs {
         while let Some(fd) = from {
             let page: Ss = server.call(&Request::Ss { from: fd })?;
             all.listeners.extend(page.listeners);
+            all.kernel.extend(page.kernel);
             // A server that does not move on would be asked for ever.
             from = page.next.filter(|next| *next > fd);
         }
-        print(out, self.json, &all, || report::ss(&all.listeners))
+        print(out, self.json, &all, || report::ss(&all))
     }
 }
 

@@ -9,6 +9,7 @@ mod control;
 mod device;
 mod diff;
 mod error;
+mod kernel;
 mod metrics;
 mod sysctl;
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub use control::{Control, DrainSeconds, Readers};
 pub use device::{Device, DpdkDevice};
 pub use diff::Difference;
 pub use error::{ConfigError, Place};
+pub use kernel::{Adopt, Kernel, Pattern, Shield, Take};
 pub use metrics::Metrics;
 pub use sysctl::Sysctl;
 pub use value::{Cores, Huge, Idle, ListenAddr, Mac, Offloads, Prefix, Queues, ThenName, then_name};
@@ -50,6 +52,10 @@ pub struct Config {
     pub eal: Eal,
     /// The devices; at least one.
     pub port: Vec<Port>,
+    /// Which of the kernel's listeners to stand in front of.
+    pub kernel: Kernel,
+    /// In place of `port` and `kernel`: one interface, all its listeners.
+    pub shield: Option<Shield>,
     /// Threads and bursts.
     pub workers: Workers,
     /// SYN cookies.
@@ -107,6 +113,10 @@ pub struct Port {
     /// Whole prefixes whose every address is local, as `ip route add local PREFIX dev lo` makes it. Default none.
     #[serde(default)]
     pub any_ip: Vec<Spanned<Prefix>>,
+    /// Which frames come to hearken: `all`, or on `net_af_xdp` only those that it has `claimed`, which leaves the kernel's traffic
+    /// alone. Default `all`.
+    #[serde(default = "take_default")]
+    pub take: Spanned<Take>,
     /// Receive queues. Default `auto`: one for each worker, as many as the device has.
     #[serde(default = "queues_default")]
     pub queues: Spanned<Queues>,
@@ -135,6 +145,10 @@ pub struct Port {
 /// A value that stands nowhere in the file.
 fn default_value<T>(value: T) -> Spanned<T> {
     Spanned::new(0..0, value)
+}
+
+fn take_default() -> Spanned<Take> {
+    default_value(Take::All)
 }
 
 fn queues_default() -> Spanned<Queues> {
@@ -255,7 +269,9 @@ impl Config {
             place: Place { file: file.to_owned(), line: None },
             message: format!("cannot read it: {error}; give the path of a configuration file with --config"),
         })?;
-        Self::parse(file, text)
+        let mut config = Self::parse(file, text)?;
+        config.follow_kernel();
+        Ok(config)
     }
 
     /// Checks `text`; `file` is for messages only.
@@ -269,7 +285,9 @@ impl Config {
             Err(error) => return Err(ConfigError::from_toml(&source, &error)),
         };
         config.source = source;
+        config.expand_shield()?;
         check::check(&config)?;
+        config.check_kernel()?;
         Ok(config)
     }
 

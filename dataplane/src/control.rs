@@ -4,6 +4,7 @@
 //! and [`service`] what each request does; [`reload`] changes what runs, [`cookie_keys`] the keys of SYN cookies, and
 //! [`why`] tries a frame without a trace; [`capture`] shows frames with their verdicts.
 
+mod beside;
 pub mod capture;
 pub mod client;
 pub mod cookie_keys;

@@ -12,6 +12,8 @@ pub mod hex;
 pub mod histogram;
 pub mod http;
 pub mod io;
+#[cfg(feature = "kernel")]
+pub mod kernel;
 pub mod local;
 pub mod metrics;
 pub mod names;

@@ -86,9 +86,24 @@ pub struct LocalTable {
     /// With their prefix lengths, sorted.
     v6: Box<[(InetAddr, u8)]>,
     v6_prefixes: Box<[(InetAddr, u8)]>,
+    /// Somebody else has seen to it that the destination is local and the source is not.
+    beside_kernel: bool,
 }
 
 impl LocalTable {
+    /// The table of a port that only claimed frames come to: every unicast destination is local, and every unicast source is
+    /// somebody else's, because the claim has asked the kernel.
+    pub fn beside_kernel(mac: MacAddr) -> Self {
+        let all = [(InetAddr::ANY_V4, 0), (InetAddr::ANY_V6, 0)];
+        Self { beside_kernel: true, ..Self::new(mac, &[], &all) }
+    }
+
+    /// True for a table that [`LocalTable::beside_kernel`] made.
+    #[inline]
+    pub fn is_beside_kernel(&self) -> bool {
+        self.beside_kernel
+    }
+
     /// The table of a device with `mac`, its own `addresses` with the prefix lengths of their subnets, and the prefixes
     /// `any_ip` that are local as a whole.
     pub fn new(mac: MacAddr, addresses: &[(InetAddr, u8)], any_ip: &[(InetAddr, u8)]) -> Self {
@@ -134,6 +149,7 @@ impl LocalTable {
             v4_prefixes,
             v6: v6(addresses),
             v6_prefixes: v6(any_ip),
+            beside_kernel: false,
         }
     }
 

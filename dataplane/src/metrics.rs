@@ -142,6 +142,7 @@ impl Page {
         let mut families = self.counters();
         families.extend(self.snmp());
         families.extend(self.devices());
+        families.extend(self.kernel());
         families.extend(self.state());
         families.push(self.latency());
         families
@@ -197,6 +198,24 @@ impl Page {
         });
         let about = "What a device's driver counts beside, by its own names.";
         own.chain([Family::numbers("hearken_device_xstat", about, Kind::Gauge, xstats)])
+    }
+
+    /// What the programs on the kernel's path counted, where there are any.
+    fn kernel(&self) -> Vec<Family<'_>> {
+        let Some(kernel) = &self.stats.kernel else { return Vec::new() };
+        let one = |Name { name, sentence, .. }: &'static Name| {
+            let series = [([], count(&kernel.counters, name))];
+            Family::numbers(format!("hearken_kernel_{name}"), sentence, Kind::Counter, series)
+        };
+        let mut families: Vec<_> = names::KERNEL_COUNTERS.iter().map(one).collect();
+        let last = kernel.rtt_below_ms.len().saturating_sub(1);
+        let series = kernel.rtt_below_ms.iter().enumerate().map(|(bucket, count)| {
+            let below = if bucket == last { "more".to_owned() } else { (1u64 << bucket).to_string() };
+            ([("below_ms", below)], *count)
+        });
+        let about = "Round trips from SYN-ACK to verified ACK of clients with timestamps, each in the first bucket that it fits.";
+        families.push(Family::numbers("hearken_handover_rtt", about, Kind::Counter, series));
+        families
     }
 
     fn state(&self) -> [Family<'_>; 3] {

@@ -43,6 +43,72 @@ pub const DEVICE_COUNTERS: [Name; 8] = [
     },
 ];
 
+/// What the programs on the kernel's path count, in front of the kernel's listeners: first those of the claim, then those of
+/// the hand-over.
+pub const KERNEL_COUNTERS: [Name; 13] = [
+    Name { name: "claim_redirected", unit: "frames", sentence: "SYNs that came to hearken." },
+    Name {
+        name: "claim_no_listener",
+        unit: "frames",
+        sentence: "SYNs to a claimed address where the kernel has no listener any more: left to the kernel.",
+    },
+    Name {
+        name: "claim_known_flow",
+        unit: "frames",
+        sentence: "SYNs of a flow that the kernel knows, such as one in TIME-WAIT: left to the kernel.",
+    },
+    Name {
+        name: "claim_accept_queue_full",
+        unit: "frames",
+        sentence: "SYNs to a listener whose accept queue is full: left to the kernel, which drops them (ListenOverflows).",
+    },
+    Name {
+        name: "claim_left_to_kernel",
+        unit: "frames",
+        sentence: "SYNs to a listener with MPTCP, TCP Fast Open, MD5 or AO keys: left to the kernel.",
+    },
+    Name {
+        name: "claim_other_vlan",
+        unit: "frames",
+        sentence: "SYNs that came by another VLAN than their address is in: left to the kernel.",
+    },
+    Name {
+        name: "handed_over_to_kernel",
+        unit: "segments",
+        sentence: "Verified ACKs that the kernel made a connection of its listener from.",
+    },
+    Name {
+        name: "handover_bad_cookie",
+        unit: "segments",
+        sentence: "ACKs at a claimed listener without a cookie of hearken's: the kernel answers them (RST).",
+    },
+    Name {
+        name: "handover_outdated_cookie",
+        unit: "segments",
+        sentence: "ACKs with a cookie that is too old: the kernel answers them (RST).",
+    },
+    Name {
+        name: "handover_bad_timestamp",
+        unit: "segments",
+        sentence: "ACKs with a cookie of hearken's and a timestamp that is not: the kernel answers them (RST).",
+    },
+    Name {
+        name: "handover_refused",
+        unit: "segments",
+        sentence: "Verified ACKs that the kernel did not take; see net.ipv4.tcp_syncookies and \"hearken doctor\".",
+    },
+    Name {
+        name: "handover_accept_queue_full",
+        unit: "segments",
+        sentence: "Verified ACKs that met a full accept queue: the kernel drops them (ListenOverflows), the client's data repeats them.",
+    },
+    Name {
+        name: "handover_left_to_kernel",
+        unit: "segments",
+        sentence: "Verified ACKs at a listener that has MPTCP, TCP Fast Open, MD5 or AO keys by now.",
+    },
+];
+
 /// The sentence of a device counter that every driver has; none for a driver's own.
 pub fn device_sentence(name: &str) -> Option<&'static str> {
     DEVICE_COUNTERS.iter().find(|counter| counter.name == name).map(|counter| counter.sentence)
@@ -120,6 +186,15 @@ pub fn groups() -> Vec<Group> {
             json: "devices[].NAME",
             metric: "hearken_device_NAME_total{port}",
             names: DEVICE_COUNTERS.to_vec(),
+        },
+        Group {
+            title: "Beside the kernel",
+            about: "Counted by the programs on the kernel's path, where hearken stands in front of the kernel's \
+                    listeners. `rtt_below_ms[n]` counts round trips from SYN-ACK to verified ACK below 2^n ms, as far as \
+                    clients have timestamps; in Prometheus `hearken_handover_rtt_total{below_ms}`.",
+            json: "kernel.counters.NAME",
+            metric: "hearken_kernel_NAME_total",
+            names: KERNEL_COUNTERS.to_vec(),
         },
     ]
 }

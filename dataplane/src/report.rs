@@ -2,8 +2,10 @@
 
 pub mod percentiles;
 pub mod plot;
+mod processes;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
@@ -11,8 +13,9 @@ use listener::drop_reason::DropReason;
 use listener::segment::Outcome;
 use listener::snmp::Mib;
 
+use crate::config::ThenName;
 use crate::control::proto::{
-    Begin, CoreStats, DeviceStats, Latency, ListenerRow, OutcomeLatency, PortClock, Stats,
+    Begin, CoreStats, DeviceStats, KernelStats, Latency, ListenerRow, OutcomeLatency, PortClock, Ss, Stats,
 };
 use crate::names;
 use crate::stats::CORE_COUNTERS;
@@ -44,36 +47,59 @@ pub fn text(table: &mut Table) -> String {
 }
 
 /// `198.18.0.1:80`; with a device `198.18.0.1%wan:80`; as ss(8) does, `*:80` for all of both families.
-fn local(row: &ListenerRow) -> String {
-    let device = row.device.as_ref().map(|name| format!("%{name}")).unwrap_or_default();
-    let port = row.local.port();
-    match row.local {
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() && !row.v6only => format!("*{device}:{port}"),
+fn local(addr: SocketAddr, v6only: bool, device: Option<&str>) -> String {
+    let device = device.map(|name| format!("%{name}")).unwrap_or_default();
+    let port = addr.port();
+    match addr {
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() && !v6only => format!("*{device}:{port}"),
         SocketAddr::V6(v6) => format!("[{}]{device}:{port}", v6.ip()),
         SocketAddr::V4(v4) => format!("{}{device}:{port}", v4.ip()),
     }
 }
 
-/// Listeners with the columns of `ss -ltn`, and what becomes of a finished handshake.
-pub fn ss(rows: &[ListenerRow]) -> String {
-    let header = ["State", "Recv-Q", "Send-Q", "Local Address:Port", "Peer Address:Port", "Then"];
-    let mut table = table(header.map(str::to_owned).to_vec());
-    for row in rows {
-        let peer = match row.local {
-            SocketAddr::V4(_) => "0.0.0.0:*",
-            SocketAddr::V6(v6) if v6.ip().is_unspecified() && !row.v6only => "*:*",
-            SocketAddr::V6(_) => "[::]:*",
-        };
+/// Listeners with the columns of `ss -ltn`, and what becomes of a finished handshake; beside the kernel, the kernel's own
+/// listeners instead of those that follow them.
+pub fn ss(all: &Ss) -> String {
+    let mut header = vec!["State", "Recv-Q", "Send-Q", "Local Address:Port", "Peer Address:Port", "Then"];
+    if !all.kernel.is_empty() {
+        header.push("Process");
+    }
+    let mut table = table(header.into_iter().map(str::to_owned).collect());
+    let followed = |row: &ListenerRow| {
+        row.then == ThenName::Kernel && all.kernel.iter().any(|kernel| kernel.local == row.local)
+    };
+    for row in all.listeners.iter().filter(|row| !followed(row)) {
         table.add_row([
             row.state.clone(),
             row.recv_q.to_string(),
             row.send_q.to_string(),
-            local(row),
-            peer.to_owned(),
+            local(row.local, row.v6only, row.device.as_deref()),
+            peer(row.local, row.v6only).to_owned(),
             crate::config::then_name(row.then).to_owned(),
         ]);
     }
+    let processes = processes::of(all.kernel.iter().map(|row| row.inode));
+    for row in &all.kernel {
+        let then = row.left.as_ref().map_or("kernel".into(), |why| format!("left to the kernel: {why}"));
+        table.add_row([
+            "LISTEN".into(),
+            row.recv_q.to_string(),
+            row.send_q.to_string(),
+            local(row.local, row.v6only, None),
+            peer(row.local, row.v6only).to_owned(),
+            then,
+            processes.get(&row.inode).cloned().unwrap_or_else(|| "-".into()),
+        ]);
+    }
     text(&mut table)
+}
+
+fn peer(local: SocketAddr, v6only: bool) -> &'static str {
+    match local {
+        SocketAddr::V4(_) => "0.0.0.0:*",
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() && !v6only => "*:*",
+        SocketAddr::V6(_) => "[::]:*",
+    }
 }
 
 /// Counters: one line a name, one column a core, then the sum; then the devices. Without `all`, counters that are 0
@@ -110,7 +136,50 @@ pub fn stats(stats: &Stats, all: bool) -> String {
         out += "\n";
         out += &device_text(device, all);
     }
+    if let Some(kernel) = &stats.kernel {
+        out += "\n";
+        out += &kernel_text(kernel, all);
+    }
     out
+}
+
+/// What the kernel's path counted, and the clients' round trips.
+fn kernel_text(kernel: &KernelStats, all: bool) -> String {
+    let mut table = table(vec!["beside the kernel".to_owned(), String::new(), String::new()]);
+    for counter in &names::KERNEL_COUNTERS {
+        let count = kernel.counters.get(counter.name).copied().unwrap_or_default();
+        if count > 0 || all {
+            let name = format!("  {}", counter.name);
+            table.add_row([Cell::new(name), number(count), Cell::new(counter.sentence)]);
+        }
+    }
+    let mut out = text(&mut table);
+    let total: u64 = kernel.rtt_below_ms.iter().sum();
+    // Writing to a String cannot fail.
+    let _ = match total {
+        0 => Ok(()),
+        _ => writeln!(
+            out,
+            "  round trip from SYN-ACK to verified ACK, of {total} clients with timestamps: half below {}, 99 % below {}",
+            below(&kernel.rtt_below_ms, total, 50),
+            below(&kernel.rtt_below_ms, total, 99)
+        ),
+    };
+    out
+}
+
+/// The bound of the first bucket up to which `percent` of all `total` round trips stand.
+fn below(buckets: &[u64], total: u64, percent: u64) -> String {
+    let mut sum = 0;
+    let wanted = (total * percent).div_ceil(100);
+    let at = buckets.iter().position(|count| {
+        sum += count;
+        sum >= wanted
+    });
+    match at {
+        Some(bucket) if bucket + 1 < buckets.len() => format!("{} ms", 1u64 << bucket),
+        _ => format!("more than {} ms", 1u64 << buckets.len().saturating_sub(2)),
+    }
 }
 
 fn add_counter(table: &mut Table, name: &str, cores: impl Iterator<Item = u64>, total: u64, sentence: &str) {

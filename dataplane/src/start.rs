@@ -22,7 +22,7 @@ mod watch;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,7 +123,17 @@ fn start_dpdk(config: &Config, cores: Vec<usize>) -> Result<Running, StartError>
         entered.add(lcore.id(), worker);
         Ok(lcore)
     };
-    let running = start_workers(config, cores, ports, Box::new(devices), (crate::io::dpdk::clock(), enter))?;
+    let clock = crate::io::dpdk::clock();
+    #[cfg_attr(not(feature = "kernel"), allow(unused_mut))]
+    let mut running = start_workers(config, cores, ports, Box::new(devices), (clock, enter))?;
+    #[cfg(feature = "kernel")]
+    {
+        let mut clock = clock;
+        if let Err(error) = running.desk.begin_kernel(move || clock.now()) {
+            let _ = running.stop();
+            return Err(StartError::Run(error));
+        }
+    }
     if let Some(eal) = handle.as_ref().filter(|_| config.eal.telemetry) {
         let registered = telemetry::register(eal, &running.stats, &running.desk, lcores);
         registered.map_err(|error| StartError::Run(error.to_string()))?;
@@ -238,6 +248,8 @@ where
         dry_runs,
         captures,
         top: TopWindow::default(),
+        #[cfg(feature = "kernel")]
+        kernel: None,
     };
     Ok(Running {
         #[cfg(feature = "dpdk")]
@@ -267,6 +279,9 @@ fn on_core<T: Send>(cpu: usize, make: impl FnOnce() -> T + Send) -> T {
 /// What is local to each port.
 fn locals<I>(config: &Config, ports: &[OpenPort<I>]) -> Vec<Arc<LocalTable>> {
     let local = |(open, port): (&OpenPort<I>, &Port)| {
+        if port.is_beside_kernel() {
+            return Arc::new(LocalTable::beside_kernel(open.mac));
+        }
         let (addresses, any_ip) = (stack::prefixes(&port.addresses), stack::prefixes(&port.any_ip));
         Arc::new(LocalTable::new(open.mac, &addresses, &any_ip))
     };
@@ -361,9 +376,12 @@ impl Running {
         timeout: Duration,
     ) -> io::Result<()> {
         let Self { desk, team, .. } = self;
-        let others: Vec<BorrowedFd<'_>> = others.iter().copied().chain([team.wake_fd()]).collect();
+        let mut others: Vec<BorrowedFd<'_>> = others.iter().copied().chain([team.wake_fd()]).collect();
+        let kernel = desk.kernel_fd().map_err(|error| io::Error::other(error.to_string()))?;
+        others.extend(kernel.as_ref().map(AsFd::as_fd));
         server.turn(desk, &others, timeout)?;
         desk.devices.tick();
+        desk.turn_kernel();
         desk.stack.flush();
         for listener in desk.stack.floods() {
             let addr = SocketAddr::from(listener);
@@ -385,10 +403,15 @@ impl Running {
     /// Stops the workers, then the devices, and says what was counted, and as an error what a worker ended by, if not
     /// by this.
     pub fn stop(mut self) -> (FinalReport, Result<(), String>) {
+        if self.desk.release_kernel() {
+            // For handshakes in flight: their SYN-ACKs are sent, their ACKs still come.
+            self.desk.linger_kernel();
+        }
         let ended = self.team.stop();
         let stats = self.desk.stats();
         // Without a core to choose there is nothing to refuse.
         let latency = self.desk.latency(None).unwrap_or_default();
+        self.desk.end_kernel();
         (FinalReport { stats, latency }, ended)
     }
 }

@@ -259,8 +259,8 @@ fn visit(io: DpdkIo, socket: &Path, connections: usize, stop: &AtomicBool) -> Re
     println!("waiting:    3 connections to {SERVER}:7000, which nobody accepts");
 
     let mut client = Client::connect(socket)?;
-    let listeners = client.call::<Ss>(&Request::Ss { from: 0 })?.listeners;
-    println!("\n$ hearken ss\n{}", report::ss(&listeners).trim_end());
+    let all = client.call::<Ss>(&Request::Ss { from: 0 })?;
+    println!("\n$ hearken ss\n{}", report::ss(&all).trim_end());
     println!(
         "\n$ hearken stats\n{}",
         report::stats(&client.call::<Stats>(&Request::Stats {})?, false).trim_end()

@@ -9,7 +9,8 @@ use toml::de::{DeTable, DeValue};
 use super::{Config, Place, Source};
 
 /// Keys that a running server takes over. The listeners do not stand here: they are compared with what runs.
-const LIVE: [&str; 4] = ["sysctl.", "limits.rst_per_second", "control.drain_seconds", "control.readers"];
+const LIVE: [&str; 5] =
+    ["sysctl.", "kernel.", "limits.rst_per_second", "control.drain_seconds", "control.readers"];
 
 /// A key with another value than before.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -66,7 +66,32 @@ knobs! {
     bindv6only: Switch,
 }
 
+/// The value of the kernel's knob `name`, as far as it can be read.
+fn kernels<T: FromStr>(dir: &std::path::Path, name: &str) -> Option<Spanned<T>> {
+    let text = std::fs::read_to_string(dir.join(name)).ok()?;
+    text.trim().parse().ok().map(super::default_value)
+}
+
 impl Sysctl {
+    /// Fills in what SYN-ACKs go by and what is not given, from the kernel's own knobs in `dir`.
+    pub(super) fn follow(&mut self, dir: &std::path::Path) {
+        let switch = |name: &str| {
+            kernels::<u8>(dir, name).map(|knob| super::default_value(Switch(*knob.get_ref() != 0)))
+        };
+        let mode = |name: &str| kernels::<u8>(dir, name).filter(|mode| *mode.get_ref() <= 2);
+        self.tcp_timestamps = self.tcp_timestamps.take().or_else(|| mode("tcp_timestamps"));
+        self.tcp_sack = self.tcp_sack.take().or_else(|| switch("tcp_sack"));
+        self.tcp_window_scaling = self.tcp_window_scaling.take().or_else(|| switch("tcp_window_scaling"));
+        self.tcp_ecn = self.tcp_ecn.take().or_else(|| mode("tcp_ecn"));
+        self.tcp_reflect_tos = self.tcp_reflect_tos.take().or_else(|| switch("tcp_reflect_tos"));
+        let rmem = || {
+            let text = std::fs::read_to_string(dir.join("tcp_rmem")).ok()?;
+            let mut numbers = text.split_ascii_whitespace().map_while(|number| number.parse().ok());
+            Some(super::default_value([numbers.next()?, numbers.next()?, numbers.next()?]))
+        };
+        self.tcp_rmem = self.tcp_rmem.take().or_else(rmem);
+    }
+
     /// Ranges that the kernel enforces too.
     pub(super) fn check(&self, config: &Config) -> Result<(), ConfigError> {
         let modes = [

@@ -87,13 +87,20 @@ impl CookieDesk {
         }
     }
 
-    /// Takes what is in the file now, or draws a new generation and keeps the one before.
+    /// Takes what is in the file now, or draws a new generation and keeps the one before. `first` hears of the keys before any worker
+    /// makes cookies with them.
     ///
     /// # Errors
     /// The file says nothing new or nothing usable, or a worker does not answer. Nothing has changed then, but that the
     /// workers may know the new generation already.
-    pub fn rotate(&mut self, stack: &Stack) -> Result<CookieKeysReply, Refusal> {
+    pub fn rotate(
+        &mut self,
+        stack: &Stack,
+        first: impl FnOnce(CookieKeys) -> Result<(), Refusal>,
+    ) -> Result<CookieKeysReply, Refusal> {
         let next = self.next()?;
+        let old = Some(self.keys.current).filter(|old| *old != next.current);
+        first(CookieKeys { other: next.other.or(old), ..next })?;
         let known = next.current == self.keys.current || Some(next.current) == self.keys.other;
         if !known {
             give(stack, CookieKeys { other: Some(next.current), ..self.keys })?;

@@ -32,6 +32,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+mod beside;
 mod capture;
 mod steer;
 mod top;
@@ -39,6 +40,7 @@ mod why;
 
 use serde::{Deserialize, Serialize};
 
+pub use beside::{KernelListener, KernelStats};
 pub use capture::{Capture, Captured, CapturedFrame, SNAPLEN_DEFAULT};
 pub use steer::{Change, ChangeKind, Reloaded};
 pub use top::{Top, TopCore, TopDrop, TopListener};
@@ -194,6 +196,9 @@ pub struct Closed {
 pub struct Ss {
     /// At most [`SS_ROWS_MAX`] rows in the order of descriptors.
     pub listeners: Vec<ListenerRow>,
+    /// Beside the kernel, on the first page: the kernel's own listeners.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kernel: Vec<KernelListener>,
     /// `from` of the request that continues; none: this was the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<u32>,
@@ -243,6 +248,9 @@ pub struct Stats {
     pub total: CoreStats,
     /// One per port.
     pub devices: Vec<DeviceStats>,
+    /// Beside the kernel, what its path counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelStats>,
 }
 
 macro_rules! define_core_stats {

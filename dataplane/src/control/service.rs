@@ -70,6 +70,9 @@ pub struct Desk<D> {
     pub captures: Captures,
     /// For who watches.
     pub top: TopWindow,
+    /// What stands on the kernel's path, if anything does.
+    #[cfg(feature = "kernel")]
+    pub kernel: Option<Box<crate::kernel::KernelSide>>,
 }
 
 /// Opens a listener: socket, options, bind, listen; what fails leaves nothing behind.
@@ -143,7 +146,7 @@ impl<D: Devices> Service for Desk<D> {
             Request::Latency { core } => self.latency(core).map(Reply::Latency),
             Request::CookieKeys { rotate: false } => Ok(Reply::CookieKeys(self.cookies.show())),
             Request::CookieKeys { rotate: true } => {
-                let reply = self.cookies.rotate(&self.stack)?;
+                let reply = self.rotate_cookie_keys()?;
                 tracing::info!(current = reply.current, uid = peer.uid, "cookie keys changed");
                 Ok(Reply::CookieKeys(reply))
             }
@@ -227,7 +230,8 @@ impl<D: Devices> Desk<D> {
         let next = rows.get(proto::SS_ROWS_MAX).map(|row| row.fd.0);
         rows.truncate(proto::SS_ROWS_MAX);
         let listeners = rows.iter().map(|row| self.ss_row(row)).collect();
-        Ss { listeners, next }
+        let kernel = if from == 0 { self.kernel_listeners() } else { Vec::new() };
+        Ss { listeners, kernel, next }
     }
 
     fn ss_row(&self, row: &listener::sockaddr::ListenerRow) -> proto::ListenerRow {
@@ -304,7 +308,7 @@ impl<D: Devices> Desk<D> {
         let counters = self.devices.counters().into_iter();
         let devices =
             self.ports.iter().cloned().zip(counters).map(|(name, counters)| DeviceStats { name, counters });
-        Stats { cores, total, devices: devices.collect() }
+        Stats { cores, total, devices: devices.collect(), kernel: self.kernel_stats() }
     }
 
     /// Asks the workers for their numbers, once a round: who asks in the same one asked before they answered.

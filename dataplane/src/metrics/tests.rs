@@ -11,7 +11,7 @@ pub(super) fn page() -> Page {
     core.snmp.insert("CurrEstab".into(), 5);
     let mut total = core.clone();
     total.snmp.insert("CurrEstab".into(), 4);
-    let stats = Stats { cores: vec![core], total, devices: vec![] };
+    let stats = Stats { cores: vec![core], total, devices: vec![], kernel: None };
     Page { stats, reports: vec![report], healthy: true, dpdk: "none".into() }
 }
 

@@ -26,7 +26,7 @@ fn listeners_look_as_in_ss() {
         row("[2001:db8::1]:443"),
     ];
     let lines: Vec<String> =
-        ss(&rows).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        ss(&Ss { listeners: rows.to_vec(), ..Ss::default() }).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     assert_eq!(
         lines,
         [

@@ -210,13 +210,23 @@ impl Row<'_> {
         }
     }
 
+    /// True beside the kernel for a checksum that a local peer has left to its device: the field holds the pseudo-header's sum, not
+    /// inverted. The kernel takes such a segment, so a client would be lost that it serves.
+    #[cold]
+    fn is_partial(&self, packet: &Packet, segment: &[u8]) -> bool {
+        let field = segment.get(16..18).map(|field| u16::from_be_bytes([field[0], field[1]]));
+        self.local.is_beside_kernel() && field == Some(packet.pseudo.folded())
+    }
+
     #[inline(always)]
     fn tcp(&mut self, segment: &[u8], packet: &Packet) -> Result<Kind, DropReason> {
         let tcp = TcpHeader::parse(segment)?;
         let whole = match self.meta.l4_csum {
             Csum::Good | Csum::None => true,
             Csum::Bad => false,
-            Csum::Unknown => packet.pseudo.plus(Sum::of(segment)).is_whole(),
+            Csum::Unknown => {
+                packet.pseudo.plus(Sum::of(segment)).is_whole() || self.is_partial(packet, segment)
+            }
         };
         if !whole {
             return Err(DropReason::TcpCsum);
@@ -257,6 +267,7 @@ fn source_v4(local: &LocalTable, src: u32) -> Result<(), DropReason> {
     }
     match local.kind_v4(src) {
         AddrKind::Other => Ok(()),
+        AddrKind::Local if local.is_beside_kernel() => Ok(()),
         AddrKind::Local => Err(DropReason::IpMartianSource),
         AddrKind::Broadcast | AddrKind::Multicast => Err(DropReason::IpNotUnicast),
     }
@@ -276,7 +287,7 @@ fn source_v6(local: &LocalTable, ip: &Ipv6Packet) -> Result<(), DropReason> {
     }
     match local.kind_v6(ip.src) {
         AddrKind::Other => Ok(()),
-        AddrKind::Local if ip.src.is_any() => Ok(()),
+        AddrKind::Local if ip.src.is_any() || local.is_beside_kernel() => Ok(()),
         AddrKind::Local => Err(DropReason::IpMartianSource),
         AddrKind::Broadcast | AddrKind::Multicast => Err(DropReason::IpNotUnicast),
     }

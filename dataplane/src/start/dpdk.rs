@@ -164,7 +164,14 @@ pub fn open(config: &Config, cores: usize) -> Result<(Vec<Opened>, Running), Sta
     let mut opened = Vec::with_capacity(config.port.len());
     let (mut ports, mut arrivals, mut far_ends) =
         (Vec::with_capacity(config.port.len()), Vec::with_capacity(config.port.len()), Vec::new());
-    let opening = Opening { config, eal: &eal, cores };
+    let opening = Opening {
+        config,
+        eal: &eal,
+        cores,
+        #[cfg(feature = "kernel")]
+        claim: crate::kernel::ProgramFile::new()
+            .map_err(|error| StartError::Run(format!("no memory for a program: {error}")))?,
+    };
     for port in &config.port {
         let (mut port, started, far_end, arrival) = opening
             .open(port)
@@ -196,12 +203,16 @@ struct Opening<'a> {
     config: &'a Config,
     eal: &'a Eal,
     cores: usize,
+    /// Held until the drivers have read it.
+    #[cfg(feature = "kernel")]
+    claim: crate::kernel::ProgramFile,
 }
 
 impl Opening<'_> {
     fn open(&self, port: &Port) -> Result<(Opened, Started, Option<Started>, Arrival), String> {
         let (near, far) = match port.device.get_ref() {
-            Device::Dpdk(device) => (self.attach(device)?, None),
+            Device::Dpdk(device) if port.is_beside_kernel() => (self.attach_beside_kernel(device)?, None),
+            Device::Dpdk(device) => (self.attach(device.devargs(), device)?, None),
             Device::RingPair { queues } => {
                 let frames = u32::from(*port.rx_descriptors.get_ref()).next_power_of_two();
                 let ends = self.eal.ring_pair(port.name.get_ref(), *queues, frames, NumaNode::ANY);
@@ -222,13 +233,27 @@ impl Opening<'_> {
             Arrival::Unstamped { could: false }
         });
         let (peers, far_end) = far.map(|far| self.open_port(port, far)).transpose()?.unzip();
-        let (mac, mtu) = (started.mac().map_err(text)?, started.mtu().map_err(text)?);
+        let mac = started.mac().map_err(text)?;
+        let mtu = if port.is_beside_kernel() { kernels_mtu(port)? } else { started.mtu().map_err(text)? };
         let opened = Opened { queues, peers: peers.unwrap_or_default(), mac: MacAddr(mac.0), mtu };
         Ok((opened, started, far_end, arrival))
     }
 
-    fn attach(&self, device: &DpdkDevice) -> Result<PortId, String> {
-        let ids = self.eal.attach(device.devargs()).map_err(|error| match device.driver() {
+    /// Attaches a device whose driver puts hearken's claim on its interface.
+    #[cfg(feature = "kernel")]
+    fn attach_beside_kernel(&self, device: &DpdkDevice) -> Result<PortId, String> {
+        crate::kernel::prepare(device.arg("iface").unwrap_or_default())?;
+        let program = self.claim.path();
+        self.attach(&format!("{},xdp_prog={program}", device.devargs()), device)
+    }
+
+    #[cfg(not(feature = "kernel"))]
+    fn attach_beside_kernel(&self, _device: &DpdkDevice) -> Result<PortId, String> {
+        Err("this hearken was built without the feature \"kernel\", which take = \"claimed\" needs".into())
+    }
+
+    fn attach(&self, devargs: &str, device: &DpdkDevice) -> Result<PortId, String> {
+        let ids = self.eal.attach(devargs).map_err(|error| match device.driver() {
             Some(driver) => format!(
                 "{error}. Next: look {driver} and its arguments up in DPDK's NIC guide; drivers are plugins of libdpdk \
                  and packages of their own on some systems"
@@ -256,7 +281,8 @@ impl Opening<'_> {
             },
             rx_desc: *port.rx_descriptors.get_ref(),
             tx_desc: *port.tx_descriptors.get_ref(),
-            mtu: Some(*port.mtu.get_ref()),
+            // Beside the kernel it is the kernel's, and this driver would change it there.
+            mtu: (!port.is_beside_kernel()).then_some(*port.mtu.get_ref()),
             rx_checksum: offloads,
             tx_checksum: offloads,
             vlan_insert: offloads,
@@ -284,6 +310,17 @@ impl Opening<'_> {
             format!("no memory for {need}: {error}; raise eal.memory_mib or lower the descriptors")
         })
     }
+}
+
+/// MTU of the interface of a port beside the kernel.
+#[cfg(feature = "kernel")]
+fn kernels_mtu(port: &Port) -> Result<u16, String> {
+    crate::kernel::mtu(port.interface().unwrap_or_default())
+}
+
+#[cfg(not(feature = "kernel"))]
+fn kernels_mtu(port: &Port) -> Result<u16, String> {
+    Ok(*port.mtu.get_ref())
 }
 
 fn no_interrupts(driver: &str) -> String {

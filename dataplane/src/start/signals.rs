@@ -82,11 +82,17 @@ pub(super) struct Draining {
 
 impl Draining {
     /// Begins; `patience` is the bound on waiting.
-    pub(super) fn begin(running: &Running, patience: Duration) -> Self {
+    pub(super) fn begin(running: &mut Running, patience: Duration) -> Self {
+        let released = running.desk.release_kernel();
         let stack = &running.desk.stack;
         let cookies = stack.snmp().iter().any(|(name, count)| *name == "SyncookiesSent" && *count > 0);
-        stack.drain();
-        tracing::info!(seconds = patience.as_secs(), "draining: no new SYN is answered");
+        if released {
+            // SYNs on their way through the ring are still answered; new ones do not come.
+            tracing::info!(seconds = patience.as_secs(), "draining: the kernel answers new SYNs");
+        } else {
+            stack.drain();
+            tracing::info!(seconds = patience.as_secs(), "draining: no new SYN is answered");
+        }
         let (now, least) = (Instant::now(), if cookies { COOKIE_GRACE } else { Duration::ZERO });
         Self { until: now + patience, not_before: now + least.min(patience) }
     }

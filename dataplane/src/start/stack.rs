@@ -53,7 +53,11 @@ fn with_limits(
         name: port.name.get_ref().clone(),
         index: dev_index(place),
         addresses: prefixes(&port.addresses),
-        any_ip: prefixes(&port.any_ip),
+        any_ip: match port.is_beside_kernel() {
+            // What is local is the kernel's to say, and the claim has asked it.
+            true => vec![(InetAddr::ANY_V4, 0), (InetAddr::ANY_V6, 0)],
+            false => prefixes(&port.any_ip),
+        },
         mtu: mtus.get(place).copied().unwrap_or(*port.mtu.get_ref()),
     };
     let devices = config.port.iter().enumerate().map(device).collect();

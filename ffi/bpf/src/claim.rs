@@ -8,10 +8,9 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, Xdp, XdpFlags};
 
-use crate::maps::{Key, KeySet, sums};
+use crate::maps::{Entries, Entry, maps_of, sums};
 use crate::{BpfError, Endpoint, octets};
 
 static OBJECT: &crate::Aligned<[u8]> =
@@ -46,8 +45,8 @@ pub struct Local {
     pub vid: u16,
 }
 
-impl Key for Local {
-    fn octets(&self) -> Vec<u8> {
+impl Entry for Local {
+    fn key(&self) -> Vec<u8> {
         let len = u32::from(self.prefix_len) + if self.addr.is_ipv4() { 96 } else { 0 };
         [&len.to_ne_bytes()[..], &octets(self.addr)].concat()
     }
@@ -81,8 +80,8 @@ pub enum Attached {
 /// The program on one interface.
 pub struct Claim {
     ifindex: u32,
-    claims: KeySet<Endpoint>,
-    locals: KeySet<Local>,
+    claims: Entries<Endpoint>,
+    locals: Entries<Local>,
     counters: MapHandle,
 }
 
@@ -96,7 +95,7 @@ impl Claim {
         if name != PROGRAM {
             return Ok(Attached::Foreign { name, id });
         }
-        let owner = maps(id).find(|map| map.name() == "hearken_owner");
+        let owner = maps_of(id).find(|map| map.name() == "hearken_owner");
         let value = owner.and_then(|map| map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).ok().flatten());
         let word = |at: usize| {
             let bytes = value.as_deref().and_then(|value| value.get(at..)?.first_chunk());
@@ -135,7 +134,7 @@ impl Claim {
         if name != PROGRAM {
             return Err(BpfError::Foreign { name, id });
         }
-        let mut all: Vec<MapHandle> = maps(id).collect();
+        let mut all: Vec<MapHandle> = maps_of(id).collect();
         let mut take = |name: &'static str| {
             let at = all.iter().position(|map| map.name() == name).ok_or_else(|| missing(name))?;
             Ok::<_, BpfError>(all.swap_remove(at))
@@ -146,8 +145,8 @@ impl Claim {
         written.map_err(|source| BpfError::Map { map: "hearken_owner", source })?;
         Ok(Self {
             ifindex,
-            claims: KeySet::new(take("claims")?, "claims"),
-            locals: KeySet::new(take("locals")?, "locals"),
+            claims: Entries::new(take("claims")?, "claims"),
+            locals: Entries::new(take("locals")?, "locals"),
             counters: take("claim_counters")?,
         })
     }
@@ -161,7 +160,7 @@ impl Claim {
     ///
     /// # Errors
     /// The map is full: it holds 131,072.
-    pub fn set(&mut self, endpoints: HashSet<Endpoint>) -> Result<(), BpfError> {
+    pub fn set(&mut self, endpoints: &HashSet<Endpoint>) -> Result<(), BpfError> {
         self.claims.set(endpoints)
     }
 
@@ -169,7 +168,7 @@ impl Claim {
     ///
     /// # Errors
     /// The map is full: it holds 65,536.
-    pub fn set_locals(&mut self, locals: HashSet<Local>) -> Result<(), BpfError> {
+    pub fn set_locals(&mut self, locals: &HashSet<Local>) -> Result<(), BpfError> {
         self.locals.set(locals)
     }
 
@@ -194,14 +193,6 @@ fn on(ifindex: u32) -> Result<Option<(String, u32)>, BpfError> {
     }
     let info = libbpf_rs::ProgramHandle::from_prog_id(id).map_err(err)?;
     Ok(Some((info.name().to_string_lossy().into_owned(), id)))
-}
-
-/// The maps of program `id`.
-fn maps(id: u32) -> impl Iterator<Item = MapHandle> {
-    let options = ProgInfoQueryOptions::default().include_map_ids(true);
-    let info = ProgInfoIter::with_query_opts(options).find(|info| info.id == id);
-    let ids = info.map(|info| info.map_ids).unwrap_or_default();
-    ids.into_iter().filter_map(|id| MapHandle::from_map_id(id).ok())
 }
 
 fn detach(ifindex: u32) -> Result<(), BpfError> {

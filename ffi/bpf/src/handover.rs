@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::os::fd::AsFd;
 
 use libbpf_rs::{
-    MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, ProgramInput, TC_INGRESS, TcHook,
-    TcHookBuilder,
+    MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, Program, ProgramInput, TC_INGRESS,
+    TcHook, TcHookBuilder,
 };
 
-use crate::maps::{KeySet, map_of, sums};
+use crate::maps::{Entries, map_of, maps_of, sums};
 use crate::{BpfError, Endpoint};
 
 static OBJECT: &crate::Aligned<[u8]> =
@@ -86,7 +86,7 @@ impl Settings {
 pub struct Handover {
     object: Object,
     settings: MapHandle,
-    claims: KeySet<Endpoint>,
+    claims: Entries<Endpoint>,
     counters: MapHandle,
     rtt: MapHandle,
     hooks: Vec<(u32, TcHook)>,
@@ -102,7 +102,7 @@ impl Handover {
         let object = open()?.load().map_err(|source| BpfError::Load { program: PROGRAM, source })?;
         Ok(Self {
             settings: map_of(&object, "settings")?,
-            claims: KeySet::new(map_of(&object, "claims")?, "claims"),
+            claims: Entries::new(map_of(&object, "claims")?, "claims"),
             counters: map_of(&object, "counters")?,
             rtt: map_of(&object, "rtt")?,
             object,
@@ -151,12 +151,30 @@ impl Handover {
         self.hooks.retain(|(other, _)| *other != ifindex);
     }
 
-    /// Takes the program off all its interfaces.
+    /// Takes the program off all its interfaces, but where a later hearken has put its own in the place.
     pub fn detach(&mut self) {
+        let program = self.object.progs().find(|program| program.name() == PROGRAM);
+        let own = program.and_then(|program| Program::id_from_fd(program.as_fd()).ok());
         for (_, mut hook) in self.hooks.drain(..) {
-            // One that has gone has no program either.
-            let _ = hook.detach();
+            // An interface that has gone has no program either.
+            if own.is_some() && hook.query().ok() == own {
+                let _ = hook.detach();
+            }
         }
+    }
+
+    /// The key that makes cookies by the program that another hearken has on `ifindex`, or had when it was killed: its handshakes
+    /// may be in flight.
+    pub fn keys_left_on(ifindex: u32) -> Option<CookieKey> {
+        let stdin = std::io::stdin();
+        let mut builder = TcHookBuilder::new(stdin.as_fd());
+        builder.ifindex(i32::try_from(ifindex).ok()?).handle(HANDLE).priority(PRIORITY);
+        let id = builder.hook(TC_INGRESS).query().ok().filter(|id| *id != 0)?;
+        let map = maps_of(id).find(|map| map.name() == "settings")?;
+        let value = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).ok()??;
+        let word = |at: usize| Some(u64::from_ne_bytes(*value.get(at * 8..)?.first_chunk()?));
+        let key = CookieKey { hash: [word(0)?, word(1)?], timestamps: [word(2)?, word(3)?] };
+        (key != CookieKey::default()).then_some(key)
     }
 
     /// Changes what the program goes by, as a whole.
@@ -172,7 +190,7 @@ impl Handover {
     ///
     /// # Errors
     /// The map is full: it holds 131,072.
-    pub fn set_claims(&mut self, endpoints: HashSet<Endpoint>) -> Result<(), BpfError> {
+    pub fn set_claims(&mut self, endpoints: &HashSet<Endpoint>) -> Result<(), BpfError> {
         self.claims.set(endpoints)
     }
 

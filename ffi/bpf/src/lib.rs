@@ -30,6 +30,11 @@ pub use listeners::{KernelListener, Listeners};
 #[repr(C, align(8))]
 struct Aligned<T: ?Sized>(T);
 
+/// Sends what libbpf has to say to the log, at level debug: of what fails, errors tell more.
+pub fn log_to_tracing() {
+    libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, |_, line| tracing::debug!("{}", line.trim_end()))));
+}
+
 /// An address as the programs read it: 16 octets in network order, IPv4 as `::ffff:a.b.c.d`.
 pub fn octets(addr: IpAddr) -> [u8; 16] {
     match addr {
@@ -44,7 +49,7 @@ pub struct Endpoint(pub SocketAddr);
 
 impl Endpoint {
     /// `struct endpoint` of `kernel.h`.
-    fn key(self) -> [u8; 20] {
+    fn octets(self) -> [u8; 20] {
         let mut key = [0; 20];
         key[..16].copy_from_slice(&octets(self.0.ip()));
         key[16..18].copy_from_slice(&self.0.port().to_ne_bytes());

@@ -1,7 +1,9 @@
 //! Maps by name, and the two shapes in which the programs use them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::marker::PhantomData;
 
+use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, Object};
 
 use crate::{BpfError, Endpoint};
@@ -16,6 +18,14 @@ pub(crate) fn map_of(object: &Object, name: &'static str) -> Result<MapHandle, B
     MapHandle::try_from(&map).map_err(|source| BpfError::Map { map: name, source })
 }
 
+/// The maps of program `id`.
+pub(crate) fn maps_of(id: u32) -> impl Iterator<Item = MapHandle> {
+    let options = ProgInfoQueryOptions::default().include_map_ids(true);
+    let info = ProgInfoIter::with_query_opts(options).find(|info| info.id == id);
+    let ids = info.map(|info| info.map_ids).unwrap_or_default();
+    ids.into_iter().filter_map(|id| MapHandle::from_map_id(id).ok())
+}
+
 /// The sums over all CPUs of a per-CPU array of counters.
 pub(crate) fn sums(map: &MapHandle, name: &'static str, count: usize) -> Result<Vec<u64>, BpfError> {
     let one = |index: u32| {
@@ -27,24 +37,25 @@ pub(crate) fn sums(map: &MapHandle, name: &'static str, count: usize) -> Result<
     (0..count as u32).map(one).collect()
 }
 
-/// A map whose keys are a set that is held here as well, so that a new set is written as the difference.
-pub(crate) struct KeySet<K> {
+/// A hash map whose entries are held here as well, so that new ones are written as the difference.
+pub(crate) struct Entries<K> {
     map: MapHandle,
     name: &'static str,
-    keys: HashSet<K>,
+    held: HashMap<Vec<u8>, u32>,
+    kind: PhantomData<fn(K)>,
 }
 
-/// What a key of a [`KeySet`] looks like in the map.
-pub(crate) trait Key: Copy + Eq + std::hash::Hash {
-    /// Its octets.
-    fn octets(&self) -> Vec<u8>;
-    /// Of its value.
+/// What an entry of [`Entries`] looks like in the map.
+pub(crate) trait Entry {
+    /// Its key.
+    fn key(&self) -> Vec<u8>;
+    /// Its value.
     fn value(&self) -> u32;
 }
 
-impl Key for Endpoint {
-    fn octets(&self) -> Vec<u8> {
-        self.key().to_vec()
+impl Entry for Endpoint {
+    fn key(&self) -> Vec<u8> {
+        self.octets().to_vec()
     }
 
     fn value(&self) -> u32 {
@@ -52,24 +63,30 @@ impl Key for Endpoint {
     }
 }
 
-impl<K: Key> KeySet<K> {
+impl<K: Entry> Entries<K> {
     pub(crate) fn new(map: MapHandle, name: &'static str) -> Self {
-        Self { map, name, keys: HashSet::new() }
+        Self { map, name, held: HashMap::new(), kind: PhantomData }
     }
 
     /// Makes the map hold `wanted` and nothing else.
-    pub(crate) fn set(&mut self, wanted: HashSet<K>) -> Result<(), BpfError> {
-        let Self { map, name, keys } = self;
+    pub(crate) fn set<'a>(&mut self, wanted: impl IntoIterator<Item = &'a K>) -> Result<(), BpfError>
+    where
+        K: 'a,
+    {
+        let Self { map, name, held, .. } = self;
         let err = |source| BpfError::Map { map: name, source };
-        for key in wanted.difference(keys) {
-            map.update(&key.octets(), &key.value().to_ne_bytes(), MapFlags::ANY).map_err(err)?;
+        let wanted: HashMap<_, _> = wanted.into_iter().map(|entry| (entry.key(), entry.value())).collect();
+        let gone: Vec<Vec<u8>> = held.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
+        for key in gone {
+            map.delete(&key).map_err(err)?;
+            held.remove(&key);
         }
-        for key in
-            keys.difference(&wanted).filter(|key| !wanted.iter().any(|new| new.octets() == key.octets()))
-        {
-            map.delete(&key.octets()).map_err(err)?;
+        for (key, value) in wanted {
+            if held.get(&key) != Some(&value) {
+                map.update(&key, &value.to_ne_bytes(), MapFlags::ANY).map_err(err)?;
+                held.insert(key, value);
+            }
         }
-        *keys = wanted;
         Ok(())
     }
 }

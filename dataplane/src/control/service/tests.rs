@@ -47,6 +47,8 @@ pub(crate) fn desk_on(sysctl: Sysctl) -> TestDesk {
         dry_runs: DryRuns::default(),
         captures: Captures::default(),
         top: TopWindow::default(),
+        #[cfg(feature = "kernel")]
+        kernel: None,
     }
 }
 

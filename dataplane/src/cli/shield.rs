@@ -1,0 +1,67 @@
+//! `hearken shield`: in front of every listener of an interface, without a configuration.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{CliError, Done, Span};
+use crate::config::{Config, Pattern};
+
+#[derive(Debug, Args)]
+pub(super) struct ShieldArgs {
+    /// The interface to protect, such as eth0
+    #[arg(value_name = "INTERFACE")]
+    interface: String,
+    /// Leave this listener to the kernel: a port, or an address with a port; may be given several times
+    #[arg(long, value_name = "LISTENER")]
+    except: Vec<Pattern>,
+    /// Cores to answer on [default: all but the first]
+    #[arg(long, value_name = "CORES", value_delimiter = ',')]
+    cores: Vec<usize>,
+    /// Where the control socket is [default: /run/hearken/hearken.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// End by itself after this time
+    #[arg(long = "for", value_name = "TIME")]
+    duration: Option<Span>,
+    /// Print the configuration that this stands for, and end
+    #[arg(long)]
+    show_config: bool,
+}
+
+impl ShieldArgs {
+    pub(super) fn run(self, out: &mut impl Write) -> Done {
+        if self.interface.is_empty()
+            || self.interface.contains(['"', '\\', ',', '/'])
+            || self.interface.len() > 15
+        {
+            let message = format!("\"{}\" is no interface's name; see \"ip link\"", self.interface);
+            return Err(CliError::Usage(message));
+        }
+        let text = self.config_text();
+        if self.show_config {
+            write!(out, "{text}")?;
+            return Ok(());
+        }
+        let config = Config::parse_beside_kernel(text)?;
+        crate::start::run(&config, self.duration.map(|span| span.0), out)
+    }
+
+    /// The file that the command stands for.
+    fn config_text(&self) -> String {
+        let mut text = String::new();
+        if let Some(socket) = &self.socket {
+            text += &format!("[control]\nsocket = {socket:?}\n\n");
+        }
+        if !self.cores.is_empty() {
+            text += &format!("[workers]\ncores = {:?}\n\n", self.cores);
+        }
+        text += &format!("[shield]\ninterface = {:?}\n", self.interface);
+        if !self.except.is_empty() {
+            let except: Vec<String> = self.except.iter().map(Pattern::to_string).collect();
+            text += &format!("except = {except:?}\n");
+        }
+        text
+    }
+}

@@ -1,0 +1,150 @@
+//! The control side of hearken beside the kernel; without the feature, nothing.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use super::cookie_keys::CookieKeysReply;
+use super::proto::{KernelListener, KernelStats, Refusal};
+use super::service::{Desk, Devices};
+
+#[cfg(feature = "kernel")]
+impl<D: Devices> Desk<D> {
+    /// Begins to stand in front of the kernel's listeners, where the configuration asks for it. `clock` is the workers'.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn begin_kernel(
+        &mut self,
+        clock: impl FnMut() -> listener::types::Nanos + Send + 'static,
+    ) -> Result<(), String> {
+        let config = &self.loaded.config;
+        let around = around(&self.stack, &self.cookies, config);
+        self.kernel = crate::kernel::KernelSide::begin(config, &around, clock)?.map(Box::new);
+        Ok(())
+    }
+
+    /// One round.
+    pub fn turn_kernel(&mut self) {
+        if let Some(kernel) = &mut self.kernel {
+            kernel.turn(&around(&self.stack, &self.cookies, &self.loaded.config));
+        }
+    }
+
+    /// What to wait for: a listener of the kernel has come or gone.
+    ///
+    /// # Errors
+    /// There is no free descriptor.
+    pub fn kernel_fd(&self) -> io::Result<Option<OwnedFd>> {
+        self.kernel.as_ref().map(|kernel| kernel.fd().try_clone_to_owned()).transpose()
+    }
+
+    /// Changes the keys of cookies; what checks them on the kernel's path learns the new ones before any is made.
+    ///
+    /// # Errors
+    /// As [`super::cookie_keys::CookieDesk::rotate`].
+    pub fn rotate_cookie_keys(&mut self) -> Result<CookieKeysReply, Refusal> {
+        let Self { kernel, cookies, stack, loaded, .. } = self;
+        cookies.rotate(stack, |keys| {
+            let Some(kernel) = kernel else { return Ok(()) };
+            let (wanted, sysctl) = (&loaded.config.kernel, loaded.config.sysctl.values());
+            let around = crate::kernel::Around { stack, keys, wanted, sysctl };
+            kernel.learn(&around).map_err(|error| Refusal::new(error.to_string()))
+        })
+    }
+
+    /// What the kernel's path counted.
+    pub fn kernel_stats(&self) -> Option<KernelStats> {
+        let kernel = self.kernel.as_ref()?;
+        Some(KernelStats { counters: kernel.counters(), rtt_below_ms: kernel.round_trips() })
+    }
+
+    /// The kernel's listeners, with what hearken does for each.
+    pub fn kernel_listeners(&self) -> Vec<KernelListener> {
+        let Some(kernel) = &self.kernel else { return Vec::new() };
+        let rows = kernel.rows(&self.loaded.config.kernel).into_iter();
+        let row = |row: crate::kernel::KernelRow| KernelListener {
+            local: row.listener.addr,
+            v6only: row.listener.v6only,
+            recv_q: row.listener.recv_q,
+            send_q: row.listener.backlog,
+            inode: row.listener.inode,
+            uid: row.listener.uid,
+            left: row.left,
+        };
+        rows.map(row).collect()
+    }
+
+    /// The server is to end: the kernel answers SYNs from now on. True if that was asked of anyone.
+    pub fn release_kernel(&mut self) -> bool {
+        self.kernel.as_mut().map(|kernel| kernel.release()).is_some()
+    }
+
+    /// Waits until handshakes in flight have ended.
+    pub fn linger_kernel(&self) {
+        std::thread::sleep(crate::kernel::LINGER);
+    }
+
+    /// The server has ended.
+    pub fn end_kernel(&mut self) {
+        if let Some(mut kernel) = self.kernel.take() {
+            kernel.end();
+        }
+    }
+}
+
+#[cfg(feature = "kernel")]
+fn around<'a>(
+    stack: &'a listener::Stack,
+    cookies: &super::cookie_keys::CookieDesk,
+    config: &'a crate::config::Config,
+) -> crate::kernel::Around<'a> {
+    crate::kernel::Around {
+        stack,
+        keys: cookies.keys(),
+        wanted: &config.kernel,
+        sysctl: config.sysctl.values(),
+    }
+}
+
+#[cfg(not(feature = "kernel"))]
+impl<D: Devices> Desk<D> {
+    /// Nothing to do.
+    pub fn turn_kernel(&mut self) {}
+
+    /// Nothing to wait for.
+    ///
+    /// # Errors
+    /// None.
+    pub fn kernel_fd(&self) -> io::Result<Option<OwnedFd>> {
+        Ok(None)
+    }
+
+    /// Changes the keys of cookies.
+    ///
+    /// # Errors
+    /// As [`super::cookie_keys::CookieDesk::rotate`].
+    pub fn rotate_cookie_keys(&mut self) -> Result<CookieKeysReply, Refusal> {
+        self.cookies.rotate(&self.stack, |_| Ok(()))
+    }
+
+    /// Nothing counted.
+    pub fn kernel_stats(&self) -> Option<KernelStats> {
+        None
+    }
+
+    /// None that are known.
+    pub fn kernel_listeners(&self) -> Vec<KernelListener> {
+        Vec::new()
+    }
+
+    /// Nothing to release.
+    pub fn release_kernel(&mut self) -> bool {
+        false
+    }
+
+    /// Nothing to wait for.
+    pub fn linger_kernel(&self) {}
+
+    /// Nothing to end.
+    pub fn end_kernel(&mut self) {}
+}
