@@ -88,7 +88,7 @@ rst_per_second = 40
 fn unknown_and_missing_keys_are_refused_with_their_line() {
     assert_eq!(
         refused("mtuu = 1500\n"),
-        "h.toml:4: unknown field `mtuu`, expected one of `name`, `device`, `mac`, `addresses`, `any_ip`, `queues`, \
+        "h.toml:4: unknown field `mtuu`, expected one of `name`, `device`, `mac`, `addresses`, `any_ip`, `take`, `queues`, \
          `rx_descriptors`, `tx_descriptors`, `mtu`, `promiscuous`, `offloads`, `rx_timestamps`; correct or remove it"
     );
     assert_eq!(parse("[[port]]\nname = \"p0\"\n").unwrap_err(), "h.toml:1: missing field `device`; add it");
