@@ -25,8 +25,10 @@ fn listeners_look_as_in_ss() {
         ListenerRow { v6only: true, ..row("[::]:444") },
         row("[2001:db8::1]:443"),
     ];
-    let lines: Vec<String> =
-        ss(&Ss { listeners: rows.to_vec(), ..Ss::default() }).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let lines: Vec<String> = ss(&Ss { listeners: rows.to_vec(), ..Ss::default() })
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
     assert_eq!(
         lines,
         [

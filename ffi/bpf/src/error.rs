@@ -48,6 +48,17 @@ pub enum BpfError {
         /// Its number.
         id: u32,
     },
+    /// A tc filter of somebody else has our place.
+    #[error(
+        "the tc filter \"{name}\" (id {id}) has hearken's place on the ingress of the interface (priority 1, handle 0x686b); give it \
+         another with \"tc filter\""
+    )]
+    ForeignFilter {
+        /// Its program's name.
+        name: String,
+        /// The program's number.
+        id: u32,
+    },
     /// Another hearken has the interface.
     #[error(
         "another hearken (process {pid}) has this interface; stop that one first, or choose another interface"

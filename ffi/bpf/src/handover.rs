@@ -14,7 +14,8 @@ use crate::{BpfError, Endpoint};
 static OBJECT: &crate::Aligned<[u8]> =
     &crate::Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/handover.bpf.o")));
 
-const PROGRAM: &str = "hearken_handover";
+/// At most 15 octets: the kernel keeps no more of a name.
+const PROGRAM: &str = "hearken_accept";
 /// First of all filters; those behind it see every segment too.
 const PRIORITY: u32 = 1;
 /// Ours among the filters of that priority: "hk".
@@ -133,7 +134,7 @@ impl Handover {
             && found.name() != PROGRAM
         {
             let name = found.name().to_string_lossy().into_owned();
-            return Err(BpfError::Foreign { name, id });
+            return Err(BpfError::ForeignFilter { name, id });
         }
         let hook = hook.attach().map_err(err)?;
         self.hooks.retain(|(other, _)| *other != ifindex);

@@ -32,7 +32,9 @@ struct Aligned<T: ?Sized>(T);
 
 /// Sends what libbpf has to say to the log, at level debug: of what fails, errors tell more.
 pub fn log_to_tracing() {
-    libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, |_, line| tracing::debug!("{}", line.trim_end()))));
+    libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, |_, line| {
+        tracing::debug!("{}", line.trim_end())
+    })));
 }
 
 /// An address as the programs read it: 16 octets in network order, IPv4 as `::ffff:a.b.c.d`.

@@ -27,10 +27,14 @@ impl Service for Fake {
             v6only: false,
         };
         match request {
-            Request::Ss { .. } => Ok(Reply::Ss(Ss { listeners: vec![row("198.18.0.1:80")], kernel: vec![], next: None })),
-            Request::Stats {} => {
-                Ok(Reply::Ss(Ss { listeners: vec![row("[2001:db8::1]:65535"); 8192], kernel: vec![], next: None }))
+            Request::Ss { .. } => {
+                Ok(Reply::Ss(Ss { listeners: vec![row("198.18.0.1:80")], kernel: vec![], next: None }))
             }
+            Request::Stats {} => Ok(Reply::Ss(Ss {
+                listeners: vec![row("[2001:db8::1]:65535"); 8192],
+                kernel: vec![],
+                next: None,
+            })),
             _ => Err(Refusal { errno: Some("EINVAL".into()), message: "not here".into() }),
         }
     }

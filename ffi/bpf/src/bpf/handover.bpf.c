@@ -197,7 +197,7 @@ static __always_inline __u32 hand_over(struct __sk_buff *skb, const struct setti
 }
 
 SEC("tc")
-int hearken_handover(struct __sk_buff *skb)
+int hearken_accept(struct __sk_buff *skb)
 {
 	struct segment seg = {};
 	struct bpf_sock_tuple tuple = {};
