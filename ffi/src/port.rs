@@ -64,7 +64,7 @@ pub struct Offloads {
 /// The key of RSS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RssKey {
-    /// Both directions of a flow have one hash: the device took the key that makes it so.
+    /// Both directions of a flow have one hash: the device took the key that makes it so, and tells that key when it is asked.
     pub symmetric: bool,
     /// The key as the device reports it; empty where it does not.
     pub key: Vec<u8>,

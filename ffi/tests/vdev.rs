@@ -201,7 +201,7 @@ fn the_reta_is_read_back() {
     // net_null takes any key and keeps its own, of which older releases do not tell.
     let rss = started.rss().expect("it runs");
     assert_eq!(rss.key.len(), usize::from(info.capabilities.rss_key_len));
-    assert_eq!(rss.symmetric, rss.key.is_empty(), "{rss:?}");
+    assert!(!rss.symmetric || !rss.key.is_empty(), "what is not told is not claimed: {rss:?}");
 }
 
 #[test]

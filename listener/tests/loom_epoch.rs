@@ -83,6 +83,26 @@ fn two_readers_are_waited_for() {
     });
 }
 
+/// A reader, an unlinker and a reclaimer: what the reclaimer saw of the slots says nothing about an object that was deferred after
+/// it looked.
+#[test]
+fn a_look_at_the_slots_is_no_leave_for_what_is_deferred_after_it() {
+    loom::model(|| {
+        let world = World::new();
+        let reader = thread::spawn({
+            let world = Arc::clone(&world);
+            move || world.read()
+        });
+        let unlinker = thread::spawn({
+            let world = Arc::clone(&world);
+            move || World::write(&world)
+        });
+        epoch::reclaim();
+        reader.join().expect("the reader does not panic");
+        unlinker.join().expect("the unlinker does not panic");
+    });
+}
+
 #[test]
 fn two_writers_reclaim_each_others_garbage() {
     loom::model(|| {

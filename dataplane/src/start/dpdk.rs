@@ -361,7 +361,11 @@ fn say(port: &Port, driver: &str, started: &Started, queues: usize) {
 /// How frames come to their queues.
 fn rss_text(started: &Started) -> String {
     let Some(rss) = started.rss() else { return "none".into() };
-    let kind = if rss.symmetric { "symmetric" } else { "the device's own" };
+    let kind = match (rss.symmetric, &rss.key[..]) {
+        (true, _) => "symmetric",
+        (false, []) => "not told",
+        (false, _) => "the device's own",
+    };
     let mut text = format!("{kind}, key ");
     match &rss.key[..] {
         [] => text += "not told",

@@ -1,6 +1,7 @@
 //! From wishes to a running port: what the device cannot do is left out, logged, and told.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 
 use dpdk_sys as sys;
 
@@ -233,22 +234,21 @@ impl Port {
         });
         config.mtu = mtu;
 
-        let mut key = [0u8; 64];
-        for pair in key.chunks_exact_mut(2) {
-            pair.copy_from_slice(&SYMMETRIC_KEY);
-        }
         let mut printed = Vec::new();
         let mut rc = -1;
         let mut symmetric = false;
-        for rss in rss_attempts(offloads.rss, usize::from(info.hash_key_size) <= key.len()) {
+        for rss in rss_attempts(offloads.rss, usize::from(info.hash_key_size) <= KEY.len()) {
             let mut conf = eth_conf(mtu, offloads, rss, &info);
             conf.intr_conf.set_rxq(config.rx_interrupts.into());
             if rss == Rss::Symmetric {
-                conf.rx_adv_conf.rss_conf.rss_key = key.as_mut_ptr();
+                conf.rx_adv_conf.rss_conf.rss_key = KEY[0].as_ptr();
                 conf.rx_adv_conf.rss_conf.rss_key_len = info.hash_key_size;
             }
             // SAFETY:
-            // - `conf` and the key that it points to outlive the call, which copies them.
+            // - Lifetime: `conf` outlives the call, which copies it, but not the key: it keeps the pointer in
+            //   `dev_conf.rx_adv_conf` (22.11 rte_ethdev.c), and drivers read the key when the port starts (igb, ixgbe, i40e,
+            //   ena, vmxnet3). `KEY` lives as long as the process.
+            // - Bounds: drivers read `rss_key_len` octets, no more than `KEY` has; see `rss_attempts`.
             // - Race: the port is ours alone and not started; `state` is locked.
             (rc, printed) = log::captured(|| unsafe {
                 sys::rte_eth_dev_configure(self.id.0, config.queues, config.queues, &conf)
@@ -293,6 +293,18 @@ impl Port {
 /// Repeated, this key hashes both directions of a flow alike: S. Woo, K. Park, "Scalable TCP Session
 /// Monitoring with Symmetric Receive-side Scaling", KAIST, 2012.
 const SYMMETRIC_KEY: [u8; 2] = [0x6d, 0x5a];
+
+/// [`SYMMETRIC_KEY`], repeated: what the devices' configurations point to for as long as they exist. Atomic, so that it lies in
+/// memory that may be written, as the driver interface's type would have it; no driver was seen to.
+static KEY: [AtomicU8; 64] = {
+    let mut key = [const { AtomicU8::new(SYMMETRIC_KEY[0]) }; 64];
+    let mut at = 1;
+    while at < key.len() {
+        key[at] = AtomicU8::new(SYMMETRIC_KEY[1]);
+        at += 2;
+    }
+    key
+};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rss {
@@ -406,8 +418,8 @@ impl Configured {
         let reta = if self.offloads.rss { read_reta(id.0, self.reta_size) } else { Vec::new() };
         let rss = self.offloads.rss.then(|| {
             let key = read_rss_key(id.0, self.key_size);
-            // A driver may take any key and keep its own.
-            let kept = key.is_empty() || key.chunks(2).all(|pair| SYMMETRIC_KEY.starts_with(pair));
+            // A driver may take any key and keep its own; of one that tells none nothing is known.
+            let kept = !key.is_empty() && key.chunks(2).all(|pair| SYMMETRIC_KEY.starts_with(pair));
             RssKey { symmetric: self.symmetric && kept, key }
         });
         drop(state);

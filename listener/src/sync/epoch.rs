@@ -3,13 +3,14 @@
 //! # Protocol
 //! A global epoch, one slot a thread. [`pin`] writes the epoch it read into the thread's slot; dropping the last guard
 //! writes 0. A writer first takes an object out of every reader's way, then [`defer`]s its reclaim, which raises the
-//! epoch to `s` and files the object under `s`. It may be reclaimed when every slot holds 0 or `s` or more:
+//! epoch to `s` and files the object under `s`. Whoever reclaims reads the epoch, then looks at the slots. The object may be
+//! reclaimed when the epoch that was read was `s` or more, and every slot holds 0 or `s` or more:
 //! - A reader whose slot holds `s` or more read the epoch after it was raised (Acquire, paired with the raising),
 //!   hence after the object was out of the way: it cannot have found it.
 //! - A reader whose slot holds less may have; it is waited for. Guards live for a burst.
-//! - A reader whose slot the writer saw as 0, and that pinned all the same: between its slot's store and its first load
-//!   stands a barrier, as between the writer's taking-out and its look at the slots. So either the writer sees the slot,
-//!   or the reader sees the object gone.
+//! - A reader whose slot was seen as 0, and that pinned all the same: between its slot's store and its first load stands a
+//!   barrier, as between the reading of the epoch, by which the object was out of the way, and the look at the slots. So either
+//!   the look sees the slot, or the reader sees the object gone. The unlinking writer may be a third thread.
 //!
 //! # Why not crossbeam's
 //! It does the same, with two differences that the packet path feels. Its readers pay a full fence per pin, which at a
@@ -75,15 +76,18 @@ impl Domain {
         Some(slot)
     }
 
-    /// Everything filed below the result may be reclaimed: the least epoch that somebody is pinned at.
+    /// Everything filed under the result or less may be reclaimed: the least epoch that somebody is pinned at, and never more than
+    /// the epoch before the look at the slots. What is deferred after the look, a reader may have found that pinned after it.
     fn oldest_reader(&self) -> u64 {
+        // Acquire: what is filed up to this epoch was out of every reader's way before the barrier.
+        let before = self.epoch.load(Ordering::Acquire);
         barrier::heavy();
         if self.shared.load(Ordering::Acquire) > 0 {
             return 0;
         }
         let slots = &self.slots[..self.used.load(Ordering::SeqCst)];
         let pinned = slots.iter().map(|slot| slot.epoch.load(Ordering::Acquire)).filter(|&epoch| epoch > 0);
-        pinned.min().unwrap_or(u64::MAX)
+        pinned.min().map_or(before, |oldest| oldest.min(before))
     }
 
     /// Runs what nobody can look at any more.
@@ -118,7 +122,9 @@ pub fn pin() -> Guard {
     match slot {
         Some(slot) => {
             let guards = slot.guards.load(Ordering::Relaxed);
-            slot.guards.store(guards + 1, Ordering::Relaxed);
+            // Guards that were forgotten add up; were the count to wrap, an outer guard would protect nothing.
+            let Some(more) = guards.checked_add(1) else { too_many_guards() };
+            slot.guards.store(more, Ordering::Relaxed);
             if guards == 0 {
                 // Release: a writer that sees this pin must also know the thread's earlier guards to be over.
                 slot.epoch.store(place::domain().epoch.load(Ordering::Acquire), Ordering::Release);
@@ -128,6 +134,11 @@ pub fn pin() -> Guard {
         None => pin_shared(),
     }
     Guard { slot, thread: PhantomData }
+}
+
+#[cold]
+fn too_many_guards() -> ! {
+    panic!("a thread holds 2^32 - 1 guards; guards must be dropped, not forgotten");
 }
 
 #[cold]
