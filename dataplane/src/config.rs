@@ -176,7 +176,8 @@ pub struct Workers {
     /// Frames that one turn takes from one queue: a multiple of 4 (vector drivers return nothing for less), 64 at
     /// most. Default 32: beyond it throughput hardly grows, and latency does.
     pub burst: Spanned<u16>,
-    /// What a worker does while no device has a frame. Default `auto`: `yield` where the workers take every core that
+    /// What a worker does while no device has a frame. Default `auto`: `adaptive` beside the kernel (`take = "claimed"`), whose servers
+    /// want the cores; `yield` where the workers take every core that
     /// this process may use, so that the control thread gets a turn too; else `spin`.
     pub idle: Idle,
 }

@@ -306,7 +306,8 @@ fn workers<I: PacketIo>(
             share.push(worker::Port::new(io, dev_index(place), Arc::clone(local), announce));
         }
     }
-    let idle = idle(config.workers.idle, cpus, &cores::allowed());
+    let beside = config.port.iter().any(Port::is_beside_kernel);
+    let idle = idle((config.workers.idle, beside), cpus, &cores::allowed());
     let (burst, rst_per_second) =
         (usize::from(*config.workers.burst.get_ref()), config.limits.rst_per_second);
     let mut workers = Vec::with_capacity(cpus.len());
@@ -340,8 +341,10 @@ fn say_pollers(port: &str, pollers: &[usize], cpus: &[usize]) {
 }
 
 /// What workers on `cpus` do without frames.
-fn idle(wanted: config::Idle, cpus: &[usize], allowed: &[usize]) -> Idle {
+fn idle((wanted, beside_kernel): (config::Idle, bool), cpus: &[usize], allowed: &[usize]) -> Idle {
     match wanted {
+        config::Idle::Adaptive => Idle::Adaptive,
+        config::Idle::Auto if beside_kernel => Idle::Adaptive,
         config::Idle::Spin => Idle::Spin,
         config::Idle::Pause => Idle::Pause,
         config::Idle::Yield => Idle::Yield,

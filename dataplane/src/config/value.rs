@@ -165,7 +165,7 @@ pub enum Huge {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Idle {
-    /// Yield if it must share its core, else spin.
+    /// Adaptive beside the kernel; else yield if it must share its core, else spin.
     #[default]
     Auto,
     /// Asks again at once: the shortest latency.
@@ -176,6 +176,8 @@ pub enum Idle {
     Yield,
     /// Sleeps until a device raises an interrupt, where its driver can.
     Interrupt,
+    /// Sleeps for up to 100 µs at a time while nothing comes: on a core that others need too.
+    Adaptive,
 }
 
 /// Whether the device does checksums.

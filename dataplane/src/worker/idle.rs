@@ -19,16 +19,27 @@ pub enum Idle {
     Yield,
     /// Sleeps until a device raises an interrupt: for boxes that are idle most of the time. System calls.
     Interrupt,
+    /// Polls while frames come, then sleeps for moments that grow to [`NAP_MAX`]: for machines without a core to give and devices
+    /// without interrupts. System calls while it is idle.
+    Adaptive,
 }
 
 /// Idle turns before a worker sleeps: frames that follow each other closely are polled for.
 const TURNS_BEFORE_SLEEP: u32 = 256;
+/// The first sleep of [`Idle::Adaptive`], and the longest: what a frame waits at most that comes to an idle worker.
+const NAP_MIN: Duration = Duration::from_micros(10);
+/// See [`NAP_MIN`].
+const NAP_MAX: Duration = Duration::from_micros(100);
+/// So many sleeps of one length before it doubles.
+const NAPS: u32 = 16;
+/// How late the kernel may end a sleep, in nanoseconds, in place of its usual 50 µs.
+const TIMER_SLACK_NS: u64 = 1_000;
 /// How long a worker sleeps at most, and so how late it may see what no device tells: a command of the control side, a
 /// segment from another worker.
 const SLEEP_MAX: Duration = Duration::from_millis(10);
 
 impl<I: PacketIo, P: Protocol> Worker<I, P> {
-    /// Makes ready for [`Idle::Interrupt`], on the thread that will run.
+    /// Makes ready for [`Idle::Interrupt`] and [`Idle::Adaptive`], on the thread that will run.
     ///
     /// # Errors
     /// A device without receive interrupts.
@@ -37,6 +48,10 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
             for port in &mut self.ports {
                 port.io.add_interrupt()?;
             }
+        }
+        if self.config.idle == Idle::Adaptive {
+            let slack = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(TIMER_SLACK_NS));
+            slack.map_err(|error| format!("cannot ask for timely ends of sleeps: {error}"))?;
         }
         Ok(())
     }
@@ -50,6 +65,20 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
             Idle::Yield => std::thread::yield_now(),
             Idle::Interrupt if turns < TURNS_BEFORE_SLEEP => {}
             Idle::Interrupt => self.sleep(clock),
+            Idle::Adaptive if turns < TURNS_BEFORE_SLEEP => std::hint::spin_loop(),
+            Idle::Adaptive => self.nap(turns - TURNS_BEFORE_SLEEP, clock),
+        }
+    }
+
+    /// Sleeps for the `naps`-th time in a row.
+    #[cold]
+    fn nap<C: Clock>(&mut self, naps: u32, clock: &mut C) {
+        let wanted = NAP_MIN.saturating_mul(1 << (naps / NAPS).min(8)).min(NAP_MAX);
+        let timer = self.protocol.next_timer().map(|at| Duration::from_nanos(at.since(clock.now())));
+        std::thread::sleep(timer.map_or(wanted, |timer| timer.min(wanted)));
+        let woken = clock.now();
+        if let Some(before) = self.turned.replace(woken) {
+            self.stats.spent(false, woken.since(before));
         }
     }
 
