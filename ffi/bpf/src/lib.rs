@@ -14,6 +14,7 @@
 
 pub mod claim;
 mod error;
+pub mod flood;
 pub mod handover;
 pub mod listeners;
 mod maps;

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0
+/*
+ * A sender for tests: run on live frames (BPF_F_TEST_XDP_LIVE_FRAMES) it gives each copy of a SYN or ACK another source and
+ * sends it out by an interface. Frames are untagged IPv4 or IPv6 with a TCP header; the template's checksum is right, and each
+ * change is added to it (RFC 1624).
+ */
+#include "packet.h"
+
+struct flood {
+	__u32 ifindex;
+	__u32 hosts; /* sources: the template's, with its last octets replaced by a number below this; a power of two */
+	__u32 forge_ack; /* 1: the ACK number is random as well */
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct flood);
+} flood SEC(".maps");
+
+/* Frames that were given to the interface. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} sent SEC(".maps");
+
+/* The ones' complement difference that replacing `from` by `to` makes in a sum. */
+static __always_inline __u32 change(__be32 from, __be32 to)
+{
+	__u32 sum = (~from & 0xffff) + (~from >> 16) + (to & 0xffff) + (to >> 16);
+
+	return sum;
+}
+
+static __always_inline __be16 folded(__be16 csum, __u32 sum)
+{
+	sum += (__u16)~csum;
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+SEC("xdp")
+int hearken_flood(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	__u32 zero = 0, random = bpf_get_prandom_u32(), tcp_sum = 0;
+	struct flood *set = bpf_map_lookup_elem(&flood, &zero);
+	struct eth *eth = data;
+	struct tcp *tcp;
+	__be32 before, after;
+	__u64 *count;
+
+	if (!set || (void *)(eth + 1) > end)
+		return XDP_ABORTED;
+	if (eth->proto == P_IPV4) {
+		struct ipv4 *ip = (void *)(eth + 1);
+
+		tcp = (void *)(ip + 1);
+		if ((void *)(tcp + 1) > end)
+			return XDP_ABORTED;
+		before = ip->src;
+		after = (before & ~bpf_htonl(set->hosts - 1)) | bpf_htonl(random & (set->hosts - 1));
+		ip->src = after;
+		ip->csum = folded(ip->csum, change(before, after));
+	} else {
+		struct ipv6 *ip = (void *)(eth + 1);
+
+		tcp = (void *)(ip + 1);
+		if ((void *)(tcp + 1) > end)
+			return XDP_ABORTED;
+		before = ip->src[3];
+		after = (before & ~bpf_htonl(set->hosts - 1)) | bpf_htonl(random & (set->hosts - 1));
+		ip->src[3] = after;
+	}
+	tcp_sum += change(before, after);
+	random = bpf_get_prandom_u32();
+	before = tcp->src;
+	tcp->src = bpf_htons(1024 + (random & 0x7fff));
+	tcp_sum += change(before, tcp->src);
+	before = tcp->seq;
+	tcp->seq = random ^ 0x5bd1e995;
+	tcp_sum += change(before, tcp->seq);
+	if (set->forge_ack) {
+		before = tcp->ack;
+		tcp->ack = bpf_get_prandom_u32();
+		tcp_sum += change(before, tcp->ack);
+	}
+	tcp_sum = (tcp_sum & 0xffff) + (tcp_sum >> 16);
+	tcp->csum = folded(tcp->csum, tcp_sum);
+	count = bpf_map_lookup_elem(&sent, &zero);
+	if (count)
+		*count += 1;
+	return bpf_redirect(set->ifindex, 0);
+}
+
+/* For the sending end of a veth, which takes redirected frames only if it has a program itself. */
+SEC("xdp")
+int hearken_pass(struct xdp_md *ctx)
+{
+	return XDP_PASS;
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";

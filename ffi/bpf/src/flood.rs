@@ -1,0 +1,105 @@
+//! A flood for tests and benches: forged segments as fast as a veth carries them (`src/bpf/flood.bpf.c`). The kernel itself makes
+//! the frames, by `BPF_PROG_TEST_RUN` on live frames (Linux 5.18), on the thread that asks.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ObjectBuilder, ProgramInput, Xdp, XdpFlags};
+
+use crate::BpfError;
+use crate::maps::{map_of, sums};
+
+static OBJECT: &crate::Aligned<[u8]> =
+    &crate::Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/flood.bpf.o")));
+
+/// `BPF_F_TEST_XDP_LIVE_FRAMES`
+const LIVE_FRAMES: u32 = 1 << 1;
+/// Frames of one call at the most.
+const REPEAT: u32 = 65_536;
+
+/// What is sent.
+#[derive(Clone, Debug)]
+pub struct Template {
+    /// An Ethernet frame with IPv4 without options or IPv6, and TCP, all checksums right. Its source address, source port and
+    /// sequence number are changed in each copy.
+    pub frame: Vec<u8>,
+    /// Sources: a power of two; the number stands in the last bits of the address.
+    pub hosts: u32,
+    /// The ACK number is random as well.
+    pub forge_ack: bool,
+}
+
+/// A sender on one interface of this thread's network namespace.
+pub struct Flood {
+    object: Object,
+    sent: MapHandle,
+    frame: Vec<u8>,
+    ifindex: i32,
+}
+
+impl Flood {
+    /// Makes one that sends by the interface `ifindex`, the end of a veth; puts a program there that passes everything on, which the
+    /// driver wants of an end that others send by.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn new(ifindex: u32, template: &Template) -> Result<Self, BpfError> {
+        let load = |source| BpfError::Load { program: "hearken_flood", source };
+        let object =
+            ObjectBuilder::default().open_memory(&OBJECT.0).and_then(|open| open.load()).map_err(load)?;
+        let pass = object.progs().find(|program| program.name() == "hearken_pass");
+        let pass = pass.ok_or_else(|| load(crate::error::missing("no such program")))?;
+        let index = i32::try_from(ifindex).unwrap_or(i32::MAX);
+        let attached = Xdp::new(pass.as_fd()).attach(index, XdpFlags::NONE);
+        attached.map_err(|source| BpfError::Attach { program: "hearken_pass", ifindex, source })?;
+        let settings = [ifindex, template.hosts, template.forge_ack.into(), 0];
+        let settings: Vec<u8> = settings.into_iter().flat_map(u32::to_ne_bytes).collect();
+        let written = map_of(&object, "flood")?.update(&0u32.to_ne_bytes(), &settings, MapFlags::ANY);
+        written.map_err(|source| BpfError::Map { map: "flood", source })?;
+        let sent = map_of(&object, "sent")?;
+        Ok(Self { object, sent, frame: template.frame.clone(), ifindex: index })
+    }
+
+    /// Sends `frames` frames, or as many as go in `patience`, at `rate` a second at the most (none: as fast as it goes). Returns how many
+    /// were given to the interface.
+    ///
+    /// # Errors
+    /// The kernel does not run the program.
+    pub fn run(&self, frames: u64, rate: Option<u64>, patience: Duration) -> Result<u64, BpfError> {
+        let err = |source| BpfError::Load { program: "hearken_flood", source };
+        let program = self.object.progs_mut().find(|program| program.name() == "hearken_flood");
+        let program = program.ok_or_else(|| err(crate::error::missing("no such program")))?;
+        let begin = Instant::now();
+        let (before, mut asked) = (self.sent()?, 0);
+        while asked < frames && begin.elapsed() < patience {
+            // A slice of a hundredth of a second, so that a rate is kept evenly and the end is not overrun.
+            let slice = rate.map_or(u64::from(REPEAT), |rate| (rate / 100).max(1));
+            let repeat = slice.min(frames - asked).min(REPEAT.into()) as u32;
+            let input = ProgramInput {
+                data_in: Some(&self.frame),
+                flags: LIVE_FRAMES,
+                repeat,
+                ..ProgramInput::default()
+            };
+            program.test_run(input).map_err(err)?;
+            asked += u64::from(repeat);
+            if let Some(rate) = rate {
+                let due = Duration::from_secs_f64(asked as f64 / rate as f64);
+                std::thread::sleep(due.saturating_sub(begin.elapsed()));
+            }
+        }
+        Ok(self.sent()? - before)
+    }
+
+    fn sent(&self) -> Result<u64, BpfError> {
+        sums(&self.sent, "sent", 1).map(|sums| sums[0])
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        let stdin = std::io::stdin();
+        // An interface that has gone has no program either.
+        let _ = Xdp::new(stdin.as_fd()).detach(self.ifindex, XdpFlags::NONE);
+    }
+}
