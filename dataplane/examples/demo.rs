@@ -1,17 +1,25 @@
-//! `make demo`: hearken on one end of a virtual wire, Linux's own TCP client on the other. Connects a thousand
-//! times, knocks on a closed port, pings, then shows what hearken counted and how long its answers took.
+//! `make demo`: first an unmodified nginx during a flood of forged SYNs, with hearken in front of it and without ([`shield`]). Then
+//! hearken alone on one end of a virtual wire and Linux's own TCP client on the other: it connects, knocks on a closed port,
+//! pings, and hearken shows what it counted and how long its answers took.
 //!
 //! Without the right to make network namespaces the same is done in one process, over a pair of DPDK rings.
 
 #[path = "../tests/lab/mod.rs"]
 mod lab;
 
+#[cfg(feature = "kernel")]
+#[path = "../tests/beside/mod.rs"]
+mod beside;
+
 #[path = "demo/in_process.rs"]
 mod in_process;
 
+#[cfg(feature = "kernel")]
+#[path = "demo/shield.rs"]
+mod shield;
+
 use std::error::Error;
 use std::io;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +39,10 @@ fn main() -> ExitCode {
             eprintln!("cannot watch for Ctrl-C: {error}");
             return ExitCode::FAILURE;
         }
+    }
+    #[cfg(feature = "kernel")]
+    if let Err(error) = shield::demo(&stop) {
+        println!("No server is shown behind hearken: {error}.\n");
     }
     let outcome = match Wire::new() {
         Ok(wire) => on_a_wire(wire, &stop),
@@ -58,7 +70,7 @@ fn on_a_wire(wire: Wire, stop: &AtomicBool) -> Result<(), Box<dyn Error>> {
         wire.server.name(),
         wire.client.name()
     );
-    let mut hearken = Hearken::start(&program()?, &wire.server, |socket| {
+    let mut hearken = Hearken::start(&lab::program()?, &wire.server, |socket| {
         lab::config(socket, "net_af_packet0,iface=hk0,qpairs=1", 1, &LISTENERS)
     })?;
     println!("hearken:    polling hk0 through net_af_packet as {SERVER}");
@@ -83,7 +95,7 @@ fn on_a_wire(wire: Wire, stop: &AtomicBool) -> Result<(), Box<dyn Error>> {
         wire.client.enter(|| (0..3).map(|_| connect(7000)).collect::<io::Result<_>>())??;
     println!("waiting:    {} connections to {SERVER}:7000, which nobody accepts", waiting.len());
 
-    for words in ["ss", "stats", "latency"] {
+    for words in ["ss", "latency"] {
         println!("\n$ hearken {words}\n{}", hearken.ctl(words)?.trim_end());
     }
     drop(waiting);
@@ -108,17 +120,4 @@ fn connect_many(stop: &AtomicBool) -> io::Result<Histogram<u64>> {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// The binary that was built beside this example.
-fn program() -> io::Result<PathBuf> {
-    let mut path = std::env::current_exe()?;
-    path.pop();
-    path.pop();
-    path.push("hearken");
-    if path.exists() {
-        Ok(path)
-    } else {
-        Err(io::Error::other(format!("{} is not built: call `make demo`", path.display())))
-    }
 }

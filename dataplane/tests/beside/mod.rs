@@ -54,14 +54,19 @@ impl Site {
             namespace.ip(&format!("addr add {v4}/24 dev {device}"))?;
             namespace.ip(&format!("addr add {v6}/64 dev {device} nodad"))?;
             namespace.ip(&format!("link set {device} up"))?;
+            // For floods, which come as frames that are redirected into the wire.
+            run(namespace.command("ethtool").args(["-K", device, "gro", "on"]))?;
         }
+        // Where answers to forged sources go: the client's end, and no further.
+        server.ip(&format!("route add 198.19.0.0/16 via {CLIENT}"))?;
+        server.ip(&format!("route add 2001:db8:f::/48 via {CLIENT_V6}"))?;
         Ok(site)
     }
 
     /// hearken in front of the server's listeners, with `more` in its configuration.
     pub fn shield(&self, more: &str) -> io::Result<Hearken> {
         let core = std::thread::available_parallelism().map_or(0, |cores| cores.get() - 1);
-        Hearken::start(Path::new(env!("CARGO_BIN_EXE_hearken")), &self.server, |socket| {
+        Hearken::start(&crate::lab::program()?, &self.server, |socket| {
             format!(
                 "[control]\nsocket = {socket:?}\ndrain_seconds = 3\n[workers]\ncores = [{core}]\nidle = \"yield\"\n\
                  [eal]\nhuge = \"never\"\n[shield]\ninterface = \"hk0\"\n{more}"

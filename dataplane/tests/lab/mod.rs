@@ -25,6 +25,13 @@ pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 
 static NAMESPACES: AtomicU32 = AtomicU32::new(0);
 
+/// The binary that was built beside this test or example.
+pub fn program() -> io::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let path = own.ancestors().nth(2).unwrap_or(&own).join("hearken");
+    if path.exists() { Ok(path) } else { Err(io::Error::other(format!("{} is not built", path.display()))) }
+}
+
 /// Runs a command to its end; an error names the command and what it said.
 pub fn run(command: &mut Command) -> io::Result<String> {
     let output =

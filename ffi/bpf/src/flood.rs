@@ -1,10 +1,9 @@
 //! A flood for tests and benches: forged segments as fast as a veth carries them (`src/bpf/flood.bpf.c`). The kernel itself makes
 //! the frames, by `BPF_PROG_TEST_RUN` on live frames (Linux 5.18), on the thread that asks.
 
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ObjectBuilder, ProgramInput, Xdp, XdpFlags};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ObjectBuilder, ProgramInput};
 
 use crate::BpfError;
 use crate::maps::{map_of, sums};
@@ -34,12 +33,11 @@ pub struct Flood {
     object: Object,
     sent: MapHandle,
     frame: Vec<u8>,
-    ifindex: i32,
 }
 
 impl Flood {
-    /// Makes one that sends by the interface `ifindex`, the end of a veth; puts a program there that passes everything on, which the
-    /// driver wants of an end that others send by.
+    /// Makes one that sends by the interface `ifindex`. A veth takes frames in this way if it has GRO (`ethtool -K IFACE gro on`) or
+    /// an XDP program, and its peer has too; GRO disturbs the wire less.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -47,17 +45,12 @@ impl Flood {
         let load = |source| BpfError::Load { program: "hearken_flood", source };
         let object =
             ObjectBuilder::default().open_memory(&OBJECT.0).and_then(|open| open.load()).map_err(load)?;
-        let pass = object.progs().find(|program| program.name() == "hearken_pass");
-        let pass = pass.ok_or_else(|| load(crate::error::missing("no such program")))?;
-        let index = i32::try_from(ifindex).unwrap_or(i32::MAX);
-        let attached = Xdp::new(pass.as_fd()).attach(index, XdpFlags::NONE);
-        attached.map_err(|source| BpfError::Attach { program: "hearken_pass", ifindex, source })?;
         let settings = [ifindex, template.hosts, template.forge_ack.into(), 0];
         let settings: Vec<u8> = settings.into_iter().flat_map(u32::to_ne_bytes).collect();
         let written = map_of(&object, "flood")?.update(&0u32.to_ne_bytes(), &settings, MapFlags::ANY);
         written.map_err(|source| BpfError::Map { map: "flood", source })?;
         let sent = map_of(&object, "sent")?;
-        Ok(Self { object, sent, frame: template.frame.clone(), ifindex: index })
+        Ok(Self { object, sent, frame: template.frame.clone() })
     }
 
     /// Sends `frames` frames, or as many as go in `patience`, at `rate` a second at the most (none: as fast as it goes). Returns how many
@@ -93,13 +86,5 @@ impl Flood {
 
     fn sent(&self) -> Result<u64, BpfError> {
         sums(&self.sent, "sent", 1).map(|sums| sums[0])
-    }
-}
-
-impl Drop for Flood {
-    fn drop(&mut self) {
-        let stdin = std::io::stdin();
-        // An interface that has gone has no program either.
-        let _ = Xdp::new(stdin.as_fd()).detach(self.ifindex, XdpFlags::NONE);
     }
 }

@@ -98,11 +98,4 @@ int hearken_flood(struct xdp_md *ctx)
 	return bpf_redirect(set->ifindex, 0);
 }
 
-/* For the sending end of a veth, which takes redirected frames only if it has a program itself. */
-SEC("xdp")
-int hearken_pass(struct xdp_md *ctx)
-{
-	return XDP_PASS;
-}
-
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
