@@ -3,6 +3,7 @@
 //! Everything is read below a root directory, `/` but in tests, and nothing is changed.
 
 mod hardware;
+mod kernel;
 mod memory;
 mod rights;
 
@@ -124,6 +125,7 @@ fn examine_in(root: &Path, config: Option<&Config>) -> Vec<Finding> {
     findings.push(rights::capabilities(&machine));
     findings.push(rights::command_line(&machine));
     findings.push(rights::clock_source(&machine));
+    findings.extend(kernel::beside(&machine));
     findings
 }
 

@@ -148,8 +148,9 @@ impl KernelSide {
         for name in names {
             let link = net.link(name)?;
             inherited = inherited.or_else(|| Handover::keys_left_on(link.index));
-            claims.push((name.to_owned(), Claim::find(link.index).map_err(text)?));
-            say(name, &link);
+            let claim = Claim::find(link.index).map_err(text)?;
+            say(name, &link, claim.mode());
+            claims.push((name.to_owned(), claim));
         }
         let listeners = Listeners::watch().map_err(text)?;
         let mut side = Self {
@@ -335,11 +336,12 @@ fn monotonic_ns() -> u64 {
 }
 
 /// Says what is on the interface.
-fn say(name: &str, link: &net::Link) {
+fn say(name: &str, link: &net::Link, xdp: &str) {
     tracing::info!(
         interface = name,
         index = link.index,
         mtu = link.mtu,
+        xdp,
         "beside the kernel: claimed SYNs come here, all else goes the kernel's way"
     );
 }

@@ -10,6 +10,9 @@ use crate::doctor::{self, Grade};
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
+    /// Look at what `hearken shield` needs on this interface, in place of a configuration
+    #[arg(value_name = "INTERFACE", conflicts_with = "config")]
+    interface: Option<String>,
     #[command(flatten)]
     config: ConfigArgs,
     /// Print JSON
@@ -20,7 +23,10 @@ pub(super) struct DoctorArgs {
 impl DoctorArgs {
     /// Prints the findings; exit code 0 if all are ok, 3 if the worst is a warning, 1 if one fails.
     pub(super) fn run(&self, out: &mut impl Write) -> Done {
-        let config = self.config.load_if_any()?;
+        let config = match &self.interface {
+            Some(interface) => Some(super::shield::config_for(interface)?),
+            None => self.config.load_if_any()?,
+        };
         let findings = doctor::examine(config.as_ref());
         print(out, self.json, &findings, || doctor::text(&findings))?;
         match findings.iter().map(|finding| finding.grade).max() {

@@ -32,13 +32,7 @@ pub(super) struct ShieldArgs {
 
 impl ShieldArgs {
     pub(super) fn run(self, out: &mut impl Write) -> Done {
-        if self.interface.is_empty()
-            || self.interface.contains(['"', '\\', ',', '/'])
-            || self.interface.len() > 15
-        {
-            let message = format!("\"{}\" is no interface's name; see \"ip link\"", self.interface);
-            return Err(CliError::Usage(message));
-        }
+        check_name(&self.interface)?;
         let text = self.config_text();
         if self.show_config {
             write!(out, "{text}")?;
@@ -64,4 +58,17 @@ impl ShieldArgs {
         }
         text
     }
+}
+
+/// The configuration of a bare `hearken shield INTERFACE`.
+pub(super) fn config_for(interface: &str) -> Result<Config, CliError> {
+    check_name(interface)?;
+    Ok(Config::parse_beside_kernel(format!("[shield]\ninterface = {interface:?}\n"))?)
+}
+
+fn check_name(interface: &str) -> Done {
+    if interface.is_empty() || interface.contains(['"', '\\', ',', '/']) || interface.len() > 15 {
+        return Err(CliError::Usage(format!("\"{interface}\" is no interface's name; see \"ip link\"")));
+    }
+    Ok(())
 }

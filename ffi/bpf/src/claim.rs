@@ -156,6 +156,18 @@ impl Claim {
         self.ifindex
     }
 
+    /// How the program runs: `native` in the driver, `generic` behind it (slower, for drivers without XDP), or `offloaded`.
+    pub fn mode(&self) -> &'static str {
+        let stdin = std::io::stdin();
+        let index = i32::try_from(self.ifindex).unwrap_or(i32::MAX);
+        match Xdp::new(stdin.as_fd()).query(index, XdpFlags::NONE).map(|found| found.attach_mode) {
+            Ok(1) => "native",
+            Ok(2) => "generic",
+            Ok(3) => "offloaded",
+            _ => "unknown",
+        }
+    }
+
     /// Claims these endpoints and no others.
     ///
     /// # Errors
