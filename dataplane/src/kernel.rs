@@ -36,6 +36,9 @@ pub use adopt::KernelRow;
 
 /// How long handshakes in flight may take after the last SYN was answered.
 pub const LINGER: Duration = Duration::from_secs(1);
+/// SYNs that come to a worker per millisecond and CPU if nothing else is said: ten times what a busy server gets, and a fraction of
+/// what a worker answers.
+const REDIRECT_PER_MS: u32 = 64;
 /// After a look at all listeners, so many times as long passes before the next.
 const PAUSE: u32 = 4;
 /// How often clocks, addresses and listeners are looked at even if nobody says that they have changed.
@@ -298,6 +301,9 @@ impl KernelSide {
         for (_, claim) in &mut self.claims {
             let locals = net.locals_for(claim.ifindex());
             claim.set_locals(&locals)?;
+            if let Some(link) = net.of_index(claim.ifindex()) {
+                claim.set_answering(&answering(around, link, &self.settings))?;
+            }
         }
         Ok(())
     }
@@ -314,6 +320,29 @@ impl KernelSide {
             gone.into_iter().for_each(|ifindex| self.handover.forget(ifindex));
         }
         Ok(())
+    }
+}
+
+/// What SYNs are answered with that do not come to a worker, on `link`.
+fn answering(around: &Around<'_>, link: &net::Link, settings: &Settings) -> claim::Answering {
+    let sysctl = &around.sysctl;
+    let (mss, windows) = rich::announced(sysctl, u16::try_from(link.mtu).unwrap_or(u16::MAX));
+    let default = if link.is_veth { 0 } else { REDIRECT_PER_MS };
+    claim::Answering {
+        key: settings.current,
+        clock_offset_ns: settings.clock_offset_ns,
+        // The hand-over of the last of these cookies must outlive them.
+        expires_ns: settings.expires_ns - rich::EPOCH_NS,
+        redirect_per_ms: around.wanted.redirect_per_ms.unwrap_or(default),
+        rcv_wscale: settings.rcv_wscale,
+        random_offsets: settings.random_offsets,
+        timestamps: sysctl.tcp_timestamps != 0,
+        sack: sysctl.tcp_sack,
+        wscale: sysctl.tcp_window_scaling,
+        ecn: sysctl.tcp_ecn != 0,
+        mss,
+        windows,
+        by_redirect: link.is_veth,
     }
 }
 

@@ -45,7 +45,7 @@ pub const DEVICE_COUNTERS: [Name; 8] = [
 
 /// What the programs on the kernel's path count, in front of the kernel's listeners: first those of the claim, then those of
 /// the hand-over.
-pub const KERNEL_COUNTERS: [Name; 13] = [
+pub const KERNEL_COUNTERS: [Name; 14] = [
     Name { name: "claim_redirected", unit: "frames", sentence: "SYNs that came to hearken." },
     Name {
         name: "claim_no_listener",
@@ -71,6 +71,11 @@ pub const KERNEL_COUNTERS: [Name; 13] = [
         name: "claim_other_vlan",
         unit: "frames",
         sentence: "SYNs that came by another VLAN than their address is in: left to the kernel.",
+    },
+    Name {
+        name: "claim_answered",
+        unit: "frames",
+        sentence: "SYNs beyond kernel.redirect_per_ms that were answered where they arrived, with the same cookies.",
     },
     Name {
         name: "handed_over_to_kernel",

@@ -69,7 +69,7 @@ fn flood(site: &Site, template: &Template, frames: u64, patience: Duration) -> (
 
 fn shielded() -> Option<(Site, Hearken, std::net::TcpListener)> {
     let made = Site::new().and_then(|site| {
-        let hearken = site.shield("")?;
+        let hearken = site.shield("redirect_per_ms = 64\n")?;
         let listener = site.listen((Ipv6Addr::UNSPECIFIED, 9))?;
         Ok((site, hearken, listener))
     });
@@ -116,16 +116,24 @@ fn clients_are_served_during_a_flood_of_syns() {
     });
     let redirected = kernel_counter(&hearken, "claim_redirected");
     let stats = hearken.json("stats").expect("stats");
-    let answered = stats["total"]["outcomes"]["synack"].as_u64().expect("a number");
+    let by_worker = stats["total"]["outcomes"]["synack"].as_u64().expect("a number");
+    let answered = by_worker + kernel_counter(&hearken, "claim_answered");
     println!(
-        "{sent} SYNs in {took:?} ({:.0} a second): {redirected} claimed, {answered} answered; {count} clients, the longest {longest:?}",
+        "{sent} SYNs in {took:?} ({:.0} a second): {redirected} to a worker, {answered} answered; {count} clients, the longest {longest:?}",
         sent as f64 / took.as_secs_f64()
     );
-    println!("{stats}");
     assert!(count >= 10, "{count} clients");
-    assert!(answered > 10_000, "{answered} answered");
+    // A veth drops what finds its ring full, in front of every program; of what came through nearly all is answered.
+    let seen = redirected + kernel_counter(&hearken, "claim_answered");
+    assert!(answered > seen / 10 * 9 && seen > 10_000, "{answered} of {seen} answered");
     assert_eq!(site.counter("TcpExt", "SyncookiesSent"), 0, "the kernel answers no claimed SYN");
-    assert_eq!(site.counter("Tcp", "PassiveOpens"), u64::from(count));
+    let opened = site.counter("Tcp", "PassiveOpens");
+    assert_eq!(opened, kernel_counter(&hearken, "handed_over_to_kernel"));
+    // A late copy of a client's first segment may open a second connection, as with the kernel's own cookies; nothing forged can.
+    assert!(
+        (u64::from(count)..=u64::from(count + count / 4)).contains(&opened),
+        "{opened} connections, {count} clients"
+    );
 }
 
 #[test]

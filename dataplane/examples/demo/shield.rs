@@ -75,7 +75,7 @@ fn contestant(server: &'static str, stop: &AtomicBool) -> Result<Vec<Row>, Box<d
     let root = tempfile::tempdir()?;
     std::fs::write(root.path().join("index.html"), PAGE)?;
     let _nginx = nginx(&site, root.path())?;
-    let mut hearken = (server != "Linux alone").then(|| site.shield("")).transpose()?;
+    let mut hearken = (server != "Linux alone").then(|| site.shield("redirect_per_ms = 64\n")).transpose()?;
     if let Some(hearken) = &hearken {
         wait_for("hearken in front of nginx", PATIENCE, || {
             hearken.ctl("ss").is_ok_and(|said| said.contains("nginx"))
@@ -122,7 +122,8 @@ fn during(
 ) -> Result<Row, Box<dyn Error>> {
     let answered = || -> Result<u64, Box<dyn Error>> {
         let Some(hearken) = hearken else { return Ok(site.counter("TcpExt", "SyncookiesSent")) };
-        Ok(hearken.json("stats")?["total"]["outcomes"]["synack"].as_u64().unwrap_or_default())
+        let by_workers = hearken.json("stats")?["total"]["outcomes"]["synack"].as_u64().unwrap_or_default();
+        Ok(by_workers + kernel_counter(hearken, "claim_answered"))
     };
     let template = template(site)?;
     let index = site.client.ip("-o link show dev hk1")?;

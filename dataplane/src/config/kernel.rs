@@ -29,6 +29,10 @@ pub struct Kernel {
     pub adopt: Adopt,
     /// Of those, the ones to leave to the kernel. Default: none.
     pub except: Vec<Pattern>,
+    /// SYNs that come to hearken per millisecond and CPU; those beyond are answered where they arrive, with the same cookies, so that
+    /// a flood overruns no ring. 0: all come to hearken. Default 64; on a veth 0, because its driver loses such answers unless the
+    /// peer has GRO (`ethtool -K PEER gro on`).
+    pub redirect_per_ms: Option<u32>,
 }
 
 /// `[shield]`: the short form of a `[[port]]` with `take = "claimed"` and `[kernel] adopt = "all"`.
@@ -40,6 +44,9 @@ pub struct Shield {
     /// Listeners to leave to the kernel. Default: none.
     #[serde(default)]
     pub except: Vec<Pattern>,
+    /// See [`Kernel::redirect_per_ms`].
+    #[serde(default)]
+    pub redirect_per_ms: Option<u32>,
 }
 
 /// Which listeners of the kernel are followed.
@@ -211,7 +218,8 @@ impl Config {
         let port =
             Port::beside(&shield.interface).map_err(|message| self.error(&shield.interface, message))?;
         self.port.push(port);
-        self.kernel = Kernel { adopt: Adopt::All, except: shield.except };
+        let Shield { except, redirect_per_ms, .. } = shield;
+        self.kernel = Kernel { adopt: Adopt::All, except, redirect_per_ms };
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use hearken_bpf::claim::Local;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::link::{InfoData, InfoVlan, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVlan, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -23,6 +23,8 @@ pub struct Link {
     pub mtu: u32,
     /// Of a VLAN interface: the interface below and the VLAN identifier.
     pub vlan: Option<(u32, u16)>,
+    /// It is one end of a veth.
+    pub is_veth: bool,
 }
 
 /// A destination that is delivered here.
@@ -82,6 +84,11 @@ impl Net {
         })
     }
 
+    /// The interface of number `index`.
+    pub fn of_index(&self, index: u32) -> Option<&Link> {
+        self.links.iter().find(|link| link.index == index)
+    }
+
     /// True if nothing was read: there is always a loopback interface.
     pub fn is_empty(&self) -> bool {
         self.links.is_empty()
@@ -128,6 +135,7 @@ fn read_link(message: &LinkMessage) -> Link {
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Link(index) => below = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
+                link.is_veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
                 for info in infos {
                     let LinkInfo::Data(InfoData::Vlan(data)) = info else { continue };
                     vid = data.iter().find_map(|data| match data {
@@ -210,7 +218,8 @@ mod tests {
 
     #[test]
     fn addresses_stand_in_their_vlan() {
-        let link = |index: u32, name: &str, vlan| Link { index, name: name.into(), mtu: 1500, vlan };
+        let link =
+            |index: u32, name: &str, vlan| Link { index, name: name.into(), mtu: 1500, vlan, is_veth: false };
         let local = |text: &str, prefix_len, interface| LocalRoute {
             addr: text.parse().expect("an address"),
             prefix_len,

@@ -11,7 +11,7 @@ use std::path::Path;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, Xdp, XdpFlags};
 
 use crate::maps::{Entries, Entry, maps_of, sums};
-use crate::{BpfError, Endpoint, octets};
+use crate::{BpfError, CookieKey, Endpoint, octets};
 
 static OBJECT: &crate::Aligned<[u8]> =
     &crate::Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/claim.bpf.o")));
@@ -25,14 +25,65 @@ pub fn object() -> &'static [u8] {
 }
 
 /// Names of [`Claim::counters`], in their order.
-pub const COUNTERS: [&str; 6] = [
+pub const COUNTERS: [&str; 7] = [
     "claim_redirected",
     "claim_no_listener",
     "claim_known_flow",
     "claim_accept_queue_full",
     "claim_left_to_kernel",
     "claim_other_vlan",
+    "claim_answered",
 ];
+
+/// What SYNs are answered with where they arrive, beyond those that go to hearken's socket (`src/bpf/answer.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Answering {
+    /// Makes cookies.
+    pub key: CookieKey,
+    /// hearken's clock less `CLOCK_MONOTONIC`, in ns modulo 2^64.
+    pub clock_offset_ns: u64,
+    /// `CLOCK_MONOTONIC` in ns from which on nothing is answered here; 0: never.
+    pub expires_ns: u64,
+    /// SYNs that go to the socket first, per millisecond and CPU; 0: all.
+    pub redirect_per_ms: u32,
+    /// The window scale that SYN-ACKs announce.
+    pub rcv_wscale: u8,
+    /// Timestamps have a keyed offset.
+    pub random_offsets: bool,
+    /// The options and ECN that may be agreed.
+    pub timestamps: bool,
+    /// SACK.
+    pub sack: bool,
+    /// Window scaling.
+    pub wscale: bool,
+    /// ECN.
+    pub ecn: bool,
+    /// The MSS to announce over IPv4 and IPv6.
+    pub mss: [u16; 2],
+    /// The window by bit 0, window scaling, bit 1, timestamps, and bit 2, IPv6.
+    pub windows: [u16; 8],
+    /// Answers go back by redirection, as a veth wants it, and not by `XDP_TX`.
+    pub by_redirect: bool,
+}
+
+impl Answering {
+    /// `struct answering` of `answer.h`.
+    fn octets(&self) -> Vec<u8> {
+        let words = [self.key.hash, self.key.timestamps].into_iter().flatten();
+        let words = words.chain([self.clock_offset_ns, self.expires_ns]).flat_map(u64::to_ne_bytes);
+        let numbers = [
+            self.redirect_per_ms,
+            self.rcv_wscale.into(),
+            self.random_offsets.into(),
+            self.timestamps.into(),
+            self.sack.into(),
+            self.wscale.into(),
+            self.ecn.into(),
+        ];
+        let numbers = numbers.into_iter().chain(self.mss.map(u32::from)).chain(self.windows.map(u32::from));
+        words.chain(numbers.chain([self.by_redirect.into()]).flat_map(u32::to_ne_bytes)).collect()
+    }
+}
 
 /// An address or prefix of this host, with the VLAN of the interface that it is in (0: none).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,6 +133,7 @@ pub struct Claim {
     ifindex: u32,
     claims: Entries<Endpoint>,
     locals: Entries<Local>,
+    answering: MapHandle,
     counters: MapHandle,
 }
 
@@ -147,6 +199,7 @@ impl Claim {
             ifindex,
             claims: Entries::new(take("claims")?, "claims"),
             locals: Entries::new(take("locals")?, "locals"),
+            answering: take("answering")?,
             counters: take("claim_counters")?,
         })
     }
@@ -174,6 +227,15 @@ impl Claim {
     /// The map is full: it holds 131,072.
     pub fn set(&mut self, endpoints: &HashSet<Endpoint>) -> Result<(), BpfError> {
         self.claims.set(endpoints)
+    }
+
+    /// Changes what is answered where it arrives, as a whole.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn set_answering(&self, answering: &Answering) -> Result<(), BpfError> {
+        let written = self.answering.update(&0u32.to_ne_bytes(), &answering.octets(), MapFlags::ANY);
+        written.map_err(|source| BpfError::Map { map: "answering", source })
     }
 
     /// Says what is local: SYNs to other addresses are forwarded or dropped by the kernel.

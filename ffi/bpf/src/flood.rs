@@ -16,10 +16,13 @@ const LIVE_FRAMES: u32 = 1 << 1;
 /// Frames of one call at the most.
 const REPEAT: u32 = 65_536;
 
+/// Octets of a template at the most.
+const FRAME_MAX: usize = 128;
+
 /// What is sent.
 #[derive(Clone, Debug)]
 pub struct Template {
-    /// An Ethernet frame with IPv4 without options or IPv6, and TCP, all checksums right. Its source address, source port and
+    /// At most 128 octets: an Ethernet frame with IPv4 without options or IPv6, and TCP, all checksums right. Its source address, source port and
     /// sequence number are changed in each copy.
     pub frame: Vec<u8>,
     /// Sources: a power of two; the number stands in the last bits of the address.
@@ -45,8 +48,11 @@ impl Flood {
         let load = |source| BpfError::Load { program: "hearken_flood", source };
         let object =
             ObjectBuilder::default().open_memory(&OBJECT.0).and_then(|open| open.load()).map_err(load)?;
-        let settings = [ifindex, template.hosts, template.forge_ack.into(), 0];
-        let settings: Vec<u8> = settings.into_iter().flat_map(u32::to_ne_bytes).collect();
+        let len = u32::try_from(template.frame.len()).unwrap_or(u32::MAX);
+        let settings = [ifindex, template.hosts, template.forge_ack.into(), len];
+        let mut settings: Vec<u8> = settings.into_iter().flat_map(u32::to_ne_bytes).collect();
+        settings.extend(&template.frame);
+        settings.resize(4 * 4 + FRAME_MAX, 0);
         let written = map_of(&object, "flood")?.update(&0u32.to_ne_bytes(), &settings, MapFlags::ANY);
         written.map_err(|source| BpfError::Map { map: "flood", source })?;
         let sent = map_of(&object, "sent")?;

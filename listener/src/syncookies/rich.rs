@@ -63,6 +63,17 @@ pub fn announced_wscale(sysctl: &Sysctl) -> u8 {
     crate::tcp_output::select_initial_window(sysctl, 536, false, true).1
 }
 
+/// The MSS that SYN-ACKs announce over IPv4 and IPv6 where the MTU is `mtu`, and their windows: by bit 0, window scaling, bit 1,
+/// timestamps, and bit 2, IPv6.
+pub fn announced(sysctl: &Sysctl, mtu: u16) -> ([u16; 2], [u16; 8]) {
+    let mss = [true, false].map(|v4| crate::tcp_output::mss_of(mtu, v4));
+    let window = |bits: usize| {
+        let mss = mss[bits >> 2];
+        crate::tcp_output::select_initial_window(sysctl, mss, bits & 2 != 0, bits & 1 != 0).0
+    };
+    (mss, std::array::from_fn(window))
+}
+
 /// What is added to the clock to make TSval for the pair of hosts of a SYN's flow, where `tcp_timestamps` is 1.
 pub fn timestamp_offset(key: &CookieKey, flow: &FlowKey) -> u32 {
     let sysctl = Sysctl { tcp_timestamps: 1, ..Sysctl::default() };

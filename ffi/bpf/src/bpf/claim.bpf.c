@@ -7,10 +7,13 @@
  * connection, one at a listener whose accept queue is full (the kernel drops it and counts ListenOverflows), one at a
  * listener with MPTCP, TCP Fast Open, MD5 or AO, one at a port that is no longer listened to (the kernel resets it).
  *
+ * More SYNs in a millisecond than the socket gets are answered here, with the cookie that hearken would give them (answer.h): a
+ * flood then costs the CPU that it arrives on, and no client's SYN is lost in front of a full ring.
+ *
  * If hearken dies its socket closes, the entry of xsks_map goes, and bpf_redirect_map answers XDP_PASS: the kernel answers
  * SYNs itself.
  */
-#include "packet.h"
+#include "answer.h"
 
 #define QUEUES_MAX 64
 #define CLAIMS_MAX 131072
@@ -24,6 +27,7 @@ enum counter {
 	CLAIM_ACCEPT_QUEUE_FULL,
 	CLAIM_LEFT_TO_KERNEL,
 	CLAIM_OTHER_VLAN,
+	CLAIM_ANSWERED,
 	COUNTERS,
 };
 
@@ -64,13 +68,53 @@ struct {
 	__type(value, __u64);
 } claim_counters SEC(".maps");
 
-static __always_inline int pass(__u32 counter)
+static __always_inline void note(__u32 counter)
 {
 	__u64 *count = bpf_map_lookup_elem(&claim_counters, &counter);
 
 	if (count)
 		*count += 1;
+}
+
+static __always_inline int pass(__u32 counter)
+{
+	note(counter);
 	return XDP_PASS;
+}
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct answering);
+} answering SEC(".maps");
+
+/* SYNs that were redirected in this millisecond, by CPU. */
+struct slice {
+	__u64 ms;
+	__u64 redirected;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct slice);
+} slices SEC(".maps");
+
+/* True if this millisecond's share of the socket is used up. */
+static __always_inline bool is_beyond(const struct answering *set, __u64 now_ns)
+{
+	__u32 zero = 0;
+	struct slice *slice = bpf_map_lookup_elem(&slices, &zero);
+
+	if (!slice || !set->redirect_per_ms)
+		return false;
+	if (slice->ms != now_ns / NS_PER_MS) {
+		slice->ms = now_ns / NS_PER_MS;
+		slice->redirected = 0;
+	}
+	return slice->redirected++ >= set->redirect_per_ms;
 }
 
 /* Who the program belongs to: found by a later start, to name it or to replace what is left of it. */
@@ -101,8 +145,9 @@ int hearken_claim(struct xdp_md *ctx)
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *skc;
 	struct tcp_sock *tp;
-	__u32 size, *vid, verdict, one = CLAIM_REDIRECTED, zero = 0;
-	__u64 *count;
+	__u32 size, *vid, verdict, zero = 0;
+	struct answering *set;
+	__u64 now_ns;
 
 	/* An array keeps the map with the program while nobody has it open. */
 	if (!bpf_map_lookup_elem(&hearken_owner, &zero))
@@ -137,12 +182,15 @@ int hearken_claim(struct xdp_md *ctx)
 	if (verdict != COUNTERS)
 		return pass(verdict);
 
-	verdict = bpf_redirect_map(&xsks_map, ctx->rx_queue_index, XDP_PASS);
-	if (verdict == XDP_REDIRECT) {
-		count = bpf_map_lookup_elem(&claim_counters, &one);
-		if (count)
-			*count += 1;
+	set = bpf_map_lookup_elem(&answering, &zero);
+	now_ns = bpf_ktime_get_ns();
+	if (set && is_beyond(set, now_ns) && answer(ctx, &seg, set, now_ns)) {
+		note(CLAIM_ANSWERED);
+		return set->by_redirect ? bpf_redirect(ctx->ingress_ifindex, 0) : XDP_TX;
 	}
+	verdict = bpf_redirect_map(&xsks_map, ctx->rx_queue_index, XDP_PASS);
+	if (verdict == XDP_REDIRECT)
+		note(CLAIM_REDIRECTED);
 	return verdict;
 }
 

@@ -138,6 +138,23 @@ static __always_inline __u32 cookie_hash(const struct sip_key *key, const struct
 	return sip_end(&s, octets, 0) & 0xffffff;
 }
 
+/* Entry `index` of the four MSS of a family, packed into one word: a table would become a section of its own. */
+#define MSS_V4 (536ULL | 1300ULL << 16 | 1440ULL << 32 | 1460ULL << 48)
+#define MSS_V6 (1220ULL | 1420ULL << 16 | 1440ULL << 32 | 8940ULL << 48)
+
+static __always_inline __u32 mss_of(bool v4, __u32 index)
+{
+	return (v4 ? MSS_V4 : MSS_V6) >> (index * 16) & 0xffff;
+}
+
+/* The attributes of a SYN in a cookie's low octet. */
+static __always_inline __u32 cookie_attributes(bool v4, __u32 mss, __u32 wscale, __u32 sack, __u32 ecn)
+{
+	__u32 index = (mss >= mss_of(v4, 1)) + (mss >= mss_of(v4, 2)) + (mss >= mss_of(v4, 3));
+
+	return index | wscale << 2 | sack << 6 | ecn << 7;
+}
+
 /* The offset of the timestamps of a pair of hosts: `secure_tcp_ts_off` in listener/src/tcp_output.rs. */
 static __always_inline __u32 timestamp_offset(const struct sip_key *key, const struct segment *seg)
 {
@@ -152,15 +169,6 @@ static __always_inline __u32 timestamp_offset(const struct sip_key *key, const s
 	sip_word(&s, pair(seg->dst.words[0], seg->dst.words[1]));
 	sip_word(&s, pair(seg->dst.words[2], seg->dst.words[3]));
 	return sip_end(&s, 32, 0);
-}
-
-/* Entry `index` of the four MSS of a family, packed into one word: a table would become a section of its own. */
-#define MSS_V4 (536ULL | 1300ULL << 16 | 1440ULL << 32 | 1460ULL << 48)
-#define MSS_V6 (1220ULL | 1420ULL << 16 | 1440ULL << 32 | 8940ULL << 48)
-
-static __always_inline __u32 mss_of(bool v4, __u32 index)
-{
-	return (v4 ? MSS_V4 : MSS_V6) >> (index * 16) & 0xffff;
 }
 
 /* The age in epochs of a cookie of this generation: -1 if it is none. `newest` is the newest that may be. */

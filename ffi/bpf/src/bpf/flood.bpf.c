@@ -10,7 +10,8 @@ struct flood {
 	__u32 ifindex;
 	__u32 hosts; /* sources: the template's, with its last octets replaced by a number below this; a power of two */
 	__u32 forge_ack; /* 1: the ACK number is random as well */
-	__u32 pad;
+	__u32 len;
+	__u8 frame[128];
 };
 
 struct {
@@ -47,15 +48,25 @@ static __always_inline __be16 folded(__be16 csum, __u32 sum)
 SEC("xdp")
 int hearken_flood(struct xdp_md *ctx)
 {
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	void *data, *end;
 	__u32 zero = 0, random = bpf_get_prandom_u32(), tcp_sum = 0;
 	struct flood *set = bpf_map_lookup_elem(&flood, &zero);
-	struct eth *eth = data;
+	struct eth *eth;
 	struct tcp *tcp;
+	__u32 len;
 	__be32 before, after;
 	__u64 *count;
 
-	if (!set || (void *)(eth + 1) > end)
+	if (!set)
+		return XDP_ABORTED;
+	/* A buffer comes back as its last reader left it. */
+	len = set->len;
+	if (len < 54 || len > sizeof(set->frame) || bpf_xdp_store_bytes(ctx, 0, set->frame, len))
+		return XDP_ABORTED;
+	data = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	eth = data;
+	if ((void *)(eth + 1) > end)
 		return XDP_ABORTED;
 	if (eth->proto == P_IPV4) {
 		struct ipv4 *ip = (void *)(eth + 1);

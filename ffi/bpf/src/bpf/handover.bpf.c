@@ -10,6 +10,7 @@
  * The program and its maps outlive hearken: handshakes that were in flight when it was killed still end well.
  */
 #include "cookie.h"
+#include "options.h"
 
 #define TC_ACT_UNSPEC (-1)
 #define CLAIMS_MAX 131072
@@ -97,48 +98,6 @@ static __always_inline void record_rtt(__u32 ms)
 	count_in(&rtt, bucket);
 }
 
-/* Octets of TCP options at the most. */
-#define OPTIONS_MAX 40
-
-/* A walk over the options of a segment. */
-struct walk {
-	__u8 options[64];
-	__u32 len;
-	__u32 next;
-	struct stamps stamps;
-};
-
-/* One option; 1 ends the walk. A function of its own for bpf_loop: the verifier would follow an inlined loop option by option. */
-static int read_option(__u32 index, struct walk *walk)
-{
-	__u32 at = walk->next;
-	__u8 kind, size;
-
-	if (at >= walk->len || at >= OPTIONS_MAX)
-		return 1;
-	kind = walk->options[at];
-	if (kind == 0)
-		return 1;
-	if (kind == 1) {
-		walk->next = at + 1;
-		return 0;
-	}
-	size = walk->options[at + 1];
-	if (size < 2)
-		return 1;
-	if (kind == 8 && size == 10 && at + 10 <= walk->len) {
-		__be32 words[2];
-
-		__builtin_memcpy(words, walk->options + at + 2, 8);
-		walk->stamps.present = 1;
-		walk->stamps.tsval = bpf_ntohl(words[0]);
-		walk->stamps.tsecr = bpf_ntohl(words[1]);
-		return 1;
-	}
-	walk->next = at + size;
-	return 0;
-}
-
 /* The timestamp option, wherever it stands among the options. */
 static __always_inline void read_stamps(struct __sk_buff *skb, const struct segment *seg, __u32 at, struct stamps *out)
 {
@@ -154,7 +113,9 @@ static __always_inline void read_stamps(struct __sk_buff *skb, const struct segm
 		return;
 	walk.len = len;
 	bpf_loop(OPTIONS_MAX, read_option, &walk, 0);
-	*out = walk.stamps;
+	out->present = walk.has_stamps;
+	out->tsval = walk.tsval;
+	out->tsecr = walk.tsecr;
 }
 
 /* The whole check of a segment that may end a handshake: where it is none, COUNTERS. */
