@@ -34,6 +34,7 @@ use std::time::Duration;
 
 mod beside;
 mod capture;
+mod ss;
 mod steer;
 mod top;
 mod why;
@@ -42,6 +43,7 @@ use serde::{Deserialize, Serialize};
 
 pub use beside::{KernelListener, KernelStats};
 pub use capture::{Capture, Captured, CapturedFrame, SNAPLEN_DEFAULT};
+pub use ss::{ListenerRow, Ss};
 pub use steer::{Change, ChangeKind, Reloaded};
 pub use top::{Top, TopCore, TopDrop, TopListener};
 pub use why::{AskWhy, Why, WhyCandidate, WhyListener, WhyTried};
@@ -189,43 +191,6 @@ pub struct Listening {
 pub struct Closed {
     /// The descriptors that are no more.
     pub closed: Vec<u32>,
-}
-
-/// Reply to `ss`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ss {
-    /// At most [`SS_ROWS_MAX`] rows in the order of descriptors.
-    pub listeners: Vec<ListenerRow>,
-    /// Beside the kernel, on the first page: the kernel's own listeners.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub kernel: Vec<KernelListener>,
-    /// `from` of the request that continues; none: this was the end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next: Option<u32>,
-}
-
-/// A listener as `ss -ltn` shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ListenerRow {
-    /// `LISTEN`
-    pub state: String,
-    /// Connections that wait for accept.
-    pub recv_q: u32,
-    /// The backlog.
-    pub send_q: u32,
-    /// Local address and port.
-    pub local: SocketAddr,
-    /// The port's name it is bound to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device: Option<String>,
-    /// Descriptor.
-    pub fd: u32,
-    /// What becomes of a finished handshake.
-    pub then: ThenName,
-    /// `SO_REUSEPORT`
-    pub reuseport: bool,
-    /// `IPV6_V6ONLY`
-    pub v6only: bool,
 }
 
 /// Reply to `accept`.
