@@ -151,16 +151,21 @@ fn many_connections_one_by_one_and_at_once() {
     assert_eq!(site.counter("TcpExt", "SyncookiesSent"), 0);
 }
 
+/// The keys of sshd and of its user.
+fn make_keys(path: &impl Fn(&str) -> String) {
+    for key in ["host", "user"] {
+        run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]))
+            .expect("a key");
+    }
+}
+
 #[test]
 fn sshd_and_python_serve_as_they_are_packaged() {
     let _turn = turn();
     let Some((site, hearken)) = shielded("") else { return };
     let dir = tempfile::tempdir().expect("a directory");
     let path = |name: &str| dir.path().join(name).display().to_string();
-    for key in ["host", "user"] {
-        run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]))
-            .expect("a key");
-    }
+    make_keys(&path);
     std::fs::create_dir_all("/run/sshd").expect("sshd's directory");
     let mut sshd = site.server.command(Path::new("/usr/sbin/sshd"));
     sshd.args([

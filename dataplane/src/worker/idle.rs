@@ -19,7 +19,7 @@ pub enum Idle {
     Yield,
     /// Sleeps until a device raises an interrupt: for boxes that are idle most of the time. System calls.
     Interrupt,
-    /// Polls while frames come, then sleeps for moments that grow to [`NAP_MAX`]: for machines without a core to give and devices
+    /// Polls while frames come, then sleeps for moments that grow to 100 µs: for machines without a core to give and devices
     /// without interrupts. System calls while it is idle.
     Adaptive,
 }

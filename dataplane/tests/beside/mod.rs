@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -215,9 +215,4 @@ pub fn serve_echo(listener: &TcpListener, stop: &std::sync::atomic::AtomicBool) 
             }
         }
     });
-}
-
-/// The address of the client as the server's kernel sees it.
-pub fn client_of(target: IpAddr) -> IpAddr {
-    if target.is_ipv4() { Ipv4Addr::from(CLIENT).into() } else { CLIENT_V6.into() }
 }
