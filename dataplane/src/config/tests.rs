@@ -94,8 +94,8 @@ fn unknown_and_missing_keys_are_refused_with_their_line() {
     assert_eq!(parse("[[port]]\nname = \"p0\"\n").unwrap_err(), "h.toml:1: missing field `device`; add it");
     assert_eq!(
         refused("[worker]\n"),
-        "h.toml:4: unknown field `worker`, expected one of `name`, `control`, `metrics`, `eal`, `port`, `workers`, \
-         `cookies`, `listener`, `sysctl`, `limits`; correct or remove it"
+        "h.toml:4: unknown field `worker`, expected one of `name`, `control`, `metrics`, `eal`, `port`, `kernel`, \
+         `shield`, `workers`, `cookies`, `listener`, `sysctl`, `limits`; correct or remove it"
     );
     assert_eq!(
         refused("[eal]\nhuge = \"maybe\"\n"),
