@@ -241,7 +241,7 @@ impl Port {
             let mut conf = eth_conf(mtu, offloads, rss, &info);
             conf.intr_conf.set_rxq(config.rx_interrupts.into());
             if rss == Rss::Symmetric {
-                conf.rx_adv_conf.rss_conf.rss_key = KEY[0].as_ptr();
+                conf.rx_adv_conf.rss_conf.rss_key = KEY.as_ptr().cast::<u8>().cast_mut();
                 conf.rx_adv_conf.rss_conf.rss_key_len = info.hash_key_size;
             }
             // SAFETY:

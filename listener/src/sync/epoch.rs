@@ -201,6 +201,9 @@ mod barrier {
             let has = membarrier_query().contains(MembarrierQuery::PRIVATE_EXPEDITED);
             let registered = has && membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok();
             ASYMMETRIC.store(registered, Ordering::SeqCst);
+            // A writer that still reads `false` makes no membarrier: its fence must then pair with this one, in front of the
+            // first pin of this thread, whose own half is the compiler's alone already.
+            fence(Ordering::SeqCst);
         });
     }
 
