@@ -15,6 +15,8 @@ use crate::lab::{Hearken, SERVER, run};
 
 /// How long each of the three phases takes.
 const PHASE: Duration = Duration::from_millis(1500);
+/// The floods: one that both hold out against, and one as fast as the wire carries it.
+const FLOODS: [(&str, Option<u64>); 2] = [("flood", Some(100_000)), ("fastest", None)];
 /// A client gives up after this time.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAGE: &str = "Hello from nginx, unmodified.\n";
@@ -84,7 +86,10 @@ fn contestant(server: &'static str, stop: &AtomicBool) -> Result<Vec<Row>, Box<d
     }
     keep_alive(&site)?;
     let mut rows = vec![Row { server, phase: "before", seen: clients(&site, stop)?, flood: None }];
-    rows.push(during(&site, server, hearken.as_ref(), stop)?);
+    for (phase, rate) in FLOODS {
+        let (seen, flood) = during(&site, rate, hearken.as_ref(), stop)?;
+        rows.push(Row { server, phase, seen, flood: Some(flood) });
+    }
     rows.push(Row { server, phase: "after", seen: clients(&site, stop)?, flood: None });
     if let Some(hearken) = &mut hearken {
         let handed = kernel_counter(hearken, "handed_over_to_kernel");
@@ -114,12 +119,13 @@ fn keep_alive(site: &Site) -> io::Result<()> {
     Err(io::Error::other(format!("curl did not get the page twice on one connection: {said}")))
 }
 
+/// The clients of a phase with a flood of `rate` SYNs a second, and the SYNs and SYN-ACKs a second that there were.
 fn during(
     site: &Site,
-    server: &'static str,
+    rate: Option<u64>,
     hearken: Option<&Hearken>,
     stop: &AtomicBool,
-) -> Result<Row, Box<dyn Error>> {
+) -> Result<(Seen, (f64, f64)), Box<dyn Error>> {
     let answered = || -> Result<u64, Box<dyn Error>> {
         let Some(hearken) = hearken else { return Ok(site.counter("TcpExt", "SyncookiesSent")) };
         let by_workers = hearken.json("stats")?["total"]["outcomes"]["synack"].as_u64().unwrap_or_default();
@@ -133,14 +139,14 @@ fn during(
     let (seen, sent) = std::thread::scope(|scope| {
         let flood = scope.spawn(|| {
             site.client
-                .enter(|| Flood::new(index, &template).and_then(|flood| flood.run(u64::MAX, None, PHASE)))
+                .enter(|| Flood::new(index, &template).and_then(|flood| flood.run(u64::MAX, rate, PHASE)))
         });
         let seen = clients(site, stop);
         (seen, flood.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     let seconds = begin.elapsed().as_secs_f64();
     let rates = (sent?? as f64 / seconds, (answered()? - before) as f64 / seconds);
-    Ok(Row { server, phase: "during", seen: seen?, flood: Some(rates) })
+    Ok((seen?, rates))
 }
 
 /// Clients one after the other, as long as a phase takes.
