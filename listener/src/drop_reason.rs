@@ -39,7 +39,7 @@ drop_reasons! {
     VlanReserved = "vlan_reserved": "The VLAN identifier is 0xfff, which IEEE 802.1Q reserves.",
     MultiSegment = "multi_segment": "The frame is spread over several buffers (jumbo or coalesced), which hearken does not take.",
     ArpMalformed = "arp_malformed": "The ARP packet is truncated or not Ethernet/IPv4.",
-    ArpNotForUs = "arp_not_for_us": "An ARP request for an address that is not ours, or a reply.",
+    ArpNotForUs = "arp_not_for_us": "An ARP request for an address that is not ours, or from one that cannot be answered, or a reply.",
     NdpMalformed = "ndp_malformed": "The neighbour discovery message is malformed (RFC 4861 section 7.1).",
     NdpNotForUs = "ndp_not_for_us": "A neighbour discovery message that asks nothing of us.",
     // The network layer.
@@ -47,7 +47,7 @@ drop_reasons! {
     IpHeader = "ip_inhdr": "The IP version, header length or total length is wrong.",
     IpCsum = "ip_csum": "The IPv4 header checksum is wrong.",
     IpFragment = "ip_fragment": "An IP fragment; hearken does not reassemble.",
-    IpOptions = "ip_options": "An IPv4 option that asks for source routing, or malformed options.",
+    IpOptions = "ip_options": "An IPv4 option that asks for source routing or is labelled by CIPSO, or malformed options.",
     IpNotLocal = "ip_not_local": "The destination address is none of ours.",
     IpNotUnicast = "ip_not_unicast": "TCP to a broadcast or multicast address, or from one.",
     IpMartianSource = "ip_martian_source": "The source address cannot be answered (unspecified, loopback, mapped or our own).",
@@ -61,6 +61,7 @@ drop_reasons! {
     TcpHeader = "tcp_header": "The TCP data offset is below 5.",
     TcpCsum = "tcp_csum": "The TCP checksum is wrong.",
     TcpMd5 = "tcp_md5unexpected": "The segment carries an MD5 signature (RFC 2385), for which there is no key.",
+    TcpAuthHdr = "tcp_auth_hdr": "The list of TCP options breaks where an MD5 signature would still find room.",
     NoSocketRst = "no_socket_rst": "A RST, or a SYN with RST, that belongs to no connection: never answered.",
     RstLimit = "rst_limit": "A RST was due, and the limit for RSTs was reached.",
     // TCP at a listener.

@@ -40,16 +40,23 @@ fn fate(answered: Result<(), DropReason>) -> Fate {
 }
 
 /// Answers a request for an address of ours. A request from such an address is another host's claim to it and gets no
-/// answer.
+/// answer; nor does one from where nobody can be.
 ///
 /// # Source
-/// RFC 826; Linux v6.18 `arp_process`.
+/// RFC 826; Linux v6.18 `arp_process`, `ip_route_input_slow`.
 fn arp<F: Frame>(frame: &mut F, head: &Head, local: &LocalTable) -> Result<(), DropReason> {
     let l2_len = usize::from(head.l2_len);
     let asked = frame.bytes().get(l2_len..).and_then(ArpPacket::parse).ok_or(DropReason::ArpMalformed)?;
     let ours = |addr| local.kind_v4(addr) == AddrKind::Local;
-    let loopback = asked.tpa >> 24 == 127;
-    if asked.op != arp::REQUEST || !ours(asked.tpa) || ours(asked.spa) || loopback || asked.sha.is_group() {
+    let loopback = |addr: u32| addr >> 24 == 127;
+    let nobody = loopback(asked.spa) || asked.spa >> 28 == 0xe || asked.spa == u32::MAX;
+    if asked.op != arp::REQUEST
+        || !ours(asked.tpa)
+        || ours(asked.spa)
+        || loopback(asked.tpa)
+        || nobody
+        || asked.sha.is_group()
+    {
         return Err(DropReason::ArpNotForUs);
     }
     let reply =

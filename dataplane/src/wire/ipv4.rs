@@ -25,8 +25,16 @@ const OPT_END: u8 = 0;
 const OPT_NOP: u8 = 1;
 const OPT_RECORD_ROUTE: u8 = 7;
 const OPT_TIMESTAMP: u8 = 68;
+/// What a timestamp option asks for.
+const TS_AND_ADDRESS: u8 = 1;
+const TS_PRESPECIFIED: u8 = 3;
 const OPT_LSRR: u8 = 131;
 const OPT_SSRR: u8 = 137;
+/// Labels (FIPS 188) of a domain that nobody here has agreed on, domain 0 included.
+const OPT_CIPSO: u8 = 134;
+/// RFC 2113, and the octets that it has at least.
+const OPT_ROUTER_ALERT: u8 = 148;
+const ROUTER_ALERT_LEN: usize = 4;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -103,18 +111,19 @@ impl Ipv4Packet {
 /// Looks through the options of a header: `options` is what follows its first 20 octets.
 ///
 /// # Errors
-/// `IpOptions` if they are malformed or ask for source routing (`accept_source_route` = 0). What they ask to record is
-/// not recorded.
+/// `IpOptions` if they are malformed, ask for source routing (`accept_source_route` = 0), ask twice to record the same, or
+/// bear labels. What they ask to record is not recorded.
 ///
 /// # Source
-/// Linux v6.18 `ip_options_compile`, `ip_rcv_options`.
+/// Linux v6.18 `ip_options_compile`, `ip_rcv_options`, `cipso_v4_validate`.
 #[cold]
 pub fn check_options(mut options: &[u8]) -> Result<(), DropReason> {
+    let (mut route_seen, mut times_seen) = (false, false);
     while let Some((&kind, rest)) = options.split_first() {
         match kind {
             OPT_END => return Ok(()),
             OPT_NOP => options = rest,
-            OPT_LSRR | OPT_SSRR => return Err(DropReason::IpOptions),
+            OPT_LSRR | OPT_SSRR | OPT_CIPSO => return Err(DropReason::IpOptions),
             _ => {
                 let len = rest.first().copied().map_or(0, usize::from);
                 if len < 2 {
@@ -122,14 +131,20 @@ pub fn check_options(mut options: &[u8]) -> Result<(), DropReason> {
                 }
                 let (option, rest) = options.split_at_checked(len).ok_or(DropReason::IpOptions)?;
                 let sound = match (kind, option) {
-                    (OPT_RECORD_ROUTE, [_, _, pointer, ..]) => slot_is_whole(*pointer, 4, 4, len),
+                    (OPT_RECORD_ROUTE, [_, _, pointer, ..]) => {
+                        !std::mem::replace(&mut route_seen, true) && slot_is_whole(*pointer, 4, 4, len)
+                    }
                     (OPT_TIMESTAMP, [_, _, pointer, mode, ..]) => {
                         let full = usize::from(*pointer) > len;
-                        let slot = if mode & 0xf == 0 { 4 } else { 8 };
+                        let (mode, overflow) = (mode & 0xf, mode >> 4);
+                        let slot = if matches!(mode, TS_AND_ADDRESS | TS_PRESPECIFIED) { 8 } else { 4 };
                         // The count of those who found it full must not wrap.
-                        slot_is_whole(*pointer, 5, slot, len) && !(full && mode >> 4 == 15)
+                        !std::mem::replace(&mut times_seen, true)
+                            && slot_is_whole(*pointer, 5, slot, len)
+                            && !(full && overflow == 15 && mode != TS_PRESPECIFIED)
                     }
                     (OPT_RECORD_ROUTE | OPT_TIMESTAMP, _) => false,
+                    (OPT_ROUTER_ALERT, _) => len >= ROUTER_ALERT_LEN,
                     _ => true,
                 };
                 if !sound {
@@ -239,6 +254,8 @@ mod tests {
         assert_eq!(check_options(&[68, 8, 5, 0, 0, 0, 0, 0]), Ok(()));
         assert_eq!(check_options(&[68, 8, 9, 0xe0, 0, 0, 0, 0]), Ok(()), "full, and many saw it");
         assert_eq!(check_options(&[148, 4, 0, 0]), Ok(()));
+        assert_eq!(check_options(&[68, 8, 5, 2, 0, 0, 0, 0]), Ok(()), "of no kind that is known");
+        assert_eq!(check_options(&[68, 8, 9, 0xf3, 0, 0, 0, 0]), Ok(()), "full, and nobody counts");
         for bad in [
             &[131, 7, 4, 1, 2, 3, 4, 0][..],
             &[137, 3, 4, 0],
@@ -251,6 +268,11 @@ mod tests {
             &[68, 8, 4, 0, 0, 0, 0, 0],
             &[68, 8, 5, 1, 0, 0, 0, 0],
             &[68, 8, 9, 0xf0, 0, 0, 0, 0],
+            &[7, 3, 4, 7, 3, 4, 0, 0],
+            &[68, 4, 5, 0, 68, 4, 5, 0],
+            &[148, 3, 0, 0],
+            &[134, 8, 0, 0, 0, 0, 1, 2],
+            &[134, 10, 0, 0, 0, 3, 1, 4, 0, 0],
         ] {
             assert_eq!(check_options(bad), Err(DropReason::IpOptions), "{bad:?}");
         }

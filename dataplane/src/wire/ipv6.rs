@@ -26,6 +26,15 @@ const OPT_PAD1: u8 = 0;
 const OPT_PADN: u8 = 1;
 /// Octets of padding at a stretch: more is no alignment but a hidden channel (`ip6_parse_tlv`).
 const PAD_MAX: usize = 7;
+/// Options that count, padding aside, in one header (`max_hbh_opts_number`, `max_dst_opts_number`).
+const OPTIONS_MAX: usize = 8;
+/// Router alert (RFC 2711), and the octets of its value.
+const OPT_ROUTER_ALERT: u8 = 5;
+const ROUTER_ALERT_LEN: usize = 2;
+/// RFC 5570: labels of a domain that nobody here has agreed on (`calipso_validate`).
+const OPT_CALIPSO: u8 = 7;
+/// RFC 9486; stands on a boundary of four octets.
+const OPT_IOAM: u8 = 0x31;
 /// The two bits that tell a node what to do with an option it does not know; zero is "skip it" (RFC 8200 §4.2).
 const OPT_ACTION: u8 = 0xc0;
 
@@ -116,7 +125,7 @@ fn skip_extensions(packet: &[u8], first: u8) -> Result<(u8, u16), DropReason> {
                 let understood = if kind == ROUTING {
                     body[1] == 0 && !matches!(body[0], ROUTING_RPL | ROUTING_SEGMENT)
                 } else {
-                    options_may_be_skipped(body)
+                    options_may_be_skipped(kind, at + 2, body)
                 };
                 if !understood {
                     return Err(DropReason::Ipv6Ext);
@@ -138,9 +147,14 @@ fn skip_extensions(packet: &[u8], first: u8) -> Result<(u8, u16), DropReason> {
     }
 }
 
-fn options_may_be_skipped(mut options: &[u8]) -> bool {
-    let mut padding = 0;
+/// Whether a node like us may go on behind the `options` of a header of this kind. They begin `at` octets into the packet.
+///
+/// # Source
+/// Linux v6.18 `ip6_parse_tlv`, `ipv6_hop_ra`, `ipv6_hop_ioam`, `ipv6_hop_calipso`.
+fn options_may_be_skipped(header: u8, mut at: usize, mut options: &[u8]) -> bool {
+    let (mut padding, mut count) = (0, 0);
     while let Some((&kind, rest)) = options.split_first() {
+        let before = options.len();
         if kind == OPT_PAD1 {
             padding += 1;
             options = rest;
@@ -154,17 +168,29 @@ fn options_may_be_skipped(mut options: &[u8]) -> bool {
                 }
             } else {
                 padding = 0;
-            }
-            if kind & OPT_ACTION != 0 {
-                return false;
+                count += 1;
+                if count > OPTIONS_MAX || !option_may_be_skipped(header, kind, at, value) {
+                    return false;
+                }
             }
             options = rest;
         }
         if padding > PAD_MAX {
             return false;
         }
+        at += before - options.len();
     }
     true
+}
+
+/// The same of one option that is no padding. Only in front of all other headers the kernel knows some by name.
+fn option_may_be_skipped(header: u8, kind: u8, at: usize, value: &[u8]) -> bool {
+    match (header, kind) {
+        (HOP_BY_HOP, OPT_ROUTER_ALERT) => value.len() == ROUTER_ALERT_LEN,
+        (HOP_BY_HOP, OPT_CALIPSO) => false,
+        (HOP_BY_HOP, OPT_IOAM) => at % 4 == 0,
+        _ => kind & OPT_ACTION == 0,
+    }
 }
 
 /// A header to send, flow label 0.
@@ -256,6 +282,47 @@ mod tests {
         assert_eq!(packet(FRAGMENT, &[6, 0, 0, 8, 0, 0, 0, 1]), fragment, "the last");
         assert_eq!(packet(FRAGMENT, &[6, 0, 0, 0, 0, 0, 0]), fragment, "cut");
         assert_eq!(packet(51, &[]), Ok((51, 40)));
+    }
+
+    /// What Linux v6.18.44 did with a SYN behind such options.
+    #[test]
+    fn options_that_are_counted_and_known() {
+        let with = |kind: u8, options: &[u8]| {
+            let mut header = vec![6, 0];
+            header.extend_from_slice(options);
+            let padding = (8 - header.len() % 8) % 8;
+            match padding {
+                0 => {}
+                1 => header.push(OPT_PAD1),
+                _ => header.extend([&[OPT_PADN, padding as u8 - 2][..], &vec![0; padding - 2]].concat()),
+            }
+            header[1] = (header.len() / 8 - 1) as u8;
+            packet(kind, &header).is_ok()
+        };
+        for kind in [HOP_BY_HOP, DESTINATION] {
+            for count in 0..=12 {
+                assert_eq!(with(kind, &[0x1e, 0].repeat(count)), count <= 8, "{count} in {kind}");
+            }
+            assert!(with(kind, &[0x1e, 0, 0].repeat(8)), "padding does not count");
+        }
+        for (padding, at) in [(&[][..], 2), (&[0], 3), (&[1, 0], 4), (&[1, 1, 0], 5)] {
+            for len in [0u8, 2, 4, 8, 12, 20] {
+                let option = |kind: u8| [padding, &[kind, len], &vec![0; usize::from(len)]].concat();
+                for (kind, in_front) in [
+                    (0x05, len == 2),
+                    (0x07, false),
+                    (0x31, at == 4),
+                    (0x11, true),
+                    (0x1f, true),
+                    (0x3e, true),
+                ] {
+                    let option = option(kind);
+                    assert_eq!(with(HOP_BY_HOP, &option), in_front, "{kind:#x} of {len} at {at}, hop by hop");
+                    assert!(with(DESTINATION, &option), "{kind:#x} of {len} at {at}, destination");
+                }
+                assert!(!with(DESTINATION, &option(0xc9)), "home address of {len} at {at}");
+            }
+        }
     }
 
     #[test]

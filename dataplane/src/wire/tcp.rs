@@ -73,7 +73,7 @@ impl TcpHeader {
     /// put where they are to stay.
     ///
     /// # Errors
-    /// `TcpMd5`.
+    /// `TcpMd5` or `TcpAuthHdr`.
     #[inline(always)]
     pub fn read_options(&self, segment: &[u8], into: &mut TcpOptions) -> Result<(), DropReason> {
         let options = segment.get(HEADER_LEN..usize::from(self.header_len)).unwrap_or_default();
@@ -84,7 +84,7 @@ impl TcpHeader {
 /// Reads the options of a segment with the control bits `flags`.
 ///
 /// # Errors
-/// `TcpMd5`.
+/// `TcpMd5` or `TcpAuthHdr`.
 ///
 /// # Source
 /// Linux v6.18 `tcp_parse_options`.
@@ -108,10 +108,13 @@ pub fn read_options(options: &[u8], flags: u8, into: &mut TcpOptions) -> Result<
 /// skipped, one that would end past the header ends the list, and the last of a kind counts.
 ///
 /// # Errors
-/// `TcpMd5`: a signature that nobody here has a key for; whoever signs must not be answered unsigned.
+/// - `TcpMd5`: a signature that nobody here has a key for; whoever signs must not be answered unsigned.
+/// - `TcpAuthHdr`: the list breaks, or a signature has the wrong length, where so much is left that one could stand there.
+///   With less left nobody looks for signatures, and a list that breaks is read as far as it goes.
 ///
 /// # Source
-/// Linux v6.18 `tcp_parse_options`, `tcp_parse_auth_options`, `tcp_inbound_md5_hash`.
+/// Linux v6.18 `tcp_parse_options`, `tcp_do_parse_auth_options`, `tcp_inbound_hash`, `tcp_v4_send_reset`, with TCP_MD5SIG and
+/// without TCP_AO, which looks on until five octets are left.
 #[inline(never)]
 fn parse_options(mut bytes: &[u8], flags: u8, options: &mut TcpOptions) -> Result<(), DropReason> {
     let syn = flags & flag::SYN != 0;
@@ -125,9 +128,9 @@ fn parse_options(mut bytes: &[u8], flags: u8, options: &mut TcpOptions) -> Resul
             _ => {}
         }
         let Some(&len) = rest.first() else { break };
-        let Some((option, rest)) = bytes.split_at_checked(usize::from(len)) else { break };
+        let Some((option, rest)) = bytes.split_at_checked(usize::from(len)) else { return broken(bytes) };
         match *option {
-            [] | [_] => break,
+            [] | [_] => return broken(bytes),
             [MSS, _, hi, lo] if syn => {
                 // 0 counts as absent.
                 let mss = u16::from_be_bytes([hi, lo]);
@@ -140,11 +143,17 @@ fn parse_options(mut bytes: &[u8], flags: u8, options: &mut TcpOptions) -> Resul
                     Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])));
             }
             [MD5, MD5_LEN, ..] => return Err(DropReason::TcpMd5),
+            [MD5, ..] => broken(bytes)?,
             _ => {}
         }
         bytes = rest;
     }
     Ok(())
+}
+
+/// What becomes of a segment whose options are no list from `left` on.
+const fn broken(left: &[u8]) -> Result<(), DropReason> {
+    if left.len() < MD5_LEN as usize { Ok(()) } else { Err(DropReason::TcpAuthHdr) }
 }
 
 /// The option that names our MSS.
@@ -311,6 +320,35 @@ mod tests {
         let signed = [&[1, 1, 19, 18][..], &[7; 16]].concat();
         assert_eq!(try_read(&signed, flag::ACK), Err(DropReason::TcpMd5));
         assert_eq!(syn(&[19, 4, 0, 0]), none, "no signature");
+    }
+
+    #[test]
+    fn a_list_that_breaks_counts_as_long_as_a_signature_could_follow() {
+        let read = |bytes: &[u8]| {
+            let mut options = TcpOptions::default();
+            read_options(bytes, flag::SYN, &mut options).map(|()| options.mss)
+        };
+        // Behind an MSS and some NOPs, so that the list has whole words and the fault `left` octets in front of its end.
+        let with = |fault: &[u8], left: usize| {
+            let mut bytes = vec![2, 4, 5, 0xb4];
+            bytes.resize(4 + (4 - left % 4) % 4, NOP);
+            bytes.extend_from_slice(fault);
+            bytes.resize(bytes.len() + left - fault.len(), NOP);
+            read(&bytes)
+        };
+        for fault in
+            [[99, 0].as_slice(), &[99, 1], &[99, 37], &[2, 255], &[19, 0], &[19, 17], &[19, 4], &[19, 19]]
+        {
+            for left in fault.len()..=36 {
+                // A signature of the wrong length is passed over where it is none of the kernel's concern.
+                let expected = if left < 18 { Ok(1460) } else { Err(DropReason::TcpAuthHdr) };
+                assert_eq!(with(fault, left), expected, "{fault:?} with {left} left");
+            }
+        }
+        for left in 18..=36 {
+            assert_eq!(with(&[0, 99, 0], left), Ok(1460), "nothing counts behind the end, with {left} left");
+            assert_eq!(with(&[19, 18], left), Err(DropReason::TcpMd5), "with {left} left");
+        }
     }
 
     #[test]

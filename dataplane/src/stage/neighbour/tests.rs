@@ -68,6 +68,12 @@ fn arp_that_gets_no_answer() {
         Err(DropReason::ArpNotForUs),
         "a claim to our address"
     );
+    for nobody in [[224, 0, 0, 5], [239, 255, 255, 250], [255; 4], [127, 0, 0, 5]] {
+        assert_eq!(octets(request(BROADCAST, nobody, OUR_V4)), Err(DropReason::ArpNotForUs), "{nobody:?}");
+    }
+    for odd in [[240, 0, 0, 1], [0, 1, 2, 3], [203, 0, 113, 9]] {
+        assert!(octets(request(BROADCAST, odd, OUR_V4)).is_ok(), "as Linux does: {odd:?}");
+    }
     assert_eq!(with(21, 2), Err(DropReason::ArpNotForUs), "a reply");
     assert_eq!(with(22, 1), Err(DropReason::ArpNotForUs), "from a group");
     for at in [15, 17, 18, 19] {

@@ -47,6 +47,18 @@ pub fn add(cases: &mut Cases) {
         talk.send("ACK", &Tcp { options, ..talk.tcp(ACK) });
         talk.send("of a wrong length", &Tcp { options: vec![19, 4, 1, 1], ..talk.tcp(SYN) });
     });
+    cases.add("a list of options that breaks", CLOSED, |talk| {
+        for left in [16, 20] {
+            for fault in [&[254, 0], &[254, 1], &[254, 40], &[19, 4]] {
+                let options = [&fault[..], &vec![1; left - 2]].concat();
+                let name = format!("{fault:?} with {left} left");
+                for (flags, which) in [(SYN, "SYN"), (ACK, "ACK"), (FIN, "FIN")] {
+                    let segment = Tcp { options: options.clone(), ..talk.tcp(flags) };
+                    talk.send(&format!("{which}, {name}"), &segment);
+                }
+            }
+        }
+    });
     cases.add("TOS comes back", CLOSED, |talk| {
         for tos in [0x04, 0x10, 0xb8, 0x01, 0x02, 0x03, 0xff] {
             let syn = talk.tcp(SYN);

@@ -148,7 +148,7 @@ fn add_addresses(cases: &mut Cases) {
 
 fn add_options(cases: &mut Cases) {
     cases.group("IP options");
-    let sets: [(&str, &[u8]); 16] = [
+    let sets: [(&str, &[u8]); 24] = [
         ("nops", &[1, 1, 1, 1]),
         ("end", &[0, 0, 0, 0]),
         ("nop, end, rubbish", &[1, 0, 9, 9]),
@@ -165,6 +165,14 @@ fn add_options(cases: &mut Cases) {
         ("unknown", &[222, 4, 1, 2]),
         ("length 0", &[222, 0, 1, 2]),
         ("length beyond the end", &[222, 9, 1, 2]),
+        ("record route twice", &[7, 7, 8, 1, 1, 1, 1, 7, 7, 8, 1, 1, 1, 1, 0, 0]),
+        ("timestamps twice", &[68, 4, 5, 0, 68, 4, 5, 0]),
+        ("timestamps of no known kind", &[68, 8, 5, 2, 0, 0, 0, 0]),
+        ("timestamps of addresses, full and overflowing", &[68, 8, 9, 0xf3, 0, 0, 0, 0]),
+        ("router alert, too short", &[148, 3, 0, 0]),
+        ("labels of domain 0", &[134, 8, 0, 0, 0, 0, 1, 2]),
+        ("labels of another domain", &[134, 10, 0, 0, 0, 3, 1, 4, 0, 0, 0, 0]),
+        ("labels, too short", &[134, 4, 0, 0]),
     ];
     for (name, options) in sets {
         for (dport, which) in [(QUEUE, "listener"), (CLOSED, "nobody")] {
@@ -181,7 +189,7 @@ fn add_options(cases: &mut Cases) {
 
 fn add_extensions(cases: &mut Cases) {
     cases.group("extension headers");
-    let sets: [(&str, u8, &[u8]); 22] = [
+    let sets: [(&str, u8, &[u8]); 31] = [
         ("hop-by-hop", 0, &[6, 0, 1, 4, 0, 0, 0, 0]),
         ("hop-by-hop with pads of one", 0, &[6, 0, 0, 0, 0, 0, 0, 0]),
         ("hop-by-hop, router alert", 0, &[6, 0, 5, 2, 0, 0, 1, 0]),
@@ -195,6 +203,31 @@ fn add_extensions(cases: &mut Cases) {
         ("destination options, unknown to report", 60, &[6, 0, 0x9e, 4, 0, 0, 0, 0]),
         ("hop-by-hop and destination options", 0, &[60, 0, 1, 4, 0, 0, 0, 0, 6, 0, 1, 4, 0, 0, 0, 0]),
         ("destination options, then hop-by-hop", 60, &[0, 0, 1, 4, 0, 0, 0, 0, 6, 0, 1, 4, 0, 0, 0, 0]),
+        (
+            "destination options, eight",
+            60,
+            &[6, 2, 30, 0, 30, 0, 30, 0, 30, 0, 30, 0, 30, 0, 30, 0, 30, 0, 1, 4, 0, 0, 0, 0],
+        ),
+        (
+            "destination options, nine",
+            60,
+            &[6, 2, 30, 0, 30, 0, 30, 0, 30, 0, 30, 0, 30, 0, 30, 0, 30, 0, 30, 0, 1, 2, 0, 0],
+        ),
+        (
+            "hop-by-hop, eight",
+            0,
+            &[6, 2, 30, 0, 30, 0, 30, 0, 30, 0, 30, 0, 30, 0, 30, 0, 30, 0, 1, 4, 0, 0, 0, 0],
+        ),
+        (
+            "hop-by-hop, nine",
+            0,
+            &[6, 2, 30, 0, 30, 0, 30, 0, 30, 0, 30, 0, 30, 0, 30, 0, 30, 0, 30, 0, 1, 2, 0, 0],
+        ),
+        ("hop-by-hop, router alert of three", 0, &[6, 0, 5, 3, 0, 0, 0, 0]),
+        ("hop-by-hop, IOAM", 0, &[6, 0, 1, 0, 49, 2, 0, 0]),
+        ("hop-by-hop, IOAM misaligned", 0, &[6, 0, 0, 49, 3, 0, 0, 0]),
+        ("hop-by-hop, CALIPSO", 0, &[6, 1, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0]),
+        ("hop-by-hop, CALIPSO too short", 0, &[6, 0, 7, 4, 0, 0, 0, 0]),
         ("routing of type 0, done", 43, &[6, 0, 0, 0, 0, 0, 0, 0]),
         ("routing of type 2, done", 43, &[6, 0, 2, 0, 0, 0, 0, 0]),
         ("routing of type 4, done", 43, &[6, 0, 4, 0, 0, 0, 0, 0]),

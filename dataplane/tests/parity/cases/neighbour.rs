@@ -53,6 +53,16 @@ fn add_arp(cases: &mut Cases) {
             broadcast,
             &Arp { sender: Ipv4Addr::new(198, 19, 0, 9), ..REQUEST },
         );
+        for (from, sender) in [
+            ("a group", Ipv4Addr::new(224, 0, 0, 5)),
+            ("all", Ipv4Addr::BROADCAST),
+            ("127.0.0.5", Ipv4Addr::new(127, 0, 0, 5)),
+            ("class E", Ipv4Addr::new(240, 0, 0, 1)),
+            ("0.1.2.3", Ipv4Addr::new(0, 1, 2, 3)),
+            ("the subnet's broadcast", Ipv4Addr::new(198, 18, 0, 255)),
+        ] {
+            arp(talk, &format!("from {from}"), broadcast, &Arp { sender, ..REQUEST });
+        }
         arp(talk, "for another", broadcast, &Arp { target: Ipv4Addr::new(198, 18, 0, 77), ..REQUEST });
         arp(talk, "for the broadcast", broadcast, &Arp { target: Ipv4Addr::new(198, 18, 0, 255), ..REQUEST });
         arp(talk, "for 127.0.0.1", broadcast, &Arp { target: Ipv4Addr::LOCALHOST, ..REQUEST });
