@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 /// Lines of a source file, tests aside.
 const FILE_LINES_MAX: usize = 500;
 
-/// The only module with `unsafe` in it, its files included, beside the crate `ffi` whose job it is.
+/// The only module with `unsafe` in it, its files included, beside the crate `ffi` whose job it is. It trusts
+/// `listener/src/sync/epoch.rs`, which has none.
 const UNSAFE_DOORS: [&str; 1] = ["listener/src/bucket"];
 
 const CRATES: [&str; 6] = ["bench", "dataplane", "ffi", "ffi/bpf", "ffi/dpdk-sys", "listener"];
@@ -68,7 +69,7 @@ fn unsafe_stays_behind_its_doors() {
         }
         for (number, line) in text.lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
-            let bare = ["unsafe {", "unsafe fn", "unsafe impl"];
+            let bare = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe trait"];
             assert!(!bare.iter().any(|word| code.contains(word)), "{name}:{}: {line}", number + 1);
         }
     }

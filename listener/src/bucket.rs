@@ -1,5 +1,6 @@
 //! The table under the listening hash: cache-line buckets of 64-bit words, read without locks. The crate's one door to
-//! `unsafe`, with [`simd`], [`memory`], [`slab`] and [`write`] behind it.
+//! `unsafe`, with [`simd`], [`memory`], [`slab`] and [`write`] behind it. Its soundness rests on safe code as well:
+//! [`epoch`] decides when memory is given back.
 //!
 //! # Why a reader can never see half a listener
 //! A key and its answer are *one* 64-bit word. An IPv4 address and a port are 48 bits. A keyed permutation ([`Mix`])
@@ -239,32 +240,18 @@ const fn place(bits: u32, hash: u64) -> u64 {
     (hash >> (64 - bits)) << BUCKET_SHIFT
 }
 
-/// The bucket at a place that [`place`] named for a table of this size.
-#[inline(always)]
-fn bucket_at(memory: &[Bucket], place: u64) -> &Bucket {
-    debug_assert!(place >> BUCKET_SHIFT < memory.len() as u64);
-    // SAFETY: bounds: `place` is a bucket's size times a number below 2^bits, and there are so many buckets.
-    unsafe { &*memory.as_ptr().byte_add(place as usize) }
-}
-
 /// A byte per bucket: bit `c` is set if a key of class `c` may be displaced from it.
 type Spilled = [AtomicU8];
 
-/// Bucket number `first`'s byte. Acquire; to be asked for after the bucket was looked at.
+/// True if the key may be displaced from the bucket whose byte this is. Acquire; to be asked after the bucket was looked at.
 #[inline(always)]
-fn spilled_at(spilled: &Spilled, first: usize) -> u8 {
-    debug_assert!(first < spilled.len());
-    // SAFETY: bounds: there is a byte per bucket, and `first` is the number of one.
-    unsafe { spilled.get_unchecked(first) }.load(Ordering::Acquire)
-}
-
-/// True if the key may be displaced from bucket number `first`, which was looked at.
-#[inline(always)]
-fn may_be_displaced(spilled: &Spilled, first: usize, probe: u64) -> bool {
-    spilled_at(spilled, first) >> Probe::class(probe) & 1 != 0
+fn may_be_displaced(spilled: &AtomicU8, probe: u64) -> bool {
+    spilled.load(Ordering::Acquire) >> Probe::class(probe) & 1 != 0
 }
 
 /// A table of one size. Its buckets are read by everybody and written under the stripes' locks.
+///
+/// Invariant, set up by [`Buckets::new`] and never changed: `memory` and `spilled` have `2^bits` elements each.
 struct Buckets {
     bits: u32,
     memory: Memory,
@@ -315,11 +302,13 @@ impl<N> Table<N> {
         // - Lifetime: a table is dropped through `epoch::defer` after its successor was published, hence after the
         //   guard that the caller has held since before the load; the last one goes with `self`.
         let buckets = unsafe { &*buckets };
-        View { memory: &buckets.memory, spilled: &buckets.spilled, bits: buckets.bits, nodes: &self.nodes }
+        View::of(buckets, &self.nodes)
     }
 }
 
 /// A table of one size, with its nodes, under a guard.
+///
+/// Invariant, that of [`Buckets`], from which [`View::of`] alone makes it: `memory` and `spilled` have `2^bits` elements each.
 pub(crate) struct View<'g, N> {
     memory: &'g [Bucket],
     spilled: &'g Spilled,
@@ -336,12 +325,22 @@ impl<N> Clone for View<'_, N> {
 impl<N> Copy for View<'_, N> {}
 
 /// A word that held the key when it was loaded.
+///
+/// Invariant, the duty of [`Entry::new`]'s callers: the word was loaded from a table of these nodes within 'g.
 pub(crate) struct Entry<'g, N> {
     word: u64,
     nodes: &'g Slab<N>,
 }
 
 impl<'g, N> Entry<'g, N> {
+    /// # Safety
+    /// Lifetime: `word` was loaded (Acquire, or under its stripe's lock) from a bucket of the table that `nodes` belongs
+    /// to, after the guard or lock was taken that 'g stands for.
+    #[inline(always)]
+    unsafe fn new(word: u64, nodes: &'g Slab<N>) -> Self {
+        Self { word, nodes }
+    }
+
     /// What it says.
     #[inline]
     pub(crate) fn held(&self) -> Option<Held<&'g N>> {
@@ -349,8 +348,8 @@ impl<'g, N> Entry<'g, N> {
         if self.word & LIST == 0 {
             return Some(Held::One(ListenerId(number)));
         }
-        // SAFETY: the word named the node when it was loaded (Acquire), under the guard or lock that 'g stands for; the
-        // node is released through `epoch::defer` after its word was overwritten, hence after 'g.
+        // SAFETY: lifetime: by the invariant the word named the node under the guard or lock that 'g stands for; the node is
+        // released through `epoch::defer` after its word was overwritten, hence after 'g.
         unsafe { self.nodes.get(number) }.map(Held::List)
     }
 
@@ -364,41 +363,62 @@ impl<'g, N> Entry<'g, N> {
 }
 
 impl<'g, N> View<'g, N> {
-    #[inline(always)]
-    fn bucket(&self, number: usize) -> &'g Bucket {
-        debug_assert!(number < self.memory.len());
-        // SAFETY: bounds: there are 2^bits buckets, and every number is made of the upper `bits` bits of a hash, or by
-        // xor with fewer bits than that (`Probe::second`).
-        unsafe { self.memory.get_unchecked(number) }
+    fn of(buckets: &'g Buckets, nodes: &'g Slab<N>) -> Self {
+        Self { memory: &buckets.memory, spilled: &buckets.spilled, bits: buckets.bits, nodes }
     }
 
-    /// The number of the first bucket.
+    /// The number of the first bucket: below `2^bits`.
     #[inline(always)]
     fn first(&self, hash: u64) -> usize {
         (hash >> (64 - self.bits)) as usize
     }
 
+    /// The number of the second bucket: below `2^bits`, for [`Probe::second`] flips fewer bits than that.
+    #[inline(always)]
+    fn second(&self, hash: u64) -> usize {
+        Probe::second(self.bits, self.first(hash), hash << self.bits)
+    }
+
+    #[inline(always)]
+    fn first_bucket(&self, hash: u64) -> &'g Bucket {
+        // SAFETY: bounds: the invariant, and the promise of `first`.
+        unsafe { self.memory.get_unchecked(self.first(hash)) }
+    }
+
+    #[inline(always)]
+    fn second_bucket(&self, hash: u64) -> &'g Bucket {
+        // SAFETY: bounds: the invariant, and the promise of `second`.
+        unsafe { self.memory.get_unchecked(self.second(hash)) }
+    }
+
+    /// [`may_be_displaced`] of the key with this hash.
+    #[inline(always)]
+    fn may_be_displaced(&self, hash: u64) -> bool {
+        // SAFETY: bounds: the invariant, and the promise of `first`.
+        may_be_displaced(unsafe { self.spilled.get_unchecked(self.first(hash)) }, Probe::one(self.bits, hash))
+    }
+
     /// Asks for the first bucket's line.
     #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {
-        simd::prefetch(std::ptr::from_ref(self.bucket(self.first(hash))).cast());
+        simd::prefetch(std::ptr::from_ref(self.first_bucket(hash)).cast());
     }
 
     /// Asks for the second bucket's line.
     #[inline]
     pub(crate) fn prefetch_second(&self, hash: u64) {
-        let second = Probe::second(self.bits, self.first(hash), hash << self.bits);
-        simd::prefetch(std::ptr::from_ref(self.bucket(second)).cast());
+        simd::prefetch(std::ptr::from_ref(self.second_bucket(hash)).cast());
     }
 
     /// Asks for the node that the first bucket names for this hash, if it does.
     #[inline]
     pub(crate) fn prefetch_node(&self, hash: u64) {
         let probe = Probe::one(self.bits, hash);
-        for word in &self.bucket(self.first(hash)).0 {
+        for word in &self.first_bucket(hash).0 {
             let word = word.load(Ordering::Acquire);
             if (word ^ probe) >> Probe::ANY_BITS == 0 {
-                (Entry { word, nodes: self.nodes }).prefetch();
+                // SAFETY: loaded just now, under the guard of 'g.
+                unsafe { Entry::new(word, self.nodes) }.prefetch();
             }
         }
     }
@@ -420,28 +440,26 @@ impl<'g, N> View<'g, N> {
     /// it is that key's: with IPv4 it always is.
     #[inline]
     pub(crate) fn find(&self, hash: u64, same: impl Fn(&N) -> bool) -> Option<Entry<'g, N>> {
-        let first = self.first(hash);
         let probe = Probe::one(self.bits, hash);
-        let bucket = self.bucket(first);
-        if let Some(entry) = self.scan(bucket, probe, &same) {
+        if let Some(entry) = self.scan(self.first_bucket(hash), probe, &same) {
             return Some(entry);
         }
         // Only now, see the module's head.
-        if !may_be_displaced(self.spilled, first, probe) {
+        if !self.may_be_displaced(hash) {
             return None;
         }
-        let second = Probe::second(self.bits, first, probe & REMAINDER);
-        self.scan(self.bucket(second), probe | DISPLACED, &same)
+        self.scan(self.second_bucket(hash), probe | DISPLACED, &same)
     }
 
     #[inline]
-    fn scan(&self, bucket: &Bucket, probe: u64, same: &impl Fn(&N) -> bool) -> Option<Entry<'g, N>> {
+    fn scan(&self, bucket: &'g Bucket, probe: u64, same: &impl Fn(&N) -> bool) -> Option<Entry<'g, N>> {
         bucket.0.iter().find_map(|word| {
             let word = word.load(Ordering::Acquire);
             if (word ^ probe) >> Probe::ANY_BITS != 0 {
                 return None;
             }
-            let entry = Entry { word, nodes: self.nodes };
+            // SAFETY: loaded just now, under the guard of 'g, from a bucket of this view: the callers' are.
+            let entry = unsafe { Entry::new(word, self.nodes) };
             match entry.held()? {
                 Held::List(node) if !same(node) => None,
                 _ => Some(entry),

@@ -74,6 +74,7 @@
 mod af_inet;
 pub mod api;
 mod bind_table;
+// The one door to `unsafe`. It trusts `sync::epoch`, which is safe code, with the lifetime of what readers look at.
 #[allow(unsafe_code)]
 mod bucket;
 pub mod columns;

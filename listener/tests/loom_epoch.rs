@@ -38,6 +38,12 @@ impl World {
         drop(guard);
     }
 
+    /// With every guard gone, what was deferred is reclaimed.
+    fn nobody_is_left(&self) {
+        epoch::reclaim();
+        assert!(self.reclaimed.load(Ordering::Relaxed) == 1, "nobody is left to wait for");
+    }
+
     /// Links object 1 and reclaims object 0.
     fn write(this: &Arc<Self>) {
         this.link.store(1, Ordering::Release);
@@ -63,8 +69,7 @@ fn nothing_is_reclaimed_under_a_guard() {
         });
         World::write(&world);
         reader.join().expect("the reader does not panic");
-        epoch::reclaim();
-        assert!(world.reclaimed.load(Ordering::Relaxed) == 1, "nobody is left to wait for");
+        world.nobody_is_left();
     });
 }
 
@@ -80,6 +85,7 @@ fn two_readers_are_waited_for() {
         for reader in readers {
             reader.join().expect("the reader does not panic");
         }
+        world.nobody_is_left();
     });
 }
 
@@ -100,6 +106,7 @@ fn a_look_at_the_slots_is_no_leave_for_what_is_deferred_after_it() {
         epoch::reclaim();
         reader.join().expect("the reader does not panic");
         unlinker.join().expect("the unlinker does not panic");
+        world.nobody_is_left();
     });
 }
 
@@ -117,5 +124,6 @@ fn two_writers_reclaim_each_others_garbage() {
         World::write(&world);
         epoch::reclaim();
         writer.join().expect("the writer does not panic");
+        world.nobody_is_left();
     });
 }

@@ -110,11 +110,17 @@ impl<N: Send + Sync + 'static> Direct<N> {
     /// What the port holds.
     #[inline]
     pub(crate) fn find<'g>(&'g self, port: TcpPort, _guard: &'g Guard) -> Option<Wild<&'g N>> {
-        self.held(self.word(port).load(Ordering::Acquire))
+        // SAFETY: loaded just now, under the guard, which the answer does not outlive.
+        unsafe { self.held(self.word(port).load(Ordering::Acquire)) }
     }
 
+    /// What a port's word says.
+    ///
+    /// # Safety
+    /// Lifetime: `word` was loaded (Acquire, or under its stripe's lock) from this table, under a guard or that lock, which the
+    /// answer does not outlive.
     #[inline]
-    fn held(&self, word: u32) -> Option<Wild<&N>> {
+    unsafe fn held(&self, word: u32) -> Option<Wild<&N>> {
         let number = word & NUMBER;
         if word & (IPV4 | IPV6) != 0 {
             return Some(Wild::One {
@@ -126,8 +132,8 @@ impl<N: Send + Sync + 'static> Direct<N> {
         if word & OCCUPIED == 0 {
             return None;
         }
-        // SAFETY: the word named the node when it was loaded (Acquire), under a guard or the stripe's lock, for whose
-        // life the callers bound the answer; the node is released after its word was overwritten and guards are gone.
+        // SAFETY: lifetime: the caller's word; the node is released after its word was overwritten, which takes the lock, and
+        // guards are gone.
         unsafe { self.nodes.get(number) }.map(Wild::List)
     }
 
@@ -142,7 +148,8 @@ impl<N: Send + Sync + 'static> Direct<N> {
     ) -> Result<R, Full> {
         let stripe = lock(&self.stripes[usize::from(port.0) % STRIPES]);
         let old = self.word(port).load(Ordering::Relaxed);
-        let (new, result) = edit(self.held(old))?;
+        // SAFETY: loaded just now, under the stripe's lock, which is held beyond `edit`.
+        let (new, result) = edit(unsafe { self.held(old) })?;
         let new = self.payload(new)?;
         if old == 0 && new != 0 {
             self.ports.fetch_add(1, Ordering::Relaxed);

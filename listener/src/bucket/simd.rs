@@ -15,9 +15,9 @@
 //! later load pass an earlier one. No conclusion is drawn from two words of one vector load: a hit is one word, and
 //! whether a key is displaced is asked in another load, later.
 
-use super::{Bucket, Column, LANES, LaneSet, Lanes, Mix, Probe, Spilled, View, Wilds};
+use super::{BUCKET_SHIFT, Bucket, Column, LANES, LaneSet, Lanes, Mix, Probe, Spilled, View, Wilds};
 use crate::inet_hashtables::ListenKey;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU8, Ordering};
 use crate::types::{ListenerId, TcpPort};
 pub(crate) use keys::{Columns, Keys};
 use pass::{exact_pass, wild_pass};
@@ -145,23 +145,47 @@ const STEPS: usize = LANES / STEP;
 const PREFETCH_ABOVE: u32 = 13;
 
 /// What the lookup of a step's keys goes by.
+///
+/// Invariant, the duty of [`Step::new`]'s callers: each place lies within `memory`, on a bucket's border, and `spilled` has as
+/// many elements as `memory`.
 #[derive(Clone, Copy)]
 pub(crate) struct Step<'g> {
     memory: &'g [Bucket],
+    spilled: &'g Spilled,
     places: &'g [u64; STEP],
     probes: &'g [u64; STEP],
 }
 
 impl<'g> Step<'g> {
-    /// The first bucket of a lane.
+    /// # Safety
+    /// Bounds: `places` are [`super::place`]s of `view`'s size, or numbers that [`Probe::second`] made of them, shifted alike.
+    #[inline(always)]
+    unsafe fn new<N>(view: View<'g, N>, places: &'g [u64; STEP], probes: &'g [u64; STEP]) -> Self {
+        debug_assert!(places.iter().all(|place| place >> BUCKET_SHIFT < view.memory.len() as u64));
+        Self { memory: view.memory, spilled: view.spilled, places, probes }
+    }
+
+    /// The bucket at a lane's place.
     #[inline(always)]
     fn bucket(&self, lane: usize) -> &'g Bucket {
-        super::bucket_at(self.memory, self.places[lane])
+        // SAFETY: bounds: the invariant.
+        unsafe { &*self.memory.as_ptr().byte_add(self.places[lane] as usize) }
+    }
+
+    /// The byte of [`Spilled`] of the bucket at a lane's place.
+    #[inline(always)]
+    fn spilled(&self, lane: usize) -> &'g AtomicU8 {
+        // SAFETY: bounds: the invariant.
+        unsafe { self.spilled.get_unchecked((self.places[lane] >> BUCKET_SHIFT) as usize) }
     }
 }
 
-/// What instruction sets do each in their way. All have one safety rule: the machine has the set.
-pub(crate) trait Isa {
+/// What instruction sets do each in their way. All functions have one safety rule: the machine has the set.
+///
+/// # Safety
+/// Bounds, the duty of who implements it: [`Isa::locate`] and [`Isa::locate_columns`] write [`super::place`]s of `bits` and
+/// nothing else, for lookups read there without a check.
+pub(crate) unsafe trait Isa {
     /// Hashes `keys`, which are IPv4: see [`super::place`] and [`Probe::one`]. Returns a word that is not 0
     /// if some key is not IPv4.
     ///
@@ -247,11 +271,8 @@ pub(crate) trait Isa {
     /// # Safety
     /// The machine has the instruction set.
     #[inline(always)]
-    unsafe fn may_be_displaced(spilled: &Spilled, step: Step<'_>) -> u32 {
-        let may = |lane: usize| {
-            let first = (step.places[lane] >> super::BUCKET_SHIFT) as usize;
-            super::may_be_displaced(spilled, first, step.probes[lane])
-        };
+    unsafe fn may_be_displaced(step: Step<'_>) -> u32 {
+        let may = |lane: usize| super::may_be_displaced(step.spilled(lane), step.probes[lane]);
         (0..STEP).fold(0, |lanes, lane| lanes | u32::from(may(lane)) << lane)
     }
 }
@@ -265,7 +286,8 @@ pub(crate) struct Located<'a> {
 /// Words compared one by one.
 pub(super) struct Portable;
 
-impl Isa for Portable {
+// SAFETY: the functions that the trait brings take their places from `place`.
+unsafe impl Isa for Portable {
     #[inline(always)]
     unsafe fn nearest(step: Step<'_>, differ: &mut [u64; STEP]) -> u32 {
         let mut misses = 0;

@@ -28,7 +28,7 @@ fn get(table: &Table<()>, hash: u64) -> Option<u32> {
 fn census(table: &Table<()>, bucket: usize) -> ([usize; 3], bool) {
     let guard = epoch::pin();
     let mut counts = [0; 3];
-    for word in &table.view(&guard).bucket(bucket).0 {
+    for word in &table.view(&guard).memory[bucket].0 {
         let kind = match word.load(Ordering::Relaxed) {
             0 => 2,
             word if word & DISPLACED != 0 => 1,

@@ -50,23 +50,24 @@ impl Stripe {
 
 impl<N> Locked<'_, N> {
     fn word(&self, place: Place) -> u64 {
-        self.view.bucket(place.bucket).0[place.slot].load(Ordering::Relaxed)
+        self.view.memory[place.bucket].0[place.slot].load(Ordering::Relaxed)
     }
 
     fn store(&self, place: Place, word: u64) {
-        self.view.bucket(place.bucket).0[place.slot].store(word, Ordering::Release);
+        self.view.memory[place.bucket].0[place.slot].store(word, Ordering::Release);
     }
 
     fn find(&self, hash: u64, same: impl Fn(&N) -> bool) -> Option<Place> {
         let bits = self.view.bits;
         let first = self.view.first(hash);
         let probe = Probe::one(bits, hash);
-        let second = Probe::second(bits, first, probe & REMAINDER);
+        let second = self.view.second(hash);
         let at = |bucket, probe, displaced| {
             (0..SLOTS).map(|slot| Place { bucket, slot, displaced }).find(|&place| {
                 let word = self.word(place);
                 (word ^ probe) >> Probe::ANY_BITS == 0
-                    && match (Entry { word, nodes: self.view.nodes }).held() {
+                    // SAFETY: loaded just now, under the stripe's lock, which outlives `self`.
+                    && match unsafe { Entry::new(word, self.view.nodes) }.held() {
                         Some(Held::List(node)) => same(node),
                         Some(Held::One(_)) => true,
                         None => false,
@@ -87,7 +88,7 @@ impl<N> Locked<'_, N> {
     fn make_room(&mut self, hash: u64) -> Option<Place> {
         let bits = self.view.bits;
         let first = self.view.first(hash);
-        let second = Probe::second(bits, first, hash << bits & REMAINDER);
+        let second = self.view.second(hash);
         if let Some(place) = self.free_slot(first, false).or_else(|| self.free_slot(second, true)) {
             return Some(place);
         }
@@ -195,7 +196,8 @@ impl<N: Send + Sync + 'static> Table<N> {
             self.grow(bits, &guard)?;
         };
         let old = if is_new { 0 } else { locked.word(place) };
-        let held = if is_new { None } else { Entry { word: old, nodes: locked.view.nodes }.held() };
+        // SAFETY: loaded just now, under the stripe's lock, which is held beyond `edit`.
+        let held = if is_new { None } else { unsafe { Entry::new(old, locked.view.nodes) }.held() };
         let stored = edit(held).and_then(|(new, result)| Ok((self.payload(new, is_new)?, result)));
         match &stored {
             Ok((Some(payload), _)) if is_new => {
@@ -275,7 +277,7 @@ impl<N: Send + Sync + 'static> Table<N> {
     /// All keys of `old` in a new table of `2^bits` buckets; `None` if one finds no room there.
     fn copy(&self, old: View<'_, N>, bits: u32) -> Option<(Buckets, Vec<Stripe>)> {
         let buckets = Buckets::new(bits);
-        let view = View { memory: &buckets.memory, spilled: &buckets.spilled, bits, nodes: &self.nodes };
+        let view = View::of(&buckets, &self.nodes);
         let fresh: Vec<_> = self.stripes.iter().map(|_| Mutex::new(Stripe::new(bits))).collect();
         for (at, bucket) in old.memory.iter().enumerate() {
             for word in &bucket.0 {

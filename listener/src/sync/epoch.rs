@@ -1,5 +1,9 @@
 //! Deferred reclaim: what a writer has taken out of readers' sight is given back once nobody can look at it any more.
 //!
+//! There is no `unsafe` in this file, but what stands behind the crate's door to it, `bucket.rs`, is sound only while this file
+//! keeps its promise: nothing deferred runs while a guard lives that was taken before the deferral. A change here is to be
+//! reviewed like a change there.
+//!
 //! # Protocol
 //! A global epoch, one slot a thread. [`pin`] writes the epoch it read into the thread's slot; dropping the last guard
 //! writes 0. A writer first takes an object out of every reader's way, then [`defer`]s its reclaim, which raises the

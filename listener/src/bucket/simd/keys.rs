@@ -7,7 +7,10 @@ use crate::types::TcpPort;
 
 /// The keys of a burst, [`LANES`] at most, in steps of [`STEP`]. What stands in the last step's lanes beyond the keys is
 /// looked up like a key, and its answer is dropped.
-pub(crate) trait Keys: Copy {
+///
+/// # Safety
+/// Bounds, the duty of who implements it: `locate` leaves the writing of places to `I`, whose duty it is there.
+pub(crate) unsafe trait Keys: Copy {
     fn len(self) -> usize;
 
     /// The first [`LANES`] keys, of so many: with their number known the loops over them are unrolled.
@@ -30,7 +33,8 @@ pub(crate) trait Keys: Copy {
     fn other_family(self) -> bool;
 }
 
-impl Keys for &[ListenKey] {
+// SAFETY: `locate` calls the one of `I`.
+unsafe impl Keys for &[ListenKey] {
     #[inline(always)]
     fn len(self) -> usize {
         <[ListenKey]>::len(self)
@@ -93,7 +97,8 @@ fn step<'a>(column: &'a [u32], at: usize, padded: &'a mut [u32; STEP]) -> &'a [u
     }
 }
 
-impl Keys for Columns<'_> {
+// SAFETY: `locate` calls the one of `I`.
+unsafe impl Keys for Columns<'_> {
     #[inline(always)]
     fn len(self) -> usize {
         self.daddr.len()

@@ -1,6 +1,6 @@
 //! The passes of a lookup over a burst, the same for all instruction sets.
 
-use super::super::{BUCKET_SHIFT, DISPLACED, REMAINDER, bucket_at};
+use super::super::{DISPLACED, REMAINDER};
 use super::*;
 
 /// Looks up to [`LANES`] keys up by exact IPv4 address and port, and by `wild` those that are not there. What one word of
@@ -27,14 +27,15 @@ pub(super) unsafe fn exact_pass<I: Isa, K: Keys, N>(
     // What lies in the second-level cache anyway is not asked for: it comes soon enough.
     if view.bits > PREFETCH_ABOVE {
         for &place in &places.0[..keys.len()] {
-            prefetch(std::ptr::from_ref(bucket_at(view.memory, place)).cast());
+            prefetch_place(view, place);
         }
     }
 
     let mut differs = Column::ZERO;
     let mut misses = 0;
     for (at, found) in (0..STEPS).zip(found.chunks_mut(STEP)) {
-        let step = Step { memory: view.memory, places: places.step(at), probes: probes.step(at) };
+        // SAFETY: bounds: `locate` made the places for the view's bits; lanes beyond the keys have place 0.
+        let step = unsafe { Step::new(view, places.step(at), probes.step(at)) };
         // SAFETY: as above.
         let step_misses = unsafe { I::nearest(step, differs.step_mut(at)) };
         match found.first_chunk_mut() {
@@ -54,9 +55,11 @@ pub(super) unsafe fn exact_pass<I: Isa, K: Keys, N>(
     // wrongly would end the overlap of this burst's cache misses with the next one's.
     let (mut lists, mut displaced) = (0, 0);
     for at in 0..STEPS {
-        let step = Step { memory: view.memory, places: places.step(at), probes: probes.step(at) };
-        // SAFETY: as above. Lanes beyond the keys have place 0 or that of another lane, and are masked out below.
-        let (list, away) = unsafe { (I::lists(differs.step(at)), I::may_be_displaced(view.spilled, step)) };
+        // SAFETY: as above. Lanes beyond the keys are masked out below.
+        let (list, away) = unsafe {
+            let step = Step::new(view, places.step(at), probes.step(at));
+            (I::lists(differs.step(at)), I::may_be_displaced(step))
+        };
         // A list differs in less than another key; only a key that is neither can be elsewhere or nowhere.
         lists |= list << (at * STEP);
         displaced |= away << (at * STEP);
@@ -145,11 +148,12 @@ unsafe fn second_pass<I: Isa, N>(
         of[slot] = lane;
         places[slot] = (second as u64) << BUCKET_SHIFT;
         probes[slot] = probe | DISPLACED;
-        prefetch(std::ptr::from_ref(bucket_at(view.memory, places[slot])).cast());
+        prefetch_place(view, places[slot]);
         let next = rest & rest.wrapping_sub(1);
         rest = if next == 0 { rest } else { next };
     }
-    let step = Step { memory: view.memory, places: &places, probes: &probes };
+    // SAFETY: bounds: `second` gave the places.
+    let step = unsafe { Step::new(view, &places, &probes) };
     let mut differs = [0; STEP];
     // SAFETY: the caller's word on the instruction set.
     let misses = unsafe { I::nearest(step, &mut differs) };
@@ -162,4 +166,10 @@ unsafe fn second_pass<I: Isa, N>(
         gone |= u32::from(differs[slot] >> Probe::ANY_BITS != 0) << of[slot];
     }
     (lanes & !answered & !gone, gone)
+}
+
+/// Asks for the line of the bucket at a place. A place outside of the table would ask for a line in vain.
+#[inline(always)]
+fn prefetch_place<N>(view: View<'_, N>, place: u64) {
+    prefetch(view.memory.as_ptr().cast::<u8>().wrapping_add(place as usize));
 }

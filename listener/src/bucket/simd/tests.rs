@@ -5,21 +5,21 @@ use crate::types::{InetAddr, TcpPort};
 type Compared = ([u64; STEP], u32, u32);
 
 /// What the set `kernel` finds; of differences that are no match, only that they are none.
-fn compare(kernel: Kernel, spilled: &Spilled, step: Step<'_>) -> Compared {
-    fn all<I: Isa>(spilled: &Spilled, step: Step<'_>) -> Compared {
+fn compare(kernel: Kernel, step: Step<'_>) -> Compared {
+    fn all<I: Isa>(step: Step<'_>) -> Compared {
         let mut differ = [0; STEP];
         // SAFETY: called for sets that `available` named.
-        let (misses, away) = unsafe { (I::nearest(step, &mut differ), I::may_be_displaced(spilled, step)) };
+        let (misses, away) = unsafe { (I::nearest(step, &mut differ), I::may_be_displaced(step)) };
         (differ.map(|differ| if differ >> Probe::ANY_BITS == 0 { differ } else { u64::MAX }), misses, away)
     }
     match kernel.0 {
         #[cfg(all(target_arch = "x86_64", not(hearken_portable)))]
-        Choice::Avx512 => all::<x86::Avx512>(spilled, step),
+        Choice::Avx512 => all::<x86::Avx512>(step),
         #[cfg(all(target_arch = "x86_64", not(hearken_portable)))]
-        Choice::Avx2 => all::<x86::Avx2>(spilled, step),
+        Choice::Avx2 => all::<x86::Avx2>(step),
         #[cfg(all(target_arch = "x86_64", not(hearken_portable)))]
-        Choice::Sse42 => all::<x86::Sse42>(spilled, step),
-        Choice::Portable => all::<Portable>(spilled, step),
+        Choice::Sse42 => all::<x86::Sse42>(step),
+        Choice::Portable => all::<Portable>(step),
     }
 }
 
@@ -39,10 +39,10 @@ proptest::proptest! {
         let spilled = lanes.map(|(.., spilled)| AtomicU8::new(spilled));
         let probes = [probe; STEP];
         let places = std::array::from_fn(|lane| (lane as u64) << crate::bucket::BUCKET_SHIFT);
-        let step = Step { memory: &buckets, places: &places, probes: &probes };
-        let want = compare(Kernel::PORTABLE, &spilled, step);
+        let step = Step { memory: &buckets, spilled: &spilled, places: &places, probes: &probes };
+        let want = compare(Kernel::PORTABLE, step);
         for kernel in Kernel::available() {
-            proptest::prop_assert_eq!(compare(kernel, &spilled, step), want, "{}", kernel.name());
+            proptest::prop_assert_eq!(compare(kernel, step), want, "{}", kernel.name());
         }
     }
 }

@@ -5,9 +5,10 @@ use std::arch::x86_64::*;
 use std::mem::{offset_of, transmute};
 
 use super::{
-    Bucket, Isa, Keys, LANES, Lanes, ListenKey, ListenerId, Located, Mix, STEP, Spilled, Step, TcpPort, View,
-    Wilds, exact_pass, miss, wild_pass,
+    Bucket, Isa, Keys, LANES, Lanes, ListenKey, ListenerId, Located, Mix, STEP, Step, TcpPort, View, Wilds,
+    exact_pass, miss, wild_pass,
 };
+use crate::sync::Ordering;
 use crate::types::InetAddr;
 
 pub(super) struct Avx512;
@@ -107,9 +108,10 @@ fn load_128(bucket: &Bucket) -> [__m128i; 4] {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn differ_512<const LANE: usize>(step: Step<'_>) -> __m512i {
+    const { assert!(LANE < STEP) };
     let differ;
-    // SAFETY: bounds: the places of a step lie within `memory`, each 64 bytes at a 64-byte border; there are more places and
-    // probes than LANE. Race: as above.
+    // SAFETY: bounds: by a step's invariant its places lie within `memory`, each 64 bytes at a 64-byte border; there are more
+    // places and probes than LANE. Race: as above.
     // The place is loaded here, for the compiler would take it out of the vector that it was stored from, which is slower.
     unsafe {
         asm!("mov {place}, [{places} + {lane}]", "vmovdqa64 {differ}, [{memory} + {place}]",
@@ -178,7 +180,8 @@ fn put_512(raw: __m512i, mix: &Mix, bits: u32, lanes: Located<'_>) {
     }
 }
 
-impl Isa for Avx512 {
+// SAFETY: a place is a hash shifted right by 64 - bits and left by a bucket's size: `put_512`.
+unsafe impl Isa for Avx512 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
     unsafe fn locate(keys: &[ListenKey; STEP], mix: &Mix, bits: u32, lanes: Located<'_>) -> u64 {
@@ -255,11 +258,8 @@ impl Isa for Avx512 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2,popcnt")]
-    unsafe fn may_be_displaced(spilled: &Spilled, step: Step<'_>) -> u32 {
-        let byte = |lane: usize| {
-            let first = (step.places[lane] >> super::super::BUCKET_SHIFT) as usize;
-            i64::from(super::super::spilled_at(spilled, first))
-        };
+    unsafe fn may_be_displaced(step: Step<'_>) -> u32 {
+        let byte = |lane: usize| i64::from(step.spilled(lane).load(Ordering::Acquire));
         let bytes = _mm512_setr_epi64(byte(0), byte(1), byte(2), byte(3), byte(4), byte(5), byte(6), byte(7));
         // SAFETY: bounds: there are 64 bytes of probes.
         let probes = unsafe { _mm512_loadu_si512(step.probes.as_ptr().cast()) };
@@ -340,7 +340,8 @@ fn put_256(raw: __m256i, mix: &Mix, bits: u32, half: usize, lanes: &mut Located<
     }
 }
 
-impl Isa for Avx2 {
+// SAFETY: a place is a hash shifted right by 64 - bits and left by a bucket's size: `put_256`.
+unsafe impl Isa for Avx2 {
     #[inline]
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
     unsafe fn locate(keys: &[ListenKey; STEP], mix: &Mix, bits: u32, mut lanes: Located<'_>) -> u64 {
@@ -410,7 +411,8 @@ impl Isa for Avx2 {
     }
 }
 
-impl Isa for Sse42 {
+// SAFETY: the functions that the trait brings take their places from `place`.
+unsafe impl Isa for Sse42 {
     #[inline]
     #[target_feature(enable = "sse4.2,popcnt")]
     unsafe fn nearest(step: Step<'_>, differ: &mut [u64; STEP]) -> u32 {
