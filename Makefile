@@ -1,5 +1,5 @@
 # The commands of the README, and what they stand on.
-.PHONY: demo bench test portable instructions setup setup-demo build help
+.PHONY: demo bench test portable instructions asan setup setup-demo build help
 
 CARGO ?= cargo
 
@@ -36,6 +36,12 @@ test: setup
 PORTABLE = RUSTFLAGS="--cfg hearken_portable" CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/portable $(CARGO)
 portable:
 	$(PORTABLE) test --locked -p listener --profile portable --lib --test prop_table --test replay
+
+# The listening hash's tests under AddressSanitizer, whose runtime comes with the toolchain. ThreadSanitizer reports the
+# standard library, which is not built for it, and Miri needs a nightly toolchain; orders of memory are loom's matter.
+asan:
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/asan \
+		$(CARGO) test --locked -p listener --target $$(rustc -vV | sed -n 's/^host: //p') --lib --tests
 
 instructions:
 	$(PORTABLE) bench --locked -p dataplane --no-default-features --profile portable --bench instructions

@@ -305,7 +305,7 @@ impl<'a, I: PacketIo> Stages<'a, I> {
             }
         }
         times[7] = dpdk::rdtsc();
-        let sent = if ready == 0 { 0 } else { io.tx_burst(&mut frames[..ready]) };
+        let sent = if ready == 0 { 0 } else { io.tx_burst(&mut frames[..ready]).done };
         times[8] = dpdk::rdtsc();
         frames[sent..ready].fill_with(|| None);
         if received == burst {

@@ -127,7 +127,7 @@ impl PacketIo for Planted {
         kept
     }
 
-    fn tx_burst(&mut self, from: &mut [Option<Self::Frame>]) -> usize {
+    fn tx_burst(&mut self, from: &mut [Option<Self::Frame>]) -> dataplane::io::Sent {
         self.inner.tx_burst(from)
     }
 

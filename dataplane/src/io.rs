@@ -152,6 +152,29 @@ pub trait Frame: Send {
     fn prefetch(&self) {}
 }
 
+/// What became of the frames that a device was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// So many slots in front are empty now.
+    pub done: usize,
+    /// Bit `i` is set if the device rejected the frame in slot `i`, which is lost; the others were taken.
+    pub rejected: u64,
+}
+
+impl Sent {
+    /// The first `count` were taken.
+    #[inline]
+    pub const fn all(count: usize) -> Self {
+        Self { done: count, rejected: 0 }
+    }
+
+    /// Frames that the device took.
+    #[inline]
+    pub const fn taken(self) -> usize {
+        self.done - self.rejected.count_ones() as usize
+    }
+}
+
 /// One rx queue and one tx queue, for one thread.
 pub trait PacketIo: Send {
     /// Its frames.
@@ -160,9 +183,9 @@ pub trait PacketIo: Send {
     /// Fills a prefix of `into`, whose slots are all empty, and returns its length. Never waits.
     fn rx_burst(&mut self, into: &mut [Option<Self::Frame>]) -> usize;
 
-    /// Empties the prefix of `from` that the device takes, and returns its length. `from` holds a frame in every slot;
+    /// Empties the prefix of `from` that the device is done with. `from` holds a frame in every slot, [`BURST_MAX`] at most;
     /// those that are left still belong to the caller.
-    fn tx_burst(&mut self, from: &mut [Option<Self::Frame>]) -> usize;
+    fn tx_burst(&mut self, from: &mut [Option<Self::Frame>]) -> Sent;
 
     /// A frame of length 0 with room for at least [`ALLOC_ROOM`] octets, if a buffer is free.
     fn alloc(&mut self) -> Option<Self::Frame>;

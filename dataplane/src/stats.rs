@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use listener::drop_reason::DropReason;
 use listener::segment::Outcome;
 
+use crate::io::Sent;
 use crate::names::Name;
 
 /// The one list of what a core counts beside outcomes, drops and the kernel's counters. `$with` is called with it: name,
@@ -22,6 +23,7 @@ macro_rules! core_counters {
             tx_frames: "frames", "Frames that a device took, those that no frame asked for included.";
             tx_bytes: "bytes", "Their octets, without FCS.";
             originated: "frames", "Frames that no frame asked for and a device took: retransmissions, FINs, gratuitous ARP.";
+            originated_rejected: "frames", "Frames that no frame asked for and that the device's driver rejected (rte_eth_tx_prepare).";
             originated_lost: "segments", "Segments that no frame asked for and that had no device of this worker to go to.";
             handed_over: "segments", "Segments of unknown flows that were given to the next worker, those that were taken over before included.";
             taken_over: "segments", "Segments of unknown flows that another worker gave to this one.";
@@ -157,9 +159,12 @@ impl CoreStats {
     }
 
     #[inline]
-    pub(crate) fn originated(&self, frames: usize, bytes: usize) {
-        self.originated.add(frames as u64);
-        self.sent(frames, bytes);
+    pub(crate) fn originated(&self, sent: Sent, bytes: usize) {
+        self.originated.add(sent.taken() as u64);
+        self.sent(sent.taken(), bytes);
+        if sent.rejected != 0 {
+            self.originated_rejected.add(u64::from(sent.rejected.count_ones()));
+        }
     }
 
     #[inline]

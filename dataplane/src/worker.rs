@@ -13,7 +13,7 @@ use crate::burst::{BURST_DEFAULT, BURST_MAX, Burst, Fate, Lanes};
 use crate::capture::{Capturer, Tap};
 use crate::clock::Clock;
 use crate::histogram::{Interval, Latency, Mailbox};
-use crate::io::{Capabilities, Frame, PacketIo};
+use crate::io::{Capabilities, Frame, PacketIo, Sent};
 use crate::local::LocalTable;
 use crate::protocol::Protocol;
 use crate::stage;
@@ -234,17 +234,18 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         let mut tally = Tally { stats, outcomes: [0; Outcome::ALL.len()] };
         let ready = collect(frames, fates, answers, octets, &mut tally);
         let count = ready.count_ones() as usize;
-        let sent = if count == 0 { 0 } else { io.tx_burst(&mut frames[..count]) };
-        tally.sent(answers, octets, ready, sent);
+        let sent = if count == 0 { Sent::default() } else { io.tx_burst(&mut frames[..count]) };
+        let rejected = tally.sent(answers, octets, ready, sent);
         if stamped || capturer.is_waiting() {
             stage::reply::tell(answers, &mut fates[..received]);
+            rows(rejected).for_each(|row| fates[row] = Fate::Drop(DropReason::TxRejected));
         }
-        capturer.after(&fates[..received], sent);
-        frames[sent..count].fill_with(|| None);
+        capturer.after(&fates[..received], sent.taken());
+        frames[sent.done..count].fill_with(|| None);
         let end = clock.now();
         let ns = end.since(now);
         if stamped {
-            stamped::record(&mut interval.latency, &fates[..received], waited, sent, ns);
+            stamped::record(&mut interval.latency, &fates[..received], waited, sent.taken(), ns);
         }
         tally.record((!stamped).then_some(&mut interval.latency), ns);
         (received, Some(end))
@@ -261,10 +262,7 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         for port in ports {
             let Port { io, local, outbox, .. } = port;
             outbox.announce(io, local);
-            let (frames, bytes) = outbox.flush(io);
-            if frames != 0 {
-                stats.originated(frames, bytes);
-            }
+            outbox.flush(io, stats);
         }
     }
 }
@@ -355,17 +353,28 @@ struct Tally<'a> {
 }
 
 impl Tally<'_> {
-    /// Counts the answers in the rows `ready`, of which the device took the first `sent`; `octets` are of those that are not
-    /// plain.
+    /// Counts the answers in the rows `ready`, which the device was given in this order; `octets` are of those that are not
+    /// plain. Returns the rows whose answers it rejected.
     #[inline(always)]
-    fn sent(&mut self, answers: &Answers, octets: &[usize], ready: u64, sent: usize) {
-        let gone = first(ready, sent);
+    fn sent(&mut self, answers: &Answers, octets: &[usize], ready: u64, sent: Sent) -> u64 {
+        let done = first(ready, sent.done);
+        let rejected = if sent.rejected == 0 { 0 } else { self.rejected(ready, sent.rejected) };
+        let gone = done & !rejected;
         for (count, rows) in self.outcomes.iter_mut().zip(&answers.outcomes) {
             *count += u64::from((rows & gone).count_ones());
         }
         let others: usize = rows(gone & !answers.rows).map(|row| octets[row]).sum();
-        self.stats.sent(sent, stage::reply::octets(answers, gone) + others);
-        self.stats.dropped(DropReason::TxFull, ready.count_ones() - sent as u32);
+        self.stats.sent(sent.taken(), stage::reply::octets(answers, gone) + others);
+        self.stats.dropped(DropReason::TxFull, ready.count_ones() - sent.done as u32);
+        rejected
+    }
+
+    /// Counts rejected answers, bit `i` of `rejected` the `i`th of the rows `ready`; returns their rows.
+    #[cold]
+    fn rejected(&mut self, ready: u64, rejected: u64) -> u64 {
+        self.stats.dropped(DropReason::TxRejected, rejected.count_ones());
+        let was = |&(slot, _): &(usize, usize)| rejected >> slot & 1 != 0;
+        rows(ready).enumerate().filter(was).fold(0, |set, (_, row)| set | 1 << row)
     }
 
     /// One addition and one record per outcome, so that counters and histograms cannot part; no record where each frame

@@ -37,7 +37,7 @@ fn each_queue_gets_its_own_frames_back() {
     assert_eq!(ios.len(), 2);
     for (io, lens) in ios.iter_mut().zip([[60, 61, 1514], [64, 65, 66]]) {
         let mut out = frames(io, &lens);
-        assert_eq!(io.tx_burst(&mut out), 3);
+        assert_eq!(io.tx_burst(&mut out).taken(), 3);
         assert!(out.iter().all(Option::is_none));
     }
     for (io, lens) in ios.iter_mut().zip([[60, 61, 1514], [64, 65, 66]]) {
@@ -57,7 +57,7 @@ fn a_ring_promises_nothing() {
     let (mut ios, _pool) = ring("net_ring_caps0", 1);
     assert_eq!(ios[0].capabilities(), Capabilities::default());
     let mut out = frames(&mut ios[0], &[60]);
-    assert_eq!(ios[0].tx_burst(&mut out), 1);
+    assert_eq!(ios[0].tx_burst(&mut out).taken(), 1);
     assert_eq!(ios[0].rx_burst(&mut out), 1);
     let meta = out[0].as_ref().expect("received").rx_meta();
     assert_eq!(meta, RxMeta { ip_csum: Csum::Unknown, l4_csum: Csum::Unknown, ..Default::default() });

@@ -41,7 +41,7 @@ impl Wire {
         assert!(frame.set_len(bytes.len()));
         frame.bytes_mut().copy_from_slice(&bytes);
         frame.set_tx_offload(TxOffload::default());
-        assert_eq!(io.tx_burst(&mut [Some(frame)]), 1, "the ring is full");
+        assert_eq!(io.tx_burst(&mut [Some(frame)]).taken(), 1, "the ring is full");
     }
 
     /// The next TCP segment that comes.

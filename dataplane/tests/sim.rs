@@ -455,12 +455,12 @@ fn a_calm_wire() {
 
 #[test]
 fn a_faulty_wire() {
-    let rates = FaultRates { drop: 50, flip: 30, truncate: 20, repeat: 50, short_tx: 50 };
+    let rates = FaultRates { drop: 50, flip: 30, truncate: 20, repeat: 50, short_tx: 50, reject: 20 };
     runs(rates, &Sysctl::default());
 }
 
 #[test]
 fn a_faulty_wire_with_cookies_only() {
-    let rates = FaultRates { drop: 50, flip: 30, truncate: 20, repeat: 50, short_tx: 50 };
+    let rates = FaultRates { drop: 50, flip: 30, truncate: 20, repeat: 50, short_tx: 50, reject: 20 };
     runs(rates, &Sysctl { tcp_syncookies: 2, ..Sysctl::default() });
 }

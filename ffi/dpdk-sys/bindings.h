@@ -80,6 +80,7 @@ struct shim_link {
 
 uint16_t shim_rte_eth_rx_burst(uint16_t port_id, uint16_t queue_id, struct rte_mbuf **pkts, uint16_t room);
 uint16_t shim_rte_eth_tx_burst(uint16_t port_id, uint16_t queue_id, struct rte_mbuf **pkts, uint16_t count);
+void shim_set_tx_pkt_prepare(uint16_t port_id, uint16_t (*prepare)(void *txq, struct rte_mbuf **pkts, uint16_t count));
 uint16_t shim_rte_eth_tx_prepare(uint16_t port_id, uint16_t queue_id, struct rte_mbuf **pkts, uint16_t count);
 struct rte_mbuf *shim_rte_pktmbuf_alloc(struct rte_mempool *pool);
 int shim_rte_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **pkts, unsigned int count);

@@ -18,6 +18,12 @@ uint16_t shim_rte_eth_tx_burst(uint16_t port_id, uint16_t queue_id, struct rte_m
 	return rte_eth_tx_burst(port_id, queue_id, pkts, count);
 }
 
+/* For tests: the virtual devices prepare nothing, so that one which rejects has to be put in their place. */
+void shim_set_tx_pkt_prepare(uint16_t port_id, eth_tx_prep_t prepare)
+{
+	rte_eth_fp_ops[port_id].tx_pkt_prepare = prepare;
+}
+
 uint16_t shim_rte_eth_tx_prepare(uint16_t port_id, uint16_t queue_id, struct rte_mbuf **pkts, uint16_t count)
 {
 	return rte_eth_tx_prepare(port_id, queue_id, pkts, count);

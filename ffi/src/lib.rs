@@ -46,4 +46,4 @@ pub use port::{
     Capabilities, Configured, Link, MacAddr, Offloads, Port, PortConfig, PortCounters, PortInfo, RssKey,
     Started,
 };
-pub use queue::{RxQueue, TxQueue, wait_for_interrupt};
+pub use queue::{RxQueue, TX_BURST_MAX, TxBurst, TxQueue, wait_for_interrupt};

@@ -82,6 +82,18 @@ fn forget_tail(slots: &mut [Option<Mbuf>], count: usize) {
     }
 }
 
+/// Frames that one [`TxQueue::tx_burst`] handles at most: a bit each.
+pub const TX_BURST_MAX: usize = u64::BITS as usize;
+
+/// What became of the frames of a [`TxQueue::tx_burst`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TxBurst {
+    /// So many slots in front are empty now.
+    pub done: usize,
+    /// Bit `i` is set if the driver's preparation rejected the frame in slot `i`, which was freed; the others were sent.
+    pub rejected: u64,
+}
+
 /// One transmit queue. `Send`, neither `Sync` nor `Clone`: one sender at a time is DPDK's rule.
 #[derive(Debug)]
 pub struct TxQueue {
@@ -106,16 +118,36 @@ impl TxQueue {
         self.queue_id
     }
 
-    /// Sends a prefix of `slots`: the frames up to the first empty slot, or as many as the device takes.
-    /// Empties the slots that it took and returns their number; the rest stays the caller's.
+    /// Sends a prefix of `slots`: the frames up to the first empty slot, or as many as the device takes, [`TX_BURST_MAX`]
+    /// at most. Empties the slots that it is done with; the rest stays the caller's.
+    ///
+    /// A frame that the driver's preparation rejects (`rte_eth_tx_prepare` stops in front of it) is freed, and the frames
+    /// behind it are sent.
     #[inline]
-    pub fn tx_burst(&mut self, slots: &mut [Option<Mbuf>]) -> usize {
-        let full = full_slots(slots);
-        let mut count = u16::try_from(full).unwrap_or(u16::MAX);
+    pub fn tx_burst(&mut self, slots: &mut [Option<Mbuf>]) -> TxBurst {
+        let full = full_slots(slots).min(TX_BURST_MAX);
+        let mut burst = TxBurst { done: 0, rejected: 0 };
+        loop {
+            let rest = &mut slots[burst.done..full];
+            let (prepared, sent) = self.prepare_and_send(rest);
+            burst.done += sent;
+            if sent < prepared || burst.done == full {
+                return burst;
+            }
+            slots[burst.done] = None;
+            burst.rejected |= 1 << burst.done;
+            burst.done += 1;
+        }
+    }
+
+    /// How many frames in front the driver prepared, and how many of these it took. `slots`, [`TX_BURST_MAX`] at most, are full.
+    #[inline]
+    fn prepare_and_send(&mut self, slots: &mut [Option<Mbuf>]) -> (usize, usize) {
+        let mut count = slots.len() as u16;
         let pkts = slots.as_mut_ptr().cast::<*mut sys::rte_mbuf>();
         let (port_id, queue_id) = (self.port.id().0, self.queue_id.0);
         // SAFETY:
-        // - Layout: as in `rx_burst`; the first `count` slots hold non-null pointers.
+        // - Layout: as in `rx_burst`; `tx_burst` saw that the slots hold non-null pointers, and they are few.
         // - Ownership: the mbufs before the answer's count belong to the driver from now on, and
         //   the loop below makes us forget them; the others stay ours, unchanged but for what
         //   tx_prepare writes into headers.
@@ -126,10 +158,9 @@ impl TxQueue {
             }
             sys::shim_rte_eth_tx_burst(port_id, queue_id, pkts, count)
         };
-        let sent = usize::from(sent);
-        for slot in slots.iter_mut().take(sent) {
+        for slot in slots.iter_mut().take(usize::from(sent)) {
             std::mem::forget(slot.take());
         }
-        sent
+        (usize::from(count), usize::from(sent))
     }
 }

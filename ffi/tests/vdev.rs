@@ -18,7 +18,7 @@ fn frames_go_round_a_ring_and_are_counted() {
     for (index, slot) in slots.iter_mut().take(5).enumerate() {
         *slot = Some(frame(&pool, &[index as u8; 60]));
     }
-    assert_eq!(tx.tx_burst(&mut slots), 5, "the burst ends at the first empty slot");
+    assert_eq!(tx.tx_burst(&mut slots).done, 5, "the burst ends at the first empty slot");
     assert!(slots.iter().all(Option::is_none), "what was taken is gone from the slots");
     assert_eq!(rx.rx_burst(&mut slots), 5);
     for (index, slot) in slots.iter().take(5).enumerate() {
@@ -45,7 +45,7 @@ fn what_a_full_ring_refuses_stays_with_the_caller() {
     let (last, left) = loop {
         let mut slots: [Option<Mbuf>; 64] = no_slots();
         assert!(pool.alloc_bulk(&mut slots), "the pool is larger than the ring");
-        let taken = tx.tx_burst(&mut slots);
+        let taken = tx.tx_burst(&mut slots).done;
         sent += taken as u32;
         if taken < slots.len() {
             break (taken, slots);
@@ -75,7 +75,7 @@ fn null_device_fills_bursts_and_swallows_them() {
         let mut slots: [Option<Mbuf>; 32] = no_slots();
         assert_eq!(rx.rx_burst(&mut slots), 32);
         assert!(slots.iter().flatten().all(|mbuf| mbuf.len() == 100));
-        assert_eq!(tx.tx_burst(&mut slots), 32);
+        assert_eq!(tx.tx_burst(&mut slots).done, 32);
     }
     assert_eq!(pool.in_use(), 0);
     assert_eq!(started.counters().expect("net_null counts").opackets, 3200);
@@ -307,12 +307,12 @@ fn a_ring_pair_joins_two_ports_crosswise_queue_by_queue() {
     for queue in 0..2 {
         let mut slots: [Option<Mbuf>; 4] = no_slots();
         slots[0] = Some(frame(&pool, &[queue as u8; 60]));
-        assert_eq!(a.tx[queue].tx_burst(&mut slots[..1]), 1);
+        assert_eq!(a.tx[queue].tx_burst(&mut slots[..1]).done, 1);
         assert_eq!(a.rx[queue].rx_burst(&mut slots), 0, "a port does not hear itself");
         assert_eq!(b.rx[1 - queue].rx_burst(&mut slots), 0, "queues do not mix");
         assert_eq!(b.rx[queue].rx_burst(&mut slots), 1);
         assert_eq!(slots[0].as_ref().map(|mbuf| mbuf.data()[0]), Some(queue as u8));
-        assert_eq!(b.tx[queue].tx_burst(&mut slots[..1]), 1);
+        assert_eq!(b.tx[queue].tx_burst(&mut slots[..1]).done, 1);
         assert_eq!(a.rx[queue].rx_burst(&mut slots), 1);
     }
     let error = eal().ring_pair("pair", 1, 256, NumaNode::ANY).expect_err("the name is taken");

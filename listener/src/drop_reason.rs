@@ -94,7 +94,8 @@ drop_reasons! {
     TcpAborted = "tcp_abort_on_data": "Data after close: the connection was reset earlier.",
     // Our own side.
     NoBuffer = "nobuffer": "No free buffer for an answer.",
-    TxFull = "tx_full": "The device's transmit queue refused the answer.",
+    TxFull = "tx_full": "The device's transmit queue had no room for the answer.",
+    TxRejected = "tx_rejected": "The device's driver rejected the answer (rte_eth_tx_prepare): it cannot do the checksums of this one.",
     HandoffFull = "handoff_full": "Another worker may know the connection, and the ring to it is full.",
 }
 

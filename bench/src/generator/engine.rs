@@ -270,7 +270,9 @@ impl<I: PacketIo> Engine<I> {
         }
         let sent = io.tx_burst(&mut tx[..*pending]);
         let (mut syns, mut first) = (0, now);
-        for (share, at) in marks[..sent].iter().flatten() {
+        let marked = marks[..sent.done].iter().enumerate();
+        let taken = marked.filter(|(slot, _)| sent.rejected >> slot & 1 == 0);
+        for (share, at) in taken.filter_map(|(_, mark)| mark.as_ref()) {
             shares[usize::from(*share)].tally.counts.add(Count::Sent);
             syns += 1;
             first = first.min(*at);
@@ -278,13 +280,13 @@ impl<I: PacketIo> Engine<I> {
         if syns > 0 {
             lag.saturating_record_n((now - first).max(1), syns);
         }
-        if sent < *pending {
-            tx[..*pending].rotate_left(sent);
-            marks[..*pending].rotate_left(sent);
+        if sent.done < *pending {
+            tx[..*pending].rotate_left(sent.done);
+            marks[..*pending].rotate_left(sent.done);
         }
-        *pending -= sent;
-        traffic.tx_frames += sent as u64;
-        sent
+        *pending -= sent.done;
+        traffic.tx_frames += sent.taken() as u64;
+        sent.taken()
     }
 }
 

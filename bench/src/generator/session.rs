@@ -257,7 +257,7 @@ impl<I: dataplane::io::PacketIo> dataplane::io::PacketIo for Borrowed<'_, I> {
         self.0.rx_burst(into)
     }
 
-    fn tx_burst(&mut self, from: &mut [Option<I::Frame>]) -> usize {
+    fn tx_burst(&mut self, from: &mut [Option<I::Frame>]) -> dataplane::io::Sent {
         self.0.tx_burst(from)
     }
 

@@ -67,7 +67,7 @@ impl<I: PacketIo> Peer<I> {
         frame.set_tx_offload(TxOffload::default());
         let mut slot = [Some(frame)];
         let deadline = Instant::now() + PATIENCE;
-        while self.io.tx_burst(&mut slot) == 0 {
+        while self.io.tx_burst(&mut slot).done == 0 {
             if Instant::now() > deadline {
                 return Err("the ring takes no frame".into());
             }

@@ -13,7 +13,7 @@ use dpdk::{Checksum, Mbuf, Mempool, Offloads, RxQueue, RxTimestampField, Started
 use super::arrival::ArrivalClock;
 use crate::clock::{RealClock, Ticking, Ticks};
 
-use super::{Capabilities, Csum, Frame, HEAD, HeadInfo, PacketIo, RxMeta, TxOffload};
+use super::{Capabilities, Csum, Frame, HEAD, HeadInfo, PacketIo, RxMeta, Sent, TxOffload};
 
 impl Frame for Mbuf {
     #[inline]
@@ -167,8 +167,9 @@ impl PacketIo for DpdkIo {
     }
 
     #[inline]
-    fn tx_burst(&mut self, from: &mut [Option<Mbuf>]) -> usize {
-        self.tx.tx_burst(from)
+    fn tx_burst(&mut self, from: &mut [Option<Mbuf>]) -> Sent {
+        let dpdk::TxBurst { done, rejected } = self.tx.tx_burst(from);
+        Sent { done, rejected }
     }
 
     #[inline]

@@ -1,10 +1,10 @@
 //! Packet I/O that spoils what another one carries: seeded, so that a run that failed can be run again.
 //!
 //! On the way in, frames are lost, get a bit flipped, are cut short, or come twice (the second time in a later burst, so
-//! also out of order). On the way out, the device takes fewer frames than it was given. What was done is counted, so
+//! also out of order). On the way out, the device takes fewer frames than it was given, or rejects one. What was done is counted, so
 //! that frames can still be accounted for.
 
-use super::{Capabilities, Frame, PacketIo};
+use super::{Capabilities, Frame, PacketIo, Sent};
 
 /// Copies that may wait for a later burst; made once, so that nothing is allocated later.
 const HELD_MAX: usize = 64;
@@ -52,6 +52,8 @@ pub struct FaultRates {
     pub repeat: u16,
     /// The device takes only some of the frames.
     pub short_tx: u16,
+    /// The device rejects a frame, and takes those behind it.
+    pub reject: u16,
 }
 
 /// How often each fault happened.
@@ -67,6 +69,8 @@ pub struct FaultCounts {
     pub repeated: u64,
     /// Bursts of which the device took only some.
     pub short_tx: u64,
+    /// Frames that the device rejected.
+    pub rejected: u64,
 }
 
 /// `I`, spoilt.
@@ -152,13 +156,24 @@ impl<I: PacketIo> PacketIo for Faulty<I> {
         kept
     }
 
-    fn tx_burst(&mut self, from: &mut [Option<I::Frame>]) -> usize {
+    fn tx_burst(&mut self, from: &mut [Option<I::Frame>]) -> Sent {
         let mut take = from.len();
         if self.rng.chance(self.rates.short_tx) {
             take = self.rng.below(from.len());
             self.counts.short_tx += 1;
         }
-        self.inner.tx_burst(&mut from[..take])
+        let mut sent = Sent::default();
+        while sent.done < take {
+            if self.rng.chance(self.rates.reject) {
+                from[sent.done] = None;
+                sent.rejected |= 1 << sent.done;
+                self.counts.rejected += 1;
+            } else if self.inner.tx_burst(&mut from[sent.done..=sent.done]).done == 0 {
+                break;
+            }
+            sent.done += 1;
+        }
+        sent
     }
 
     fn alloc(&mut self) -> Option<I::Frame> {
@@ -212,7 +227,7 @@ mod tests {
 
     #[test]
     fn faults_are_counted_and_come_again_with_the_seed() {
-        let rates = FaultRates { drop: 100, flip: 100, truncate: 100, repeat: 100, short_tx: 0 };
+        let rates = FaultRates { drop: 100, flip: 100, truncate: 100, repeat: 100, ..FaultRates::default() };
         let first = run(rates, 7, 200);
         assert_eq!(first, run(rates, 7, 200));
         assert_ne!(first.0, run(rates, 8, 200).0);
@@ -230,8 +245,22 @@ mod tests {
         let (io, peer) = Mem::new(MemConfig::default());
         let mut io = Faulty::new(io, 1, FaultRates { short_tx: 1000, ..FaultRates::default() });
         let mut frames: [Option<MemFrame>; 8] = std::array::from_fn(|_| io.alloc());
-        let sent = io.tx_burst(&mut frames);
+        let Sent { done: sent, rejected: 0 } = io.tx_burst(&mut frames) else {
+            panic!("no frame is rejected")
+        };
         assert!(sent < 8 && frames[sent..].iter().all(Option::is_some));
         assert_eq!(std::iter::from_fn(|| peer.recv()).count(), sent);
+    }
+
+    #[test]
+    fn a_rejected_frame_is_lost_alone() {
+        let (io, peer) = Mem::new(MemConfig::default());
+        let mut io = Faulty::new(io, 1, FaultRates { reject: 500, ..FaultRates::default() });
+        let mut frames: [Option<MemFrame>; 64] = std::array::from_fn(|_| io.alloc());
+        let sent = io.tx_burst(&mut frames);
+        assert!(frames.iter().all(Option::is_none) && sent.done == 64);
+        assert!((16..48).contains(&sent.taken()), "{sent:?}");
+        assert_eq!(io.counts().rejected as usize, 64 - sent.taken());
+        assert_eq!(std::iter::from_fn(|| peer.recv()).count(), sent.taken());
     }
 }

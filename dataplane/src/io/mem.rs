@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 
-use super::{Capabilities, Frame, HEAD, HeadInfo, PacketIo, RxMeta, TxOffload};
+use super::{Capabilities, Frame, HEAD, HeadInfo, PacketIo, RxMeta, Sent, TxOffload};
 
 /// Octets in one buffer: the longest frame that [`Mem`] carries.
 pub const BUFFER_LEN: usize = 2048;
@@ -173,8 +173,8 @@ impl PacketIo for Mem {
         receive(&self.rx, into)
     }
 
-    fn tx_burst(&mut self, from: &mut [Option<MemFrame>]) -> usize {
-        send(&self.tx, from)
+    fn tx_burst(&mut self, from: &mut [Option<MemFrame>]) -> Sent {
+        Sent::all(send(&self.tx, from))
     }
 
     fn alloc(&mut self) -> Option<MemFrame> {
@@ -220,8 +220,8 @@ impl PacketIo for MemPeer {
         receive(&self.from_worker, into)
     }
 
-    fn tx_burst(&mut self, from: &mut [Option<MemFrame>]) -> usize {
-        send(&self.to_worker, from)
+    fn tx_burst(&mut self, from: &mut [Option<MemFrame>]) -> Sent {
+        Sent::all(send(&self.to_worker, from))
     }
 
     fn alloc(&mut self) -> Option<MemFrame> {
@@ -276,7 +276,7 @@ mod tests {
         let mut burst = slots::<4>();
         assert_eq!(io.rx_burst(&mut burst), 2);
         assert_eq!(burst[0].as_ref().map(Frame::bytes), Some(&b"one"[..]));
-        assert_eq!(io.tx_burst(&mut burst[..2]), 2);
+        assert_eq!(io.tx_burst(&mut burst[..2]), Sent::all(2));
         assert_eq!(io.rx_burst(&mut burst), 0);
         assert_eq!(peer.recv().map(|frame| frame.bytes().to_vec()), Some(b"one".to_vec()));
         assert_eq!(peer.recv().map(|frame| frame.bytes().to_vec()), Some(b"two".to_vec()));
@@ -289,7 +289,7 @@ mod tests {
         let (mut io, peer) = Mem::new(MemConfig { ring: 1, buffers: 4, ..MemConfig::default() });
         let mut burst = slots::<3>();
         burst.fill_with(|| io.alloc());
-        assert_eq!(io.tx_burst(&mut burst), 1);
+        assert_eq!(io.tx_burst(&mut burst), Sent::all(1));
         assert!(burst[0].is_none() && burst[1].is_some() && burst[2].is_some());
         assert_eq!(peer.free_buffers(), 1);
     }

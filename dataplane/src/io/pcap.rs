@@ -14,7 +14,7 @@ use pcap_file::pcapng::{Block, PcapNgReader};
 use pcap_file::{DataLink, PcapError};
 
 use super::mem::{BUFFER_LEN, MemFrame, Pool, pool};
-use super::{Capabilities, Frame, PacketIo};
+use super::{Capabilities, Frame, PacketIo, Sent};
 
 /// The first octets of a pcapng file (its section header block).
 const PCAPNG_MAGIC: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
@@ -233,7 +233,7 @@ impl PacketIo for Pcap {
         received
     }
 
-    fn tx_burst(&mut self, from: &mut [Option<MemFrame>]) -> usize {
+    fn tx_burst(&mut self, from: &mut [Option<MemFrame>]) -> Sent {
         let mut sent = 0;
         for slot in from {
             let Some(frame) = slot.take() else { break };
@@ -243,7 +243,7 @@ impl PacketIo for Pcap {
             }
             sent += 1;
         }
-        sent
+        Sent::all(sent)
     }
 
     fn alloc(&mut self) -> Option<MemFrame> {

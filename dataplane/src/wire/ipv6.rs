@@ -188,7 +188,7 @@ fn option_may_be_skipped(header: u8, kind: u8, at: usize, value: &[u8]) -> bool 
     match (header, kind) {
         (HOP_BY_HOP, OPT_ROUTER_ALERT) => value.len() == ROUTER_ALERT_LEN,
         (HOP_BY_HOP, OPT_CALIPSO) => false,
-        (HOP_BY_HOP, OPT_IOAM) => at % 4 == 0,
+        (HOP_BY_HOP, OPT_IOAM) => at.is_multiple_of(4),
         _ => kind & OPT_ACTION == 0,
     }
 }

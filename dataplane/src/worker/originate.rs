@@ -8,6 +8,7 @@ use crate::io::{Capabilities, Frame, PacketIo, TxOffload};
 use crate::local::{LocalTable, unpack_route};
 use crate::stage::neighbour::advertisement_packet;
 use crate::stage::reply::write_segment;
+use crate::stats::CoreStats;
 use crate::wire::arp::{self, ArpPacket};
 use crate::wire::ether::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EtherHeader, MacAddr};
 use crate::wire::ndp::{self, Advertisement};
@@ -89,18 +90,19 @@ impl<I: PacketIo> Outbox<I> {
         }
     }
 
-    /// Hands what waits to the device; returns the frames and octets that it took.
+    /// Hands what waits to the device, and counts what it took and what it rejected.
     #[inline]
-    pub(super) fn flush(&mut self, io: &mut I) -> (usize, usize) {
+    pub(super) fn flush(&mut self, io: &mut I, stats: &CoreStats) {
         if self.waiting == 0 {
-            return (0, 0);
+            return;
         }
         let sent = io.tx_burst(&mut self.frames[..self.waiting]);
-        let bytes = self.lens[..sent].iter().sum();
-        self.frames[..self.waiting].rotate_left(sent);
-        self.lens[..self.waiting].rotate_left(sent);
-        self.waiting -= sent;
-        (sent, bytes)
+        let lens = self.lens[..sent.done].iter().enumerate();
+        let octets = lens.filter(|(slot, _)| sent.rejected >> slot & 1 == 0).map(|(_, len)| len).sum();
+        stats.originated(sent, octets);
+        self.frames[..self.waiting].rotate_left(sent.done);
+        self.lens[..self.waiting].rotate_left(sent.done);
+        self.waiting -= sent.done;
     }
 
     /// True if one more frame can wait.

@@ -276,7 +276,7 @@ impl PacketIo for Stamping {
         self.0.rx_burst(into)
     }
 
-    fn tx_burst(&mut self, from: &mut [Option<Self::Frame>]) -> usize {
+    fn tx_burst(&mut self, from: &mut [Option<Self::Frame>]) -> Sent {
         self.0.tx_burst(from)
     }
 
@@ -294,6 +294,65 @@ impl PacketIo for Stamping {
         }
         true
     }
+}
+
+/// A device whose driver rejects the answers in some slots of a burst.
+struct Rejecting(Mem, u64);
+
+impl PacketIo for Rejecting {
+    type Frame = <Mem as PacketIo>::Frame;
+
+    fn rx_burst(&mut self, into: &mut [Option<Self::Frame>]) -> usize {
+        self.0.rx_burst(into)
+    }
+
+    fn tx_burst(&mut self, from: &mut [Option<Self::Frame>]) -> Sent {
+        let rejected = self.1 & ((1 << from.len()) - 1);
+        for (slot, frame) in from.iter_mut().enumerate() {
+            let frame = std::slice::from_mut(frame);
+            if rejected >> slot & 1 != 0 {
+                frame[0] = None;
+            } else {
+                assert_eq!(self.0.tx_burst(frame), Sent::all(1));
+            }
+        }
+        Sent { done: from.len(), rejected }
+    }
+
+    fn alloc(&mut self) -> Option<Self::Frame> {
+        self.0.alloc()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+}
+
+#[test]
+fn of_answers_that_the_driver_rejects_the_rest_is_sent() {
+    let (io, peer) = Mem::new(MemConfig::default());
+    let local = Arc::new(LocalTable::new(OUR_MAC, &[(OURS, 24)], &[]));
+    let ports = vec![Port::new(Rejecting(io, 0b1010), DevIndex(1), local, false)];
+    let mut worker = Worker::new(WorkerConfig::new(CoreId(0)), Script::default(), ports);
+    let mut reporter = Reporter::new([worker.mailbox()]);
+    // Port 9 has no listener in the script: SYN-ACKs and RSTs take turns. A frame without an answer stands between.
+    assert!(peer.send(&syn(0, 80)) && peer.send(&[0; 14]));
+    for sport in 1..5 {
+        assert!(peer.send(&syn(sport, if sport % 2 == 0 { 80 } else { 9 })));
+    }
+    worker.poll(&mut VirtualClock::default());
+    let ports: Vec<u8> = std::iter::from_fn(|| peer.recv()).map(|frame| frame.bytes()[37]).collect();
+    assert_eq!(ports, [0, 2, 4], "the second and the fourth answer are lost, and no other");
+    let counters = worker.stats().snapshot();
+    assert_eq!((counters.drops(DropReason::TxRejected), counters.drops(DropReason::TxFull)), (2, 0));
+    assert_eq!(
+        (counters.tx_frames, counters.outcome(Outcome::SynAck), counters.outcome(Outcome::Rst)),
+        (3, 3, 0)
+    );
+    assert_eq!(counters.rx_frames, counters.outcomes.iter().sum::<u64>() + counters.dropped());
+    worker.finish();
+    let report = &reporter.snapshot(Duration::ZERO)[0];
+    assert_eq!(report.latency.of(Outcome::SynAck).len(), 3);
 }
 
 /// Every look at it takes 10 microseconds.

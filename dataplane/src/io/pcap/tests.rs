@@ -82,7 +82,7 @@ fn what_is_sent_can_be_replayed() {
             frame.fill(bytes).then_some(frame)
         })
         .collect();
-    assert_eq!(io.tx_burst(&mut slots), 3);
+    assert_eq!(io.tx_burst(&mut slots), Sent::all(3));
     drop(io);
     let mut again = Pcap::open(&PcapConfig { rx: Some(path), ..PcapConfig::default() }).expect("it opens");
     assert_eq!(take::<4>(&mut again), FRAMES);
