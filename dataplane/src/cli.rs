@@ -77,6 +77,8 @@ pub enum CliError {
     Run(String),
     /// Exit code 3: nothing failed, and something could be better.
     Warn(String),
+    /// Nobody reads standard output any more: dies of SIGPIPE, or exit code 141, as a shell shows that.
+    ReaderGone,
 }
 
 impl CliError {
@@ -86,6 +88,7 @@ impl CliError {
             Self::Usage(_) => 2,
             Self::Run(_) => 1,
             Self::Warn(_) => 3,
+            Self::ReaderGone => 141,
         }
     }
 }
@@ -94,6 +97,7 @@ impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(message) | Self::Run(message) | Self::Warn(message) => f.write_str(message),
+            Self::ReaderGone => f.write_str("nobody reads standard output"),
         }
     }
 }
@@ -112,6 +116,9 @@ impl From<ClientError> for CliError {
 
 impl From<std::io::Error> for CliError {
     fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self::ReaderGone;
+        }
         Self::Run(format!("cannot write the answer: {error}"))
     }
 }
@@ -119,6 +126,15 @@ impl From<std::io::Error> for CliError {
 type Done = Result<(), CliError>;
 
 impl Cli {
+    /// True for what runs until it is told to end.
+    pub fn is_server(&self) -> bool {
+        match &self.command {
+            Command::Run(_) => true,
+            Command::Shield(args) => args.is_server(),
+            _ => false,
+        }
+    }
+
     /// Does what the command line says; answers go to `out`.
     ///
     /// # Errors

@@ -15,8 +15,10 @@ pub mod io;
 #[cfg(feature = "kernel")]
 pub mod kernel;
 pub mod local;
+pub mod log;
 pub mod metrics;
 pub mod names;
+pub mod output;
 pub mod protocol;
 pub mod report;
 pub mod stage;

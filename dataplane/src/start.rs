@@ -10,6 +10,7 @@ pub mod cores;
 pub mod dpdk;
 mod health;
 pub mod machine;
+mod notify;
 pub mod numa;
 mod run;
 mod signals;

@@ -20,6 +20,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::{CliError, Done, ServerArgs, Span};
 use crate::control::proto::{Capture, Captured, CapturedFrame, Request, SNAPLEN_DEFAULT};
 use crate::hex;
+use crate::log;
 
 /// How often the server is asked for frames.
 const ASK_EVERY: Duration = Duration::from_millis(50);
@@ -105,7 +106,7 @@ impl CaptureArgs {
                 std::thread::sleep(ASK_EVERY);
             }
         }
-        eprintln!("{written} frames written to {}, {missed} missed", path.display());
+        log::say(format_args!("{written} frames written to {}, {missed} missed", path.display()));
         Ok(())
     }
 }

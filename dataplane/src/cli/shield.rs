@@ -42,6 +42,11 @@ impl ShieldArgs {
         crate::start::run(&config, self.duration.map(|span| span.0), out)
     }
 
+    /// True if it runs, and does not only show what it would run.
+    pub(super) fn is_server(&self) -> bool {
+        !self.show_config
+    }
+
     /// The file that the command stands for.
     fn config_text(&self) -> String {
         let mut text = String::new();

@@ -1,6 +1,6 @@
 //! `hearken run` and `hearken check`.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use crate::cli::CliError;
 use crate::config::{Config, Device};
 use crate::control::server::Server;
 use crate::doctor;
+use crate::log;
 use crate::report;
 
 /// How long the control thread sleeps when nobody asks for anything: commands that found a worker's ring full are
@@ -45,12 +46,22 @@ pub fn run(config: &Config, duration: Option<Duration>, out: &mut impl Write) ->
     watch.stopping();
     let (report, ended) = running.stop();
     drop(server);
-    print(&report, out)?;
+    let printed = print(&report, out);
     match why {
         Ok(why) => tracing::info!("{why}: ended"),
         Err(why) => return Err(CliError::Run(why)),
     }
-    ended.map_err(CliError::Run)
+    ended.map_err(CliError::Run)?;
+    match printed {
+        // The run was whole, and whoever left did not want to know.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+            tracing::warn!("nobody reads standard output any more: the report is lost");
+            Ok(())
+        }
+        printed => printed.map_err(|error| {
+            CliError::Run(format!("the report is lost, standard output cannot be written: {error}"))
+        }),
+    }
 }
 
 /// Prints what else is wrong with the machine, for where it is that which kept it from running.
@@ -58,7 +69,7 @@ fn complain(config: &Config, error: &StartError) {
     if let StartError::Run(_) = error {
         let complaints = doctor::complaints(config);
         if !complaints.is_empty() {
-            eprint!("what hearken doctor says of this machine:\n{complaints}");
+            log::say(format_args!("what hearken doctor says of this machine:\n{}", complaints.trim_end()));
         }
     }
 }

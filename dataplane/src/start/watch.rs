@@ -4,9 +4,8 @@
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use sd_notify::NotifyState;
-
 use super::health::Health;
+use super::notify::Notifier;
 use super::{Running, StartError};
 use crate::config::Config;
 use crate::http::{Answer, Http};
@@ -16,6 +15,7 @@ use crate::metrics::{Format, Page};
 pub(super) struct Watch {
     http: Option<Http>,
     health: Health,
+    notifier: Notifier,
     watchdog: Option<Watchdog>,
 }
 
@@ -43,7 +43,8 @@ impl Watch {
             })
         };
         let http = config.metrics.listen.as_ref().map(bind).transpose()?;
-        Ok(Self { http, health: Health::new(&[], Instant::now()), watchdog: None })
+        let health = Health::new(&[], Instant::now());
+        Ok(Self { http, health, notifier: Notifier::from_env(), watchdog: None })
     }
 
     /// The workers run: watches them, and tells systemd, where that has asked.
@@ -55,12 +56,12 @@ impl Watch {
         }
         let every = sd_notify::watchdog_enabled().map(|every| every / 2);
         self.watchdog = every.map(|every| Watchdog { every, due: now });
-        notify(&[NotifyState::Ready]);
+        self.notifier.send("READY=1");
     }
 
     /// Tells systemd that the run is to end.
-    pub(super) fn stopping(&self) {
-        notify(&[NotifyState::Stopping]);
+    pub(super) fn stopping(&mut self) {
+        self.notifier.send("STOPPING=1");
     }
 
     /// What a round of the control thread is to wait for as well.
@@ -83,10 +84,10 @@ impl Watch {
         if let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.due <= now) {
             watchdog.due = now + watchdog.every;
             match &health {
-                Ok(()) => notify(&[NotifyState::Watchdog]),
+                Ok(()) => self.notifier.send("WATCHDOG=1"),
                 Err(stuck) => {
                     tracing::error!("the watchdog is not fed: {stuck}");
-                    notify(&[NotifyState::Status(stuck)]);
+                    self.notifier.send(&format!("STATUS={stuck}"));
                 }
             }
         }
@@ -117,12 +118,5 @@ impl Running {
         #[cfg(not(feature = "dpdk"))]
         let dpdk = "none".into();
         Page { stats, reports, healthy, dpdk }
-    }
-}
-
-/// To systemd, if it started us with `Type=notify`; else nothing is sent.
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "cannot notify systemd");
     }
 }
