@@ -22,7 +22,7 @@ use hdrhistogram::Histogram;
 use listener::segment::Outcome;
 use listener::types::CoreId;
 
-use crate::stats::Counters;
+use crate::stats::{CoreStats, Counters};
 pub use shared::SharedReporter;
 
 /// Longest time that is told apart from a longer one: a minute.
@@ -141,7 +141,8 @@ pub struct CoreReport {
     pub counters: Counters,
     /// Its latencies, up to the same turn.
     pub latency: Latency,
-    /// False if the core did not answer in time, and these are its numbers of an earlier report.
+    /// False if the core did not answer in time: its latencies are of an earlier report, and its counters too, or, where they
+    /// can be seen ([`Reporter::watch`]), as they stand, perhaps amid a burst.
     pub fresh: bool,
 }
 
@@ -157,6 +158,10 @@ struct CoreSlot {
     report: CoreReport,
     /// An empty interval to ask with, unless the worker has it.
     spare: Option<Box<Interval>>,
+    /// The worker's counters as they stand.
+    live: Option<Arc<CoreStats>>,
+    /// The last question is answered.
+    answered: bool,
     finished: bool,
 }
 
@@ -167,6 +172,8 @@ impl Reporter {
             mailbox,
             report: CoreReport { core, counters: Counters::default(), latency: Latency::new(), fresh: false },
             spare: Some(Box::default()),
+            live: None,
+            answered: false,
             finished: false,
         };
         Self { cores: mailboxes.into_iter().map(slot).collect() }
@@ -188,21 +195,39 @@ impl Reporter {
         self.reports()
     }
 
+    /// Has cores that do not answer shown by their counters as they stand: `live`, in the order of the cores.
+    pub fn watch(mut self, live: impl IntoIterator<Item = Arc<CoreStats>>) -> Self {
+        for (slot, live) in self.cores.iter_mut().zip(live) {
+            slot.live = Some(live);
+        }
+        self
+    }
+
     /// Asks all cores and waits until all have answered or have ended, `timeout` at most. A core that is late answers the
     /// next call.
     pub fn refresh(&mut self, timeout: Duration) {
         let asked = Instant::now();
-        for slot in &mut self.cores {
-            slot.ask();
-        }
-        loop {
-            // Every core is looked at in every round, also behind one that is late.
-            let late = self.cores.iter_mut().map(CoreSlot::collect).filter(|answered| !answered).count();
-            if late == 0 || asked.elapsed() >= timeout {
-                break;
-            }
+        self.ask();
+        while self.collect() > 0 && asked.elapsed() < timeout {
             std::thread::sleep(LOOK_EVERY);
         }
+        self.settle();
+    }
+
+    /// Asks all cores.
+    pub fn ask(&mut self) {
+        self.cores.iter_mut().for_each(CoreSlot::ask);
+    }
+
+    /// Takes what has come back since [`Reporter::ask`]; returns how many cores have not answered.
+    pub fn collect(&mut self) -> usize {
+        // Every core is looked at, also behind one that is late.
+        self.cores.iter_mut().map(CoreSlot::collect).filter(|answered| !answered).count()
+    }
+
+    /// Waits no longer: who has not answered by now is late.
+    pub fn settle(&mut self) {
+        self.cores.iter_mut().for_each(CoreSlot::settle);
     }
 }
 
@@ -210,7 +235,7 @@ impl CoreSlot {
     fn ask(&mut self) {
         // An answer to a call that had stopped waiting is of the past: it is added, but does not answer this one.
         self.collect();
-        self.report.fresh = self.finished;
+        self.answered = self.finished;
         if let Some(mut fresh) = self.spare.take_if(|_| !self.finished) {
             fresh.latency.clear();
             self.mailbox.fresh.store(Some(fresh));
@@ -230,13 +255,20 @@ impl CoreSlot {
             self.add(&last);
             self.finished = true;
         }
-        self.report.fresh
+        self.answered
+    }
+
+    fn settle(&mut self) {
+        self.report.fresh = self.answered;
+        if let Some(live) = self.live.as_ref().filter(|_| !self.answered) {
+            live.copy_to(&mut self.report.counters);
+        }
     }
 
     fn add(&mut self, interval: &Interval) {
         self.report.counters.clone_from(&interval.counters);
         self.report.latency.add(&interval.latency);
-        self.report.fresh = true;
+        self.answered = true;
     }
 }
 
@@ -293,6 +325,15 @@ mod tests {
         assert_eq!(report.latency.of(Outcome::SynAck).len(), total);
         let [again] = &reporter.snapshot(Duration::ZERO)[..] else { panic!("one core") };
         assert!(again.fresh && again.latency.of(Outcome::SynAck).len() == total, "the end stays");
+    }
+
+    #[test]
+    fn of_a_core_that_does_not_answer_the_live_counters_are_read() {
+        let stats = Arc::<CoreStats>::default();
+        stats.received(3, 180);
+        let reporter = Reporter::new([(CoreId(0), Arc::default())]).watch([Arc::clone(&stats)]);
+        let report = &mut { reporter }.snapshot(Duration::ZERO)[0];
+        assert_eq!((report.fresh, report.counters.rx_frames), (false, 3));
     }
 
     #[test]

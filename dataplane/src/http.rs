@@ -1,4 +1,4 @@
-//! A very small HTTP server for a management address: GET, one answer a connection, everything bounded.
+//! A very small HTTP server for a management address: GET and HEAD, one answer a connection, everything bounded.
 //!
 //! Everything is nonblocking and goes round by round, as on the control socket: in one round each client gets at most one
 //! read, one answer and one write. A client costs at most 8 KiB and one page, and the page is made at most
@@ -36,12 +36,14 @@ impl Answer {
         Self { status, content_type: "text/plain; charset=utf-8", body }
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    /// On the wire; without the body to a HEAD (RFC 9110 §9.3.2).
+    fn bytes(&self, head_only: bool) -> Vec<u8> {
         let Self { status, content_type, body } = self;
-        let len = body.len();
+        let (len, allow) = (body.len(), if status.starts_with("405") { "Allow: GET, HEAD\r\n" } else { "" });
         let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n"
+            "HTTP/1.1 {status}\r\n{allow}Content-Type: {content_type}\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n"
         );
+        let body: &[u8] = if head_only { &[] } else { body };
         [head.as_bytes(), body].concat()
     }
 }
@@ -51,6 +53,8 @@ impl Answer {
 pub struct Question {
     /// Without what follows a `?`.
     pub path: String,
+    /// By HEAD: only what stands above the body.
+    pub head: bool,
     /// All `Accept` headers, with commas between them; empty if there is none.
     pub accept: String,
 }
@@ -60,6 +64,7 @@ pub struct Question {
 pub struct Http {
     listener: TcpListener,
     clients: Vec<Client>,
+    next_id: u64,
 }
 
 #[derive(Debug)]
@@ -67,7 +72,11 @@ struct Client {
     stream: TcpStream,
     since: Instant,
     input: Vec<u8>,
-    /// The answer and how much of it is sent; none: the question is not complete.
+    /// A number that is not used again.
+    id: u64,
+    /// What is asked and not answered yet.
+    question: Option<Question>,
+    /// The answer and how much of it is sent; none: there is none yet.
     output: Option<(Vec<u8>, usize)>,
     over: bool,
 }
@@ -80,7 +89,7 @@ impl Http {
     pub fn bind(addr: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(addr)?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, clients: Vec::new() })
+        Ok(Self { listener, clients: Vec::new(), next_id: 0 })
     }
 
     /// Where it listens.
@@ -93,17 +102,28 @@ impl Http {
 
     /// What a round is worth being woken for: somebody who wants in, or has more to say.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let asking = self.clients.iter().filter(|client| client.output.is_none());
+        let asking =
+            self.clients.iter().filter(|client| client.output.is_none() && client.question.is_none());
         asking.map(|client| client.stream.as_fd()).chain([self.listener.as_fd()])
     }
 
-    /// True while an answer is under way that its client has not taken: worth a look soon.
-    pub fn is_sending(&self) -> bool {
-        self.clients.iter().any(|client| client.output.is_some())
+    /// How soon a round is worth it: an answer is under way that is not made yet, or that its client has not taken.
+    pub fn look_again(&self) -> Option<Duration> {
+        let (made, sent) = (Duration::from_micros(200), Duration::from_millis(5));
+        let again = |client: &Client| match (&client.question, &client.output) {
+            (Some(_), _) => Some(made),
+            (None, output) => output.as_ref().map(|_| sent),
+        };
+        self.clients.iter().filter_map(again).min()
     }
 
-    /// One round. `answer` gets each question.
-    pub fn turn(&mut self, mut answer: impl FnMut(&Question) -> Answer) {
+    /// One round. `answer` gets each question and who asks, every round until it has an answer; `gone` hears of each client
+    /// that has left.
+    pub fn turn(
+        &mut self,
+        mut answer: impl FnMut(u64, &Question) -> Option<Answer>,
+        mut gone: impl FnMut(u64),
+    ) {
         for _ in 0..CLIENTS_MAX {
             let Ok((stream, _)) = self.listener.accept() else { break };
             if stream.set_nonblocking(true).is_err() {
@@ -111,26 +131,40 @@ impl Http {
             }
             if self.clients.len() >= CLIENTS_MAX {
                 // The one that has been here for longest makes room.
-                self.clients.remove(0);
+                gone(self.clients.remove(0).id);
             }
-            let (since, input) = (Instant::now(), Vec::new());
-            self.clients.push(Client { stream, since, input, output: None, over: false });
+            let (since, input, id) = (Instant::now(), Vec::new(), self.next_id);
+            self.next_id += 1;
+            self.clients.push(Client { stream, since, input, id, question: None, output: None, over: false });
         }
         for client in &mut self.clients {
             client.serve(&mut answer);
         }
-        self.clients.retain(|client| !client.over && client.since.elapsed() < PATIENCE);
+        self.clients.retain(|client| {
+            let stays = !client.over && client.since.elapsed() < PATIENCE;
+            if !stays {
+                gone(client.id);
+            }
+            stays
+        });
     }
 }
 
 impl Client {
-    fn serve(&mut self, answer: &mut impl FnMut(&Question) -> Answer) {
-        if self.output.is_none() {
+    fn serve(&mut self, answer: &mut impl FnMut(u64, &Question) -> Option<Answer>) {
+        if self.output.is_none() && self.question.is_none() {
             self.read();
-            if let Some(question) = self.question() {
-                let answer = question.map_or_else(|refused| refused, |question| answer(&question));
-                self.output = Some((answer.bytes(), 0));
+            match self.question() {
+                Some(Ok(question)) => self.question = Some(question),
+                Some(Err(refused)) => self.output = Some((refused.bytes(false), 0)),
+                None => {}
             }
+        }
+        if let Some(question) = &self.question
+            && let Some(answer) = answer(self.id, question)
+        {
+            self.output = Some((answer.bytes(question.head), 0));
+            self.question = None;
         }
         self.write();
     }
@@ -159,9 +193,10 @@ impl Client {
             }
             Err(error) => return Some(Err(Answer::text("400 Bad Request", error.to_string()))),
         }
-        if request.method != Some("GET") {
-            return Some(Err(Answer::text("405 Method Not Allowed", "only GET is answered")));
+        if !matches!(request.method, Some("GET" | "HEAD")) {
+            return Some(Err(Answer::text("405 Method Not Allowed", "only GET and HEAD are answered")));
         }
+        let head = request.method == Some("HEAD");
         let path = request.path.unwrap_or("/");
         let accept: Vec<_> = request
             .headers
@@ -170,7 +205,7 @@ impl Client {
             .map(|header| String::from_utf8_lossy(header.value))
             .collect();
         let path = path.split('?').next().unwrap_or(path).to_owned();
-        Some(Ok(Question { path, accept: accept.join(",") }))
+        Some(Ok(Question { path, head, accept: accept.join(",") }))
     }
 
     fn write(&mut self) {
@@ -196,11 +231,16 @@ mod tests {
         let mut stream = TcpStream::connect(http.local_addr().expect("an address")).expect("it listens");
         stream.write_all(question).expect("it takes it");
         stream.set_read_timeout(Some(Duration::from_millis(5))).expect("a timeout");
-        let (mut text, begun) = (Vec::new(), Instant::now());
+        let (mut text, begun, mut asked) = (Vec::new(), Instant::now(), None);
         while begun.elapsed() < Duration::from_secs(10) {
-            http.turn(|Question { path, accept }| {
-                Answer::text("200 OK", format!("this is {path} as {accept}"))
-            });
+            // At the second time of asking.
+            http.turn(
+                |id, Question { path, accept, .. }| {
+                    let answer = Answer::text("200 OK", format!("this is {path} as {accept}"));
+                    asked.replace(id).map(|_| answer)
+                },
+                |_| (),
+            );
             let mut chunk = [0; 4096];
             match stream.read(&mut chunk) {
                 Ok(0) => return String::from_utf8(text).expect("UTF-8"),
@@ -222,7 +262,14 @@ mod tests {
             "{answer}"
         );
         assert!(answer.contains("\r\nContent-Length: 26\r\n"), "{answer}");
-        assert!(ask(&mut http, b"POST / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405 "));
+        let head = ask(&mut http, b"HEAD /metrics HTTP/1.1\r\n\r\n");
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+        assert!(head.contains("\r\nContent-Length: 21\r\n"), "as long as the body would be: {head}");
+        let refused = ask(&mut http, b"POST / HTTP/1.1\r\n\r\n");
+        assert!(
+            refused.starts_with("HTTP/1.1 405 ") && refused.contains("\r\nAllow: GET, HEAD\r\n"),
+            "{refused}"
+        );
         assert!(ask(&mut http, b"\x16\x03\x01 nonsense\r\n\r\n").starts_with("HTTP/1.1 400 "));
         assert!(
             ask(&mut http, &[&b"GET / HTTP/1.1\r\nA: "[..], &vec![b'a'; HEAD_MAX]].concat())

@@ -220,7 +220,7 @@ impl Page {
 
     fn state(&self) -> [Family<'_>; 3] {
         let late = self.cores().map(|(core, stats)| ([("core", core)], u64::from(stats.late)));
-        let about = "1 if the core did not hand its numbers over in time, so that they are older.";
+        let about = "1 if the core did not answer in time: its counters are read as they stand, its latencies are older.";
         let late = Family::numbers("hearken_late", about, Kind::Gauge, late);
         let healthy = [([("check", "workers".to_owned())], u64::from(self.healthy))];
         let about = "1 if every worker makes progress.";

@@ -109,7 +109,10 @@ pub fn stats(stats: &Stats, all: bool) -> String {
     let late: Vec<String> =
         stats.cores.iter().filter(|core| core.late).filter_map(|c| Some(c.core?.to_string())).collect();
     if !late.is_empty() {
-        out += &format!("core {} did not answer in time: its numbers are older\n", late.join(", "));
+        out += &format!(
+            "core {} did not answer in time: its counters are read as they stand, perhaps amid a burst\n",
+            late.join(", ")
+        );
     }
     let mut header = vec!["counter".to_owned()];
     header.extend(
@@ -254,7 +257,7 @@ pub fn latency(latency: &Latency) -> String {
         .cores
         .iter()
         .filter(|core| core.late)
-        .map(|core| format!("core {} did not answer in time: its numbers are older\n", core.core));
+        .map(|core| format!("core {} did not answer in time: its latencies are older\n", core.core));
     let notes: String = late.collect();
     format!("{notes}{}{}", time_source(&latency.clocks), text(&mut table))
 }

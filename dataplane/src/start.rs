@@ -34,6 +34,7 @@ use crate::clock::{Clock, RealClock};
 use crate::config::{self, Config, ConfigError, Cores, Device, Port};
 use crate::control::capture::Captures;
 use crate::control::cookie_keys::CookieDesk;
+use crate::control::numbers::Numbers;
 use crate::control::proto::{Latency, PortClock, Stats};
 use crate::control::reload::Loaded;
 use crate::control::server::{BindError, Server};
@@ -227,9 +228,10 @@ where
 
     let locals = locals(config, &ports);
     let workers = workers(config, &cpus, ports, &locals, protocols);
-    let stats = workers.iter().map(|(_, worker)| worker.stats()).collect();
+    let stats: Vec<Arc<CoreStats>> = workers.iter().map(|(_, worker)| worker.stats()).collect();
     let taps = workers.iter().map(|(_, worker)| worker.tap()).collect();
-    let reporter = Reporter::new(workers.iter().map(|(_, worker)| worker.mailbox())).into();
+    let reporter = Reporter::new(workers.iter().map(|(_, worker)| worker.mailbox()));
+    let reporter = reporter.watch(stats.iter().cloned()).into();
     let team = Team::start(workers, clock, enter).map_err(StartError::Run)?;
     tracing::info!(workers = count, cores = cores::list(&cpus), listeners = config.listener.len(), "running");
     let ports = stack::port_names(config);
@@ -239,7 +241,7 @@ where
     let desk = Desk {
         stack,
         reporter,
-        asked: false,
+        numbers: Numbers::default(),
         devices,
         ports,
         cpus,

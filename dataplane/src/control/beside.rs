@@ -2,9 +2,11 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::task::Poll;
 
 use super::cookie_keys::CookieKeysReply;
 use super::proto::{KernelListener, KernelStats, Refusal};
+use super::server::Peer;
 use super::service::{Desk, Devices};
 
 #[cfg(feature = "kernel")]
@@ -38,13 +40,11 @@ impl<D: Devices> Desk<D> {
         self.kernel.as_ref().map(|kernel| kernel.fd().try_clone_to_owned()).transpose()
     }
 
-    /// Changes the keys of cookies; what checks them on the kernel's path learns the new ones before any is made.
-    ///
-    /// # Errors
-    /// As [`super::cookie_keys::CookieDesk::rotate`].
-    pub fn rotate_cookie_keys(&mut self) -> Result<CookieKeysReply, Refusal> {
+    /// Changes the keys of cookies, as [`super::cookie_keys::CookieDesk::rotate`]; what checks them on the kernel's path learns
+    /// the new ones before any is made.
+    pub fn rotate_cookie_keys(&mut self, peer: Peer) -> Poll<Result<CookieKeysReply, Refusal>> {
         let Self { kernel, cookies, stack, loaded, .. } = self;
-        cookies.rotate(stack, |keys| {
+        cookies.rotate(stack, peer.client, |keys| {
             let Some(kernel) = kernel else { return Ok(()) };
             let (wanted, sysctl) = (&loaded.config.kernel, loaded.config.sysctl.values());
             let around = crate::kernel::Around { stack, keys, wanted, sysctl };
@@ -119,12 +119,9 @@ impl<D: Devices> Desk<D> {
         Ok(None)
     }
 
-    /// Changes the keys of cookies.
-    ///
-    /// # Errors
-    /// As [`super::cookie_keys::CookieDesk::rotate`].
-    pub fn rotate_cookie_keys(&mut self) -> Result<CookieKeysReply, Refusal> {
-        self.cookies.rotate(&self.stack, |_| Ok(()))
+    /// Changes the keys of cookies, as [`super::cookie_keys::CookieDesk::rotate`].
+    pub fn rotate_cookie_keys(&mut self, peer: Peer) -> Poll<Result<CookieKeysReply, Refusal>> {
+        self.cookies.rotate(&self.stack, peer.client, |_| Ok(()))
     }
 
     /// Nothing counted.

@@ -2,10 +2,12 @@
 //!
 //! # Protocol
 //! A change loses no handshake: first all cores learn the new generation, then it becomes the one that cookies are made
-//! with, and the one before is still checked. In between the control thread waits until every core has it
-//! ([`Stack::cookie_keys_taken`]); that is a few turns of a worker.
+//! with, and the one before is still checked. In between every core must have it
+//! ([`Stack::cookie_keys_taken`]); that is a few turns of a worker, for which the control thread does not wait: it looks again
+//! in its next round ([`CookieDesk::turn`]).
 
 use std::path::PathBuf;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use listener::Stack;
@@ -17,8 +19,6 @@ use crate::start::cookie_secret::{self, SecretError};
 
 /// How long all workers may take to learn a generation: a turn takes microseconds, a preempted one milliseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often they are asked meanwhile.
-const PAUSE: Duration = Duration::from_micros(100);
 
 /// Reply to `cookie_keys`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +44,19 @@ pub struct CookieDesk {
     keys: CookieKeys,
     rotations: u32,
     since: Instant,
+    change: Option<Change>,
+}
+
+/// A change of keys that is under way.
+#[derive(Debug)]
+struct Change {
+    /// Who waits for it.
+    client: Option<u64>,
+    next: CookieKeys,
+    /// The workers are only to know the new generation yet.
+    learning: bool,
+    until: Instant,
+    ended: Option<Result<CookieKeysReply, Refusal>>,
 }
 
 /// Why there are no keys to begin with.
@@ -67,7 +80,7 @@ impl CookieDesk {
             Some(file) => cookie_secret::read(file)?,
             None => CookieKeys { current: cookie_secret::random()?, other: None, shared: false },
         };
-        Ok(Self { file, keys, rotations: 0, since: Instant::now() })
+        Ok(Self { file, keys, rotations: 0, since: Instant::now(), change: None })
     }
 
     /// What the cores begin with.
@@ -87,27 +100,81 @@ impl CookieDesk {
         }
     }
 
-    /// Takes what is in the file now, or draws a new generation and keeps the one before. `first` hears of the keys before any worker
-    /// makes cookies with them.
+    /// Takes what is in the file now, or draws a new generation and keeps the one before, for `client`: begins at the first
+    /// call, to be called again until it is ready. `first` hears of the keys before any worker makes cookies with them.
     ///
-    /// # Errors
-    /// The file says nothing new or nothing usable, or a worker does not answer. Nothing has changed then, but that the
-    /// workers may know the new generation already.
+    /// An error: the file says nothing new or nothing usable, or a worker does not answer. Nothing has changed then, but that
+    /// the workers may know the new generation already.
     pub fn rotate(
         &mut self,
         stack: &Stack,
+        client: u64,
         first: impl FnOnce(CookieKeys) -> Result<(), Refusal>,
-    ) -> Result<CookieKeysReply, Refusal> {
+    ) -> Poll<Result<CookieKeysReply, Refusal>> {
+        match &mut self.change {
+            None => match self.begin(stack, client, first) {
+                Ok(()) => Poll::Pending,
+                Err(refusal) => Poll::Ready(Err(refusal)),
+            },
+            Some(change) if change.client != Some(client) => Poll::Pending,
+            Some(change) => match change.ended.take() {
+                Some(ended) => {
+                    self.change = None;
+                    Poll::Ready(ended)
+                }
+                None => Poll::Pending,
+            },
+        }
+    }
+
+    fn begin(
+        &mut self,
+        stack: &Stack,
+        client: u64,
+        first: impl FnOnce(CookieKeys) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
         let next = self.next()?;
         let old = Some(self.keys.current).filter(|old| *old != next.current);
         first(CookieKeys { other: next.other.or(old), ..next })?;
         let known = next.current == self.keys.current || Some(next.current) == self.keys.other;
-        if !known {
-            give(stack, CookieKeys { other: Some(next.current), ..self.keys })?;
+        let given = if known { next } else { CookieKeys { other: Some(next.current), ..self.keys } };
+        stack.set_cookie_keys(given);
+        let until = Instant::now() + PATIENCE;
+        self.change = Some(Change { client: Some(client), next, learning: !known, until, ended: None });
+        Ok(())
+    }
+
+    /// One round: goes on with a change as far as the workers have taken it.
+    pub fn turn(&mut self, stack: &Stack) {
+        let Some(change) = self.change.as_mut().filter(|change| change.ended.is_none()) else { return };
+        if !stack.cookie_keys_taken() {
+            if Instant::now() > change.until {
+                change.ended = Some(Err(Refusal::new(format!(
+                    "a worker has not taken the keys within {} s; see \"hearken stats\" for late cores, then try again",
+                    PATIENCE.as_secs()
+                ))));
+            }
+        } else if std::mem::take(&mut change.learning) {
+            stack.set_cookie_keys(change.next);
+            change.until = Instant::now() + PATIENCE;
+        } else {
+            (self.keys, self.rotations, self.since) = (change.next, self.rotations + 1, Instant::now());
+            let reply = self.show();
+            tracing::info!(current = reply.current, "cookie keys changed");
+            if let Some(change) = &mut self.change {
+                change.ended = Some(Ok(reply));
+            }
         }
-        give(stack, next)?;
-        (self.keys, self.rotations, self.since) = (next, self.rotations + 1, Instant::now());
-        Ok(self.show())
+        // Nobody waits for it.
+        self.change.take_if(|change| change.client.is_none() && change.ended.is_some());
+    }
+
+    /// The client does not wait any more; a change that it began goes on.
+    pub fn gone(&mut self, client: u64) {
+        if let Some(change) = self.change.as_mut().filter(|change| change.client == Some(client)) {
+            change.client = None;
+        }
+        self.change.take_if(|change| change.client.is_none() && change.ended.is_some());
     }
 
     fn next(&self) -> Result<CookieKeys, Refusal> {
@@ -125,22 +192,6 @@ impl CookieDesk {
         }
         Ok(next)
     }
-}
-
-/// Gives all cores `keys`, and waits until they have them.
-fn give(stack: &Stack, keys: CookieKeys) -> Result<(), Refusal> {
-    stack.set_cookie_keys(keys);
-    let deadline = Instant::now() + PATIENCE;
-    while !stack.cookie_keys_taken() {
-        if Instant::now() > deadline {
-            return Err(Refusal::new(format!(
-                "a worker has not taken the keys within {} s; see \"hearken stats\" for late cores, then try again",
-                PATIENCE.as_secs()
-            )));
-        }
-        std::thread::sleep(PAUSE);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

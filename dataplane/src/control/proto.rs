@@ -229,7 +229,7 @@ macro_rules! define_core_stats {
             /// The CPU that the worker is pinned to; none in the total.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub cpu: Option<usize>,
-            /// The core did not answer in time, and these are its numbers of an earlier report.
+            /// The core did not answer in time: its numbers are read as they stand, perhaps amid a burst.
             #[serde(default, skip_serializing_if = "std::ops::Not::not")]
             pub late: bool,
             $(#[doc = $sentence] #[serde(default)] pub $name: u64,)*

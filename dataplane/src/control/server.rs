@@ -2,7 +2,8 @@
 //!
 //! Everything is nonblocking and goes round by round ([`Server::turn`]): in one round each client gets at most one
 //! read, one request and one write, and while a reply waits to be read nothing more is read from that client. So a
-//! client costs at most one line and one reply of memory, and time only in its turn. Workers never see any of it.
+//! client costs at most one line and one reply of memory, and time only in its turn. What needs the workers' answer is
+//! asked in one round and told in a later one ([`Service::call`]), so none of them can hold up the others either.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -10,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,6 +25,8 @@ const ACCEPTS_MAX: usize = 16;
 const READ_MAX: usize = 16 * 1024;
 /// How long a client is safe from being sent away for another one: time to say something.
 const GRACE: Duration = Duration::from_millis(100);
+/// How soon a request is looked at again that is under way.
+const LOOK_EVERY: Duration = Duration::from_micros(200);
 /// Bytes of a Unix socket's path, less its final zero and our `.new`.
 const PATH_MAX: usize = 103;
 
@@ -37,14 +41,13 @@ pub struct Peer {
 
 /// What requests do.
 pub trait Service {
-    /// A round begins: all that is fulfilled in it was asked for before.
+    /// A round begins.
     fn round(&mut self) {}
 
-    /// Fulfils one request.
-    ///
-    /// # Errors
-    /// What the client is told instead.
-    fn call(&mut self, peer: Peer, request: Request) -> Result<Reply, Refusal>;
+    /// Fulfils one request, or begins to; never waits. What is pending is called again with the same request, every round
+    /// and some thousand times a second, until it is ready or its client is gone. An error is what the client is told
+    /// instead.
+    fn call(&mut self, peer: Peer, request: &Request) -> Poll<Result<Reply, Refusal>>;
 
     /// The client is gone and says nothing more.
     fn gone(&mut self, client: u64);
@@ -189,8 +192,10 @@ impl Server {
         );
         fds.push(PollFd::from_borrowed_fd(self.listener.as_fd(), listener_flags));
         fds.extend(others.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
-        let pending = self.clients.iter().any(|client| client.has_line() && client.output.is_empty());
+        let pending = self.clients.iter().any(Client::has_question);
         let again = self.accept_again.map_or(timeout, |at| at.saturating_duration_since(Instant::now()));
+        let under_way = self.clients.iter().any(|client| client.asked.is_some());
+        let again = if under_way { again.min(LOOK_EVERY) } else { again };
         let timeout = if pending { Duration::ZERO } else { timeout.min(again) };
         let timeout = Timespec {
             tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
@@ -300,6 +305,8 @@ struct Client {
     owner: bool,
     /// Bytes of lines that are not answered yet; at most [`LINE_MAX`] and one read.
     input: Vec<u8>,
+    /// A request that is under way.
+    asked: Option<Request>,
     /// What is left to send of the reply.
     output: Vec<u8>,
     sent: usize,
@@ -313,13 +320,22 @@ struct Client {
 
 impl Client {
     fn new(stream: UnixStream, peer: Peer, owner: bool) -> Self {
-        let (input, output, progress) = (Vec::new(), Vec::new(), Instant::now());
-        Self { stream, peer, owner, input, output, sent: 0, progress, leaving: false, broken: false }
+        let (input, asked, output, progress) = (Vec::new(), None, Vec::new(), Instant::now());
+        Self { stream, peer, owner, input, asked, output, sent: 0, progress, leaving: false, broken: false }
     }
 
     /// What to wait for.
     fn wants(&self) -> PollFlags {
-        if self.output.is_empty() { PollFlags::IN } else { PollFlags::OUT }
+        match &self.asked {
+            Some(_) => PollFlags::empty(),
+            None if self.output.is_empty() => PollFlags::IN,
+            None => PollFlags::OUT,
+        }
+    }
+
+    /// It has asked something that nobody has looked at yet.
+    fn has_question(&self) -> bool {
+        self.has_line() && self.output.is_empty() && self.asked.is_none()
     }
 
     fn has_line(&self) -> bool {
@@ -327,11 +343,16 @@ impl Client {
     }
 
     fn serve(&mut self, service: &mut impl Service, ready: PollFlags) {
-        if self.output.is_empty() && !self.leaving && !self.has_line() && !ready.is_empty() {
+        let idle = self.output.is_empty() && !self.leaving && self.asked.is_none();
+        if idle && !self.has_line() && !ready.is_empty() {
             self.read();
         }
         if self.output.is_empty() && !self.leaving {
             self.answer(service);
+        }
+        // Nobody is there any more to read what it asked for.
+        if self.asked.is_some() && ready.contains(PollFlags::HUP) {
+            self.broken = true;
         }
         if !self.output.is_empty() {
             self.write();
@@ -358,27 +379,47 @@ impl Client {
     }
 
     fn answer(&mut self, service: &mut impl Service) {
-        let Some(end) = self.input.iter().position(|byte| *byte == b'\n') else {
-            if self.input.len() > LINE_MAX {
-                self.refuse(&format!("the request is longer than {LINE_MAX} bytes"));
-            }
-            return;
+        let request = match self.asked.take() {
+            Some(request) => Ok(request),
+            None => match self.next_request() {
+                Some(request) => request,
+                None => return,
+            },
         };
-        if end > LINE_MAX {
-            return self.refuse(&format!("the request is longer than {LINE_MAX} bytes"));
+        let reply = match request {
+            Ok(request) => match service.call(self.peer, &request) {
+                Poll::Ready(reply) => reply,
+                Poll::Pending => {
+                    self.asked = Some(request);
+                    return;
+                }
+            },
+            Err(refusal) => Err(refusal),
+        };
+        self.progress = Instant::now();
+        self.output = proto::reply_line(&reply);
+        self.sent = 0;
+    }
+
+    /// The next line as a request, or why it is none or none of this client's; none if there is no whole line.
+    fn next_request(&mut self) -> Option<Result<Request, Refusal>> {
+        let end = self.input.iter().position(|byte| *byte == b'\n');
+        if end.unwrap_or(self.input.len()) > LINE_MAX {
+            self.refuse(&format!("the request is longer than {LINE_MAX} bytes"));
+            return None;
         }
-        let reply = proto::parse_request(&self.input[..end]).and_then(|request| {
+        let end = end?;
+        let request = proto::parse_request(&self.input[..end]).and_then(|request| {
             if request.is_for_owner() && !self.owner {
                 let message =
                     "only root and the user that runs the server may do this; run it as one of them";
                 return Err(Refusal { errno: Some("EPERM".into()), message: message.into() });
             }
-            service.call(self.peer, request)
+            Ok(request)
         });
         self.input.drain(..=end);
         self.progress = Instant::now();
-        self.output = proto::reply_line(&reply);
-        self.sent = 0;
+        Some(request)
     }
 
     /// Answers with `message` and ends.
@@ -405,7 +446,7 @@ impl Client {
     }
 
     fn is_over(&self, now: Instant, patience: Duration) -> bool {
-        let waited_for = !self.output.is_empty() || !self.input.is_empty();
+        let waited_for = self.asked.is_none() && (!self.output.is_empty() || !self.input.is_empty());
         let too_slow = waited_for && now.duration_since(self.progress) > patience;
         self.broken || too_slow || (self.leaving && self.output.is_empty())
     }

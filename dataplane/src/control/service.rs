@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::task::{Poll, ready};
 
 use listener::Stack;
 use listener::drop_reason::DropReason;
@@ -14,6 +14,7 @@ use listener::types::{DevIndex, SockFd, Then};
 
 use super::capture::Captures;
 use super::cookie_keys::CookieDesk;
+use super::numbers::{self, Numbers};
 use super::proto::{
     self, Accepted, Closed, CoreLatency, CoreStats, DeviceStats, Histograms, Latency, Listen, Listening,
     OutcomeLatency, PortClock, Refusal, Reply, Request, Ss, Stats, Which, histograms_of,
@@ -25,8 +26,6 @@ use super::why::DryRuns;
 use crate::config::then_name;
 use crate::histogram::{self, CoreReport, SharedReporter};
 
-/// How long workers may take to hand their numbers over; a turn takes microseconds, a preempted one milliseconds.
-pub(crate) const REPORT_PATIENCE: Duration = Duration::from_millis(100);
 /// Connections that one client may have accepted and not closed.
 const ACCEPTED_MAX: usize = 1024;
 
@@ -50,8 +49,8 @@ pub struct Desk<D> {
     pub stack: std::sync::Arc<Stack>,
     /// The workers' numbers.
     pub reporter: SharedReporter,
-    /// The workers have been asked for them in this round.
-    pub asked: bool,
+    /// Who has asked the workers for them.
+    pub numbers: Numbers,
     /// The devices' numbers.
     pub devices: D,
     /// Names of the ports, in the order of their device numbers from 1.
@@ -127,36 +126,46 @@ fn refuse(error: ListenError, what: &str) -> Refusal {
 
 impl<D: Devices> Service for Desk<D> {
     fn round(&mut self) {
-        self.asked = false;
+        self.cookies.turn(&self.stack);
     }
 
-    fn call(&mut self, peer: Peer, request: Request) -> Result<Reply, Refusal> {
-        match request {
-            Request::Listen(listen) => self.listen(peer, &listen),
-            Request::Close(which) => self.close(peer, &which),
-            Request::Ss { from } => Ok(Reply::Ss(self.ss(from))),
-            Request::Accept(which) => self.accept(peer, &which),
-            Request::CloseConnection { fd, reset } => self.close_connection(peer, SockFd(fd), reset),
-            Request::Reload { check } => self.reload(check).map(Reply::Reloaded),
-            Request::Capture(wanted) => self.capture(peer, &wanted).map(|()| Reply::Done {}),
+    fn call(&mut self, peer: Peer, request: &Request) -> Poll<Result<Reply, Refusal>> {
+        Poll::Ready(match request {
+            Request::Listen(listen) => self.listen(peer, listen),
+            Request::Close(which) => self.close(peer, which),
+            Request::Ss { from } => Ok(Reply::Ss(self.ss(*from))),
+            Request::Accept(which) => self.accept(peer, which),
+            Request::CloseConnection { fd, reset } => self.close_connection(peer, SockFd(*fd), *reset),
+            Request::Reload { check } => self.reload(*check).map(Reply::Reloaded),
+            Request::Capture(wanted) => self.capture(peer, wanted).map(|()| Reply::Done {}),
             Request::Captured {} => self.captured(peer).map(Reply::Captured),
-            Request::Top {} => Ok(Reply::Top(Box::new(self.top(peer)))),
-            Request::Why(ask) => self.why(&ask).map(|why| Reply::Why(Box::new(why))),
-            Request::Stats {} => Ok(Reply::Stats(Box::new(self.stats_of_round()))),
-            Request::Latency { core } => self.latency(core).map(Reply::Latency),
+            Request::Top {} => Ok(Reply::Top(Box::new(ready!(self.top(peer))))),
+            Request::Why(ask) => ready!(self.why(peer, ask)).map(|why| Reply::Why(Box::new(why))),
+            Request::Stats {} => {
+                ready!(self.poll_numbers(peer.client));
+                Ok(Reply::Stats(Box::new(self.known_stats())))
+            }
+            Request::Latency { core } => {
+                ready!(self.poll_numbers(peer.client));
+                self.latency(*core).map(Reply::Latency)
+            }
+            Request::Histograms { core } => {
+                ready!(self.poll_numbers(peer.client));
+                self.histograms(*core).map(|all| Reply::Histograms(Box::new(all)))
+            }
             Request::CookieKeys { rotate: false } => Ok(Reply::CookieKeys(self.cookies.show())),
             Request::CookieKeys { rotate: true } => {
-                let reply = self.rotate_cookie_keys()?;
-                tracing::info!(current = reply.current, uid = peer.uid, "cookie keys changed");
-                Ok(Reply::CookieKeys(reply))
+                ready!(self.rotate_cookie_keys(peer)).map(Reply::CookieKeys)
             }
-            Request::Histograms { core } => self.histograms(core).map(|all| Reply::Histograms(Box::new(all))),
-        }
+        })
     }
 
     fn gone(&mut self, client: u64) {
         self.captures.gone(client);
         self.top_gone(client);
+        self.numbers.gone(client);
+        self.dry_runs.gone(client);
+        self.cookies.gone(client);
         for fd in self.accepted.remove(&client).unwrap_or_default() {
             let _ = self.stack.close(fd, false);
         }
@@ -286,15 +295,19 @@ impl<D: Devices> Desk<D> {
         Ok(Reply::Done {})
     }
 
-    /// All counters as of now.
+    /// All counters as of now. Waits for the workers: for who has nobody else to serve.
     pub fn stats(&mut self) -> Stats {
-        self.round();
-        self.stats_of_round()
+        self.reporter.refresh(numbers::PATIENCE);
+        self.known_stats()
     }
 
-    /// All counters as of the first question in this round.
-    fn stats_of_round(&mut self) -> Stats {
-        self.refresh();
+    /// Ready once the workers have been asked for their numbers after `asker`'s first call, and have answered or are late.
+    pub fn poll_numbers(&mut self, asker: u64) -> Poll<()> {
+        self.numbers.poll(&self.reporter, asker)
+    }
+
+    /// All counters as the workers last told them.
+    pub fn known_stats(&self) -> Stats {
         let reporter = self.reporter.lock();
         let reports = reporter.each().enumerate();
         let cores: Vec<CoreStats> = reports.map(|(index, report)| self.core_stats(index, report)).collect();
@@ -309,13 +322,6 @@ impl<D: Devices> Desk<D> {
         let devices =
             self.ports.iter().cloned().zip(counters).map(|(name, counters)| DeviceStats { name, counters });
         Stats { cores, total, devices: devices.collect(), kernel: self.kernel_stats() }
-    }
-
-    /// Asks the workers for their numbers, once a round: who asks in the same one asked before they answered.
-    fn refresh(&mut self) {
-        if !std::mem::replace(&mut self.asked, true) {
-            self.reporter.lock().refresh(REPORT_PATIENCE);
-        }
     }
 
     fn core_stats(&self, index: usize, report: &CoreReport) -> CoreStats {
@@ -334,20 +340,20 @@ impl<D: Devices> Desk<D> {
         }
     }
 
-    /// Latencies as of the first question in this round, of all cores or of one.
+    /// Latencies as the workers last told them, of all cores or of one.
     ///
     /// # Errors
     /// There is no such core.
-    pub fn latency(&mut self, core: Option<u16>) -> Result<Latency, Refusal> {
+    pub fn latency(&self, core: Option<u16>) -> Result<Latency, Refusal> {
         let reports = self.reports(core)?;
         Ok(Latency { clocks: self.clocks(), ..latency_of(&reports) })
     }
 
-    /// The whole histograms as of the first question in this round, of all cores or of one.
+    /// The whole histograms as the workers last told them, of all cores or of one.
     ///
     /// # Errors
     /// There is no such core.
-    pub fn histograms(&mut self, core: Option<u16>) -> Result<Histograms, Refusal> {
+    pub fn histograms(&self, core: Option<u16>) -> Result<Histograms, Refusal> {
         let reports = self.reports(core)?;
         Ok(Histograms { cores: histograms_of(&reports), clocks: self.clocks() })
     }
@@ -357,8 +363,7 @@ impl<D: Devices> Desk<D> {
         self.ports.iter().cloned().zip(self.devices.clocks()).collect()
     }
 
-    fn reports(&mut self, core: Option<u16>) -> Result<Vec<CoreReport>, Refusal> {
-        self.refresh();
+    fn reports(&self, core: Option<u16>) -> Result<Vec<CoreReport>, Refusal> {
         let mut reports = self.reporter.lock().reports();
         if let Some(core) = core {
             let last = reports.len().saturating_sub(1);

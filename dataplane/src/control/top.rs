@@ -1,6 +1,7 @@
 //! What `hearken top` shows: counters, latencies and listeners of the last second, from one snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -17,8 +18,6 @@ use crate::histogram::{CoreReport, LATENCY_NS_MAX};
 const WINDOW: Duration = Duration::from_millis(900);
 /// Listeners that are shown.
 const LISTENERS: usize = 50;
-/// How long workers may take to hand their numbers over.
-const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The last window, and where the next one begins.
 #[derive(Debug, Default)]
@@ -33,7 +32,7 @@ pub struct TopWindow {
 
 impl<D> Desk<D> {
     /// What happened since the last window began.
-    pub fn top(&mut self, peer: Peer) -> Top {
+    pub fn top(&mut self, peer: Peer) -> Poll<Top> {
         if self.top.watchers.insert(peer.client) && self.top.watchers.len() == 1 {
             self.stack.watch_listeners(true);
             // What was counted before anybody watched is no part of a window.
@@ -42,9 +41,10 @@ impl<D> Desk<D> {
         }
         let now = Instant::now();
         if self.top.began.is_some_and(|began| now.duration_since(began) < WINDOW) {
-            return self.top.last.clone();
+            return Poll::Ready(self.top.last.clone());
         }
-        let reports = self.reporter.lock().snapshot(PATIENCE);
+        ready!(self.numbers.poll(&self.reporter, peer.client));
+        let reports = self.reporter.lock().reports();
         let seconds = self.top.began.map_or(0.0, |began| now.duration_since(began).as_secs_f64());
         let snmp: BTreeMap<&'static str, u64> = self.stack.snmp().into_iter().collect();
         let per_second = |now: u64, before: u64| {
@@ -70,7 +70,7 @@ impl<D> Desk<D> {
             watchers: std::mem::take(&mut self.top.watchers),
             listeners: std::mem::take(&mut self.top.listeners),
         };
-        top
+        Poll::Ready(top)
     }
 
     /// A client that watched is gone; without any, the cores no longer count by listener.

@@ -2,8 +2,10 @@
 //! run ([`listener::core::dry_run`]). Counters, tables and queues are as before.
 
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
+use listener::Stack;
 use listener::columns::Answers;
 use listener::core::dry_run::{Belongs, DryRun, HandedOver, Peek, Peeked};
 use listener::inet_hashtables::{BucketOf, ListenKey, Tried, compute_score};
@@ -13,6 +15,7 @@ use listener::vector::Vectors;
 use std::net::{IpAddr, SocketAddr};
 
 use super::proto::{AskWhy, Refusal, Why, WhyCandidate, WhyListener, WhyTried};
+use super::server::Peer;
 use super::service::{Desk, dev_index, local};
 use crate::burst::{Fate, Head, Lanes, Plain};
 use crate::hex;
@@ -24,21 +27,65 @@ use crate::summary::Summary;
 
 /// How long cores may take to say what they know of a flow.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often their answers are looked for.
-const LOOK_EVERY: Duration = Duration::from_micros(200);
 
 /// What a dry run needs beyond the stack.
 #[derive(Debug, Default)]
 pub struct DryRuns {
     locals: Vec<Arc<LocalTable>>,
     ticket: u32,
+    asking: Option<Asking>,
+}
+
+/// A question to the cores that is under way. There is one at a time: a core keeps one answer.
+#[derive(Debug)]
+struct Asking {
+    client: u64,
+    ticket: u32,
+    since: Instant,
+    /// By core.
+    answers: Vec<Option<Peeked>>,
 }
 
 impl DryRuns {
     /// With what is local to each port, in their order.
     pub fn new(locals: Vec<Arc<LocalTable>>) -> Self {
-        Self { locals, ticket: 0 }
+        Self { locals, ticket: 0, asking: None }
     }
+
+    /// The client does not wait any more.
+    pub(super) fn gone(&mut self, client: u64) {
+        self.asking.take_if(|asking| asking.client == client);
+    }
+
+    /// Begins to ask all cores what they know of the segment's flow.
+    fn ask(&mut self, stack: &Stack, (client, cores): (u64, usize), seg: &Segment) {
+        self.ticket = self.ticket.wrapping_add(1);
+        let (ticket, since) = (self.ticket, Instant::now());
+        for core in cores_of(cores) {
+            stack.peek(core, Peek { ticket, flow: seg.flow, dev: seg.dev });
+        }
+        self.asking = Some(Asking { client, ticket, since, answers: vec![None; cores] });
+    }
+
+    /// What the cores have answered to this client's question, once all have or the patience with them is over; none if
+    /// nobody has asked.
+    fn answers(&mut self, stack: &Stack, client: u64) -> Poll<Option<Vec<Option<Peeked>>>> {
+        let Some(asking) = &mut self.asking else { return Poll::Ready(None) };
+        if asking.client != client {
+            return Poll::Pending;
+        }
+        for (core, answer) in cores_of(asking.answers.len()).zip(&mut asking.answers) {
+            *answer = answer.take().or_else(|| stack.peeked(core, asking.ticket));
+        }
+        if asking.answers.iter().any(Option::is_none) && asking.since.elapsed() < PATIENCE {
+            return Poll::Pending;
+        }
+        Poll::Ready(self.asking.take().map(|asking| asking.answers))
+    }
+}
+
+fn cores_of(count: usize) -> impl Iterator<Item = CoreId> {
+    (0..u16::MAX).map(CoreId).take(count)
 }
 
 /// A frame on its way through the stages.
@@ -104,11 +151,24 @@ impl Walk {
 }
 
 impl<D> Desk<D> {
-    /// What would become of the frame.
+    /// What would become of the frame: at once, or when the cores have said what they know of its flow.
     ///
-    /// # Errors
-    /// It is no frame, there is no such port or core, or the core does not answer.
-    pub fn why(&mut self, ask: &AskWhy) -> Result<Why, Refusal> {
+    /// An error: it is no frame, there is no such port or core, or the core does not answer.
+    pub fn why(&mut self, peer: Peer, ask: &AskWhy) -> Poll<Result<Why, Refusal>> {
+        let answers = ready!(self.dry_runs.answers(&self.stack, peer.client));
+        let (place, walk) = match self.walk(ask) {
+            Ok(walk) => walk,
+            Err(refusal) => return Poll::Ready(Err(refusal)),
+        };
+        if answers.is_none() && walk.is_tcp() {
+            self.dry_runs.ask(&self.stack, (peer.client, self.cpus.len()), &walk.segs[0]);
+            return Poll::Pending;
+        }
+        Poll::Ready(self.conclude(ask, (place, walk), &answers.unwrap_or_default()))
+    }
+
+    /// The frame's way up to what only cores know, and the port that it comes in on.
+    fn walk(&self, ask: &AskWhy) -> Result<(usize, Walk), Refusal> {
         let bytes = hex::decode(&ask.frame).ok_or_else(|| Refusal::new("frame is not hexadecimal"))?;
         if bytes.len() > BUFFER_LEN {
             let len = bytes.len();
@@ -116,8 +176,22 @@ impl<D> Desk<D> {
                 "the frame has {len} octets; at most {BUFFER_LEN} can be tried"
             )));
         }
-        let (place, mut walk) = self.read(ask, &bytes)?;
+        let last = u16::try_from(self.cpus.len()).unwrap_or(u16::MAX).saturating_sub(1);
+        if let Some(core) = ask.core.filter(|core| *core > last) {
+            return Err(Refusal::new(format!("there is no core {core}; the cores are 0 to {last}")));
+        }
+        self.read(ask, &bytes)
+    }
+
+    /// The rest of the frame's way. `peeked` is what each core knows of its flow, as far as they have answered.
+    fn conclude(
+        &self,
+        ask: &AskWhy,
+        (place, mut walk): (usize, Walk),
+        peeked: &[Option<Peeked>],
+    ) -> Result<Why, Refusal> {
         let local = Arc::clone(&self.dry_runs.locals[place]);
+        let bytes = hex::decode(&ask.frame).unwrap_or_default();
         let mut why = Why {
             frame: Summary::of(&bytes).to_string(),
             device: self.ports[place].clone(),
@@ -126,11 +200,11 @@ impl<D> Desk<D> {
         };
         if walk.is_tcp() {
             let seg = walk.segs[0];
-            let (core, peeked) = self.ask_cores(ask.core, &seg)?;
+            let core = comes_to(ask.core, peeked)?;
             let HandedOver { dry, to } =
-                self.stack.dry_run_among(core, &seg, &peeked).map_err(|core| silent(Some(core)))?;
+                self.stack.dry_run_among(core, &seg, peeked).map_err(|core| silent(Some(core)))?;
             why.core = core.0;
-            why.owner = owner(&peeked);
+            why.owner = owner(peeked);
             why.counters = dry.counters.iter().map(|name| (*name).to_owned()).collect();
             if !to.is_empty() {
                 why.counters.extend(["handed_over".to_owned(), "taken_over".to_owned()]);
@@ -141,7 +215,7 @@ impl<D> Desk<D> {
         } else {
             walk.others(&local);
         }
-        conclude(&mut why, &walk);
+        tell(&mut why, &walk);
         Ok(why)
     }
 
@@ -162,35 +236,6 @@ impl<D> Desk<D> {
         let places = 0..self.dry_runs.locals.len();
         let found = places.map(walk).find(ours).or_else(|| (!self.ports.is_empty()).then(|| walk(0)));
         found.ok_or_else(|| Refusal::new("there is no port"))
-    }
-
-    /// The core that the segment comes to, which is `wanted`, or the one that has an entry, or the first one; and what each
-    /// core knows of the flow, as far as they answer.
-    fn ask_cores(
-        &mut self,
-        wanted: Option<u16>,
-        seg: &Segment,
-    ) -> Result<(CoreId, Vec<Option<Peeked>>), Refusal> {
-        let last = u16::try_from(self.cpus.len()).unwrap_or(u16::MAX).saturating_sub(1);
-        if let Some(core) = wanted.filter(|core| *core > last) {
-            return Err(Refusal::new(format!("there is no core {core}; the cores are 0 to {last}")));
-        }
-        let cores: Vec<CoreId> = (0..=last).map(CoreId).collect();
-        self.dry_runs.ticket = self.dry_runs.ticket.wrapping_add(1);
-        let ticket = self.dry_runs.ticket;
-        for core in &cores {
-            self.stack.peek(*core, Peek { ticket, flow: seg.flow, dev: seg.dev });
-        }
-        let (asked, mut answers) = (Instant::now(), vec![None; cores.len()]);
-        while answers.iter().any(Option::is_none) && asked.elapsed() < PATIENCE {
-            std::thread::sleep(LOOK_EVERY);
-            for (core, answer) in cores.iter().zip(&mut answers) {
-                *answer = answer.take().or_else(|| self.stack.peeked(*core, ticket));
-            }
-        }
-        let answered = (0..).zip(&answers).find(|(_, answer)| answer.is_some()).map(|(core, _)| core);
-        let first = wanted.or_else(|| owner(&answers)).or(answered).ok_or_else(|| silent(None))?;
-        Ok((CoreId(first), answers))
     }
 
     fn explain(&self, why: &mut Why, core: CoreId, seg: &Segment, dry: &DryRun) {
@@ -229,6 +274,12 @@ impl<D> Desk<D> {
             });
         }
     }
+}
+
+/// The core that the segment comes to: the one that is `wanted`, or that has an entry, or else the first that has answered.
+fn comes_to(wanted: Option<u16>, peeked: &[Option<Peeked>]) -> Result<CoreId, Refusal> {
+    let answered = || (0..).zip(peeked).find(|(_, answer)| answer.is_some()).map(|(core, _)| core);
+    wanted.or_else(|| owner(peeked)).or_else(answered).map(CoreId).ok_or_else(|| silent(None))
 }
 
 /// The core that knows the flow.
@@ -288,7 +339,7 @@ fn say_tried(
 }
 
 /// What the stages have made of the frame.
-fn conclude(why: &mut Why, walk: &Walk) {
+fn tell(why: &mut Why, walk: &Walk) {
     let (verdict, outcome) = match walk.fates[0] {
         Fate::Drop(reason) | Fate::Tcp(Verdict::Drop(reason)) => {
             why.verdict = "drop".into();

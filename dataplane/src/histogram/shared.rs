@@ -1,11 +1,11 @@
 //! A [`Reporter`] for the control thread and those threads of DPDK's that answer telemetry.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{CoreReport, Reporter};
+use super::{CoreReport, LOOK_EVERY, Reporter};
 
-/// Clones share one reporter; one of them asks the workers at a time, which takes as long as they take to answer.
+/// Clones share one reporter. Two that ask at once both wait until all workers have answered the later one.
 #[derive(Clone, Debug)]
 pub struct SharedReporter(Arc<Mutex<Reporter>>);
 
@@ -22,9 +22,23 @@ impl SharedReporter {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For who may outlive the run: asks as [`Reporter::snapshot`] as long as there is one.
+    /// As [`Reporter::refresh`], and holds up no other thread meanwhile.
+    pub fn refresh(&self, timeout: Duration) {
+        let asked = Instant::now();
+        self.lock().ask();
+        while self.lock().collect() > 0 && asked.elapsed() < timeout {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        self.lock().settle();
+    }
+
+    /// For who may outlive the run: asks as [`Self::refresh`] as long as there is one.
     pub fn weak(&self) -> impl Fn(Duration) -> Option<Vec<CoreReport>> + Send + Sync + use<> {
         let weak: Weak<Mutex<Reporter>> = Arc::downgrade(&self.0);
-        move |timeout| Some(Self(weak.upgrade()?).lock().snapshot(timeout))
+        move |timeout| {
+            let reporter = Self(weak.upgrade()?);
+            reporter.refresh(timeout);
+            Some(reporter.lock().reports())
+        }
     }
 }

@@ -10,8 +10,9 @@ use listener::drop_reason::DropReason;
 use listener::segment::Outcome;
 use listener::types::CoreId;
 
+use crate::control::numbers;
 use crate::control::proto::{self, OutcomeLatency};
-use crate::control::service::{Desk, Devices, REPORT_PATIENCE, latency_of};
+use crate::control::service::{Desk, Devices, latency_of};
 use crate::histogram::SharedReporter;
 use crate::stats::{CoreStats, Counters};
 
@@ -85,7 +86,7 @@ fn register_latency(eal: &Eal, reporter: &SharedReporter) -> Result<(), DpdkErro
     let ask = reporter.weak();
     let help = "Latencies by outcome, in ns. Parameters: none for all cores, or a worker's number";
     eal.telemetry_command("/hearken/latency", help, move |params| {
-        let latency = latency_of(&ask(REPORT_PATIENCE)?);
+        let latency = latency_of(&ask(numbers::PATIENCE)?);
         let outcomes = match params {
             "" => latency.total,
             number => latency.cores.into_iter().nth(number.parse().ok()?)?.outcomes,

@@ -8,8 +8,11 @@ use super::health::Health;
 use super::notify::Notifier;
 use super::{Running, StartError};
 use crate::config::Config;
-use crate::http::{Answer, Http};
+use crate::http::{Answer, Http, Question};
 use crate::metrics::{Format, Page};
+
+/// Tells clients of HTTP from those of the control socket, who ask the workers too.
+const HTTP_ASKER: u64 = 1 << 63;
 
 /// The watchers, before and while there are workers.
 pub(super) struct Watch {
@@ -73,8 +76,8 @@ impl Watch {
     pub(super) fn round(&self, round: Duration) -> Duration {
         let watchdog = self.watchdog.as_ref().map_or(round, |watchdog| watchdog.every);
         // A client that takes its answer in pieces cannot be waited for together with those that ask.
-        let sending = self.http.as_ref().is_some_and(Http::is_sending);
-        if sending { Duration::from_millis(5) } else { round.min(watchdog) }
+        let http = self.http.as_ref().and_then(Http::look_again).unwrap_or(round);
+        round.min(watchdog).min(http)
     }
 
     /// One round: answers who asks, feeds the watchdog if every worker makes progress.
@@ -94,24 +97,30 @@ impl Watch {
         let Some(http) = &mut self.http else { return };
         // Made once a round and format, however many ask.
         let mut pages: [Option<Vec<u8>>; Format::ALL.len()] = Default::default();
-        http.turn(|question| match (question.path.as_str(), &health) {
+        let desk = std::cell::RefCell::new(running);
+        let answer = |client: u64, question: &Question| match (question.path.as_str(), &health) {
             ("/metrics", _) => {
+                let mut running = desk.borrow_mut();
+                if running.desk.poll_numbers(HTTP_ASKER | client).is_pending() {
+                    return None;
+                }
                 let format = Format::negotiate(&question.accept);
                 let page = &mut pages[format as usize];
                 let body = page.get_or_insert_with(|| running.page(health.is_ok()).bytes(format)).clone();
-                Answer { status: "200 OK", content_type: format.content_type(), body }
+                Some(Answer { status: "200 OK", content_type: format.content_type(), body })
             }
-            ("/healthz", Ok(())) => Answer::text("200 OK", "ok"),
-            ("/healthz", Err(stuck)) => Answer::text("503 Service Unavailable", stuck),
-            _ => Answer::text("404 Not Found", "there are /metrics and /healthz"),
-        });
+            ("/healthz", Ok(())) => Some(Answer::text("200 OK", "ok")),
+            ("/healthz", Err(stuck)) => Some(Answer::text("503 Service Unavailable", stuck)),
+            _ => Some(Answer::text("404 Not Found", "there are /metrics and /healthz")),
+        };
+        http.turn(answer, |client| desk.borrow_mut().desk.numbers.gone(HTTP_ASKER | client));
     }
 }
 
 impl Running {
-    /// The page for Prometheus as of now.
-    fn page(&mut self, healthy: bool) -> Page {
-        let stats = self.desk.stats();
+    /// The page for Prometheus, with what the workers last told.
+    fn page(&self, healthy: bool) -> Page {
+        let stats = self.desk.known_stats();
         let reports = self.desk.reporter.lock().reports();
         #[cfg(feature = "dpdk")]
         let dpdk = self.eal.as_ref().map_or_else(|| "none".into(), |_| ::dpdk::version());

@@ -3,8 +3,8 @@ use std::path::Path;
 
 use super::*;
 use crate::control::proto::{Request, Which};
-use crate::control::server::{Peer, Service};
-use crate::control::service::tests::{TestDesk, desk_on};
+use crate::control::server::Peer;
+use crate::control::service::tests::{TestDesk, ask, desk_on};
 
 const ROOT: Peer = Peer { client: 1, uid: 0 };
 
@@ -102,13 +102,13 @@ fn what_was_opened_or_closed_by_hand_is_known() {
         |addr: &str| Which { addr: addr.parse().expect("an address"), device: None, fd: None, all: false };
     let by_hand =
         Listen { addr: "198.18.0.1:90".parse().expect("an address"), ..desk.loaded.listeners[0].0.clone() };
-    desk.call(ROOT, Request::Close(which("198.18.0.1:80"))).expect("it is there");
-    desk.call(ROOT, Request::Listen(by_hand)).expect("a free port");
+    ask(&mut desk, ROOT, Request::Close(which("198.18.0.1:80"))).expect("it is there");
+    ask(&mut desk, ROOT, Request::Listen(by_hand)).expect("a free port");
     assert_eq!(changes(&mut desk, false), ["+ listener 198.18.0.1:80, backlog 4096, then queue"]);
     assert_eq!(desk.stack.listeners().len(), 2, "the one opened by hand stays");
     write(&file, "[[listener]]\naddr = \"198.18.0.1:90\"\n");
     refused(&mut desk, "h.toml:6: EADDRINUSE: cannot listen on 198.18.0.1:90");
-    desk.call(ROOT, Request::Close(which("198.18.0.1:90"))).expect("it is there");
+    ask(&mut desk, ROOT, Request::Close(which("198.18.0.1:90"))).expect("it is there");
     assert_eq!(changes(&mut desk, false).len(), 2);
 }
 

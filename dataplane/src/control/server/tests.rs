@@ -11,10 +11,11 @@ use crate::control::proto::{ListenerRow, Ss};
 #[derive(Default)]
 struct Fake {
     gone: Arc<AtomicU64>,
+    busy: Arc<AtomicBool>,
 }
 
 impl Service for Fake {
-    fn call(&mut self, peer: Peer, request: Request) -> Result<Reply, Refusal> {
+    fn call(&mut self, peer: Peer, request: &Request) -> Poll<Result<Reply, Refusal>> {
         let row = |local: &str| ListenerRow {
             state: "LISTEN".into(),
             recv_q: 0,
@@ -26,7 +27,9 @@ impl Service for Fake {
             reuseport: false,
             v6only: false,
         };
-        match request {
+        Poll::Ready(match request {
+            // Under way as long as the test says so.
+            Request::Top {} if self.busy.load(Ordering::Relaxed) => return Poll::Pending,
             Request::Ss { .. } => {
                 Ok(Reply::Ss(Ss { listeners: vec![row("198.18.0.1:80")], kernel: vec![], next: None }))
             }
@@ -36,7 +39,7 @@ impl Service for Fake {
                 next: None,
             })),
             _ => Err(Refusal { errno: Some("EINVAL".into()), message: "not here".into() }),
-        }
+        })
     }
 
     fn gone(&mut self, _client: u64) {
@@ -50,6 +53,7 @@ struct Running {
     path: PathBuf,
     stop: Arc<AtomicBool>,
     gone: Arc<AtomicU64>,
+    busy: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -60,7 +64,7 @@ impl Running {
         let mut server = Server::bind(&path).expect("a free path");
         server.patience = Duration::from_millis(300);
         let (stop, mut service) = (Arc::new(AtomicBool::new(false)), Fake::default());
-        let gone = Arc::clone(&service.gone);
+        let (gone, busy) = (Arc::clone(&service.gone), Arc::clone(&service.busy));
         let thread = thread::spawn({
             let stop = Arc::clone(&stop);
             move || {
@@ -73,7 +77,7 @@ impl Running {
                 }
             }
         });
-        Self { _dir: dir, path, stop, gone, thread: Some(thread) }
+        Self { _dir: dir, path, stop, gone, busy, thread: Some(thread) }
     }
 
     fn stream(&self) -> UnixStream {
@@ -125,6 +129,35 @@ fn requests_are_answered_in_order() {
     let lines: Vec<String> = BufReader::new(stream).lines().collect::<Result<_, _>>().expect("lines");
     let ok: Vec<bool> = lines.iter().map(|line| line.starts_with("{\"v\":1,\"ok\":")).collect();
     assert_eq!(ok, [true, false, true]);
+}
+
+#[test]
+fn a_request_that_is_under_way_holds_up_nobody_and_keeps_its_order() {
+    let server = Running::start();
+    server.busy.store(true, Ordering::Relaxed);
+    let mut stream = server.stream();
+    let lines = [proto::request_line(&Request::Top {}), proto::request_line(&Request::Ss { from: 0 })];
+    stream.write_all(&lines.concat()).expect("room to write");
+    // One who leaves is seen to leave.
+    let gone = server.gone.load(Ordering::Relaxed);
+    let mut impatient = server.stream();
+    impatient.write_all(&lines[0]).expect("room to write");
+    server.serves();
+    drop(impatient);
+    let begun = Instant::now();
+    while server.gone.load(Ordering::Relaxed) < gone + 2 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "a client that has left is kept");
+        thread::sleep(Duration::from_millis(1));
+    }
+    // Longer than the patience with clients that dawdle.
+    thread::sleep(Duration::from_millis(500));
+    server.serves();
+    stream.set_nonblocking(true).expect("a socket");
+    assert_eq!(stream.read(&mut [0]).expect_err("not answered").kind(), ErrorKind::WouldBlock);
+    stream.set_nonblocking(false).expect("a socket");
+    server.busy.store(false, Ordering::Relaxed);
+    let lines: Vec<_> = BufReader::new(stream).lines().take(2).collect::<Result<_, _>>().expect("lines");
+    assert!(lines[0].contains("not here") && lines[1].starts_with("{\"v\":1,\"ok\":"), "{lines:?}");
 }
 
 #[test]

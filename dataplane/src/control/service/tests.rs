@@ -37,7 +37,7 @@ pub(crate) fn desk_on(sysctl: Sysctl) -> TestDesk {
     Desk {
         stack: Arc::new(Stack::new(config).expect("a stack").0),
         reporter: Reporter::new([(CoreId(0), Arc::<Mailbox>::default())]).into(),
-        asked: false,
+        numbers: Numbers::default(),
         devices: vec![BTreeMap::from([("imissed".to_owned(), 7)])],
         ports: vec!["wan".into()],
         cpus: vec![3],
@@ -68,8 +68,16 @@ fn which(addr: &str) -> Which {
     Which { addr: addr.parse().expect("an address"), device: None, fd: None, all: false }
 }
 
-fn ss(desk: &mut Desk<Vec<BTreeMap<String, u64>>>) -> Vec<proto::ListenerRow> {
-    match desk.call(ROOT, Request::Ss { from: 0 }) {
+/// What is answered at once.
+pub(crate) fn ask(desk: &mut TestDesk, peer: Peer, request: Request) -> Result<Reply, Refusal> {
+    match desk.call(peer, &request) {
+        Poll::Ready(reply) => reply,
+        Poll::Pending => panic!("{request:?} waits for the workers"),
+    }
+}
+
+fn ss(desk: &mut TestDesk) -> Vec<proto::ListenerRow> {
+    match ask(desk, ROOT, Request::Ss { from: 0 }) {
         Ok(Reply::Ss(ss)) => ss.listeners,
         other => panic!("{other:?}"),
     }
@@ -80,16 +88,17 @@ fn listeners_come_and_go() {
     let mut desk = desk();
     let fancy =
         Listen { device: Some("wan".into()), then: ThenName::Discard, backlog: 9, ..listen("[::]:443") };
-    let opened = desk.call(ROOT, Request::Listen(fancy)).expect("a listener");
+    let opened = ask(&mut desk, ROOT, Request::Listen(fancy)).expect("a listener");
     let Reply::Listening(Listening { fd, backlog: 9, .. }) = opened else { panic!("{opened:?}") };
-    desk.call(ROOT, Request::Listen(Listen { backlog: -1, ..listen("198.18.0.1:80") })).expect("a listener");
+    ask(&mut desk, ROOT, Request::Listen(Listen { backlog: -1, ..listen("198.18.0.1:80") }))
+        .expect("a listener");
     let rows = ss(&mut desk);
     assert_eq!(rows.len(), 2);
     assert_eq!((rows[0].fd, rows[0].send_q, rows[0].local), (fd, 9, "[::]:443".parse().expect("an address")));
     assert_eq!((rows[0].device.as_deref(), rows[0].then), (Some("wan"), ThenName::Discard));
     assert_eq!((rows[1].send_q, rows[1].then), (4096, ThenName::Queue));
     assert_eq!(
-        desk.call(ROOT, Request::Close(which("[::]:443"))),
+        ask(&mut desk, ROOT, Request::Close(which("[::]:443"))),
         Ok(Reply::Closed(Closed { closed: vec![fd] }))
     );
     assert_eq!(ss(&mut desk).len(), 1);
@@ -98,7 +107,7 @@ fn listeners_come_and_go() {
 #[test]
 fn refusals_carry_the_errno_and_the_next_step() {
     let mut desk = desk();
-    desk.call(ROOT, Request::Listen(listen("0.0.0.0:80"))).expect("a listener");
+    ask(&mut desk, ROOT, Request::Listen(listen("0.0.0.0:80"))).expect("a listener");
     let user = Peer { client: 2, uid: 1000 };
     let cases = [
         (
@@ -129,11 +138,11 @@ fn refusals_carry_the_errno_and_the_next_step() {
         ),
     ];
     for (peer, listen, message) in cases {
-        let refusal = desk.call(peer, Request::Listen(listen)).expect_err(message);
+        let refusal = ask(&mut desk, peer, Request::Listen(listen)).expect_err(message);
         assert_eq!(refusal.to_string(), message);
     }
     // A failed attempt leaves no socket behind: the next one gets the same descriptor.
-    let Ok(Reply::Listening(first)) = desk.call(ROOT, Request::Listen(listen("198.18.0.1:82"))) else {
+    let Ok(Reply::Listening(first)) = ask(&mut desk, ROOT, Request::Listen(listen("198.18.0.1:82"))) else {
         panic!()
     };
     assert_eq!(first.fd, ss(&mut desk)[0].fd + 1);
@@ -143,11 +152,11 @@ fn refusals_carry_the_errno_and_the_next_step() {
 fn of_several_listeners_one_must_be_chosen() {
     let mut desk = desk();
     for _ in 0..3 {
-        desk.call(ROOT, Request::Listen(Listen { reuseport: true, ..listen("198.18.0.1:80") }))
+        ask(&mut desk, ROOT, Request::Listen(Listen { reuseport: true, ..listen("198.18.0.1:80") }))
             .expect("a member");
     }
     let fds: Vec<u32> = ss(&mut desk).iter().map(|row| row.fd).collect();
-    let refusal = desk.call(ROOT, Request::Close(which("198.18.0.1:80"))).expect_err("three of them");
+    let refusal = ask(&mut desk, ROOT, Request::Close(which("198.18.0.1:80"))).expect_err("three of them");
     let [a, b, c] = fds[..] else { panic!("{fds:?}") };
     assert_eq!(
         refusal.to_string(),
@@ -155,10 +164,11 @@ fn of_several_listeners_one_must_be_chosen() {
             "3 listeners are on 198.18.0.1:80: fd {a}, {b}, {c}; choose one with --fd, or all with --all"
         )
     );
-    desk.call(ROOT, Request::Close(Which { fd: Some(b), ..which("198.18.0.1:80") })).expect("one of them");
-    desk.call(ROOT, Request::Close(Which { all: true, ..which("198.18.0.1:80") })).expect("the others");
+    ask(&mut desk, ROOT, Request::Close(Which { fd: Some(b), ..which("198.18.0.1:80") }))
+        .expect("one of them");
+    ask(&mut desk, ROOT, Request::Close(Which { all: true, ..which("198.18.0.1:80") })).expect("the others");
     assert!(ss(&mut desk).is_empty());
-    let refusal = desk.call(ROOT, Request::Close(which("198.18.0.1:80"))).expect_err("none left");
+    let refusal = ask(&mut desk, ROOT, Request::Close(which("198.18.0.1:80"))).expect_err("none left");
     assert_eq!(refusal.to_string(), "no such listener: 198.18.0.1:80; see \"hearken ss\"");
 }
 
@@ -166,27 +176,27 @@ fn of_several_listeners_one_must_be_chosen() {
 fn a_listener_belongs_to_its_user() {
     let mut desk = desk();
     let (owner, other) = (Peer { client: 2, uid: 1000 }, Peer { client: 3, uid: 1001 });
-    desk.call(owner, Request::Listen(listen("198.18.0.1:8080"))).expect("a listener");
+    ask(&mut desk, owner, Request::Listen(listen("198.18.0.1:8080"))).expect("a listener");
     for request in [Request::Close(which("198.18.0.1:8080")), Request::Accept(which("198.18.0.1:8080"))] {
-        let refusal = desk.call(other, request).expect_err("somebody else's");
+        let refusal = ask(&mut desk, other, request).expect_err("somebody else's");
         assert_eq!(refusal.errno.as_deref(), Some("EPERM"));
         assert!(refusal.message.contains("belongs to user 1000"), "{refusal}");
     }
-    desk.call(owner, Request::Close(which("198.18.0.1:8080"))).expect("its own");
+    ask(&mut desk, owner, Request::Close(which("198.18.0.1:8080"))).expect("its own");
 }
 
 #[test]
 fn an_empty_accept_queue_says_so() {
     let mut desk = desk();
-    desk.call(ROOT, Request::Listen(listen("198.18.0.1:80"))).expect("a listener");
-    desk.call(ROOT, Request::Listen(Listen { then: ThenName::Discard, ..listen("198.18.0.1:9") }))
+    ask(&mut desk, ROOT, Request::Listen(listen("198.18.0.1:80"))).expect("a listener");
+    ask(&mut desk, ROOT, Request::Listen(Listen { then: ThenName::Discard, ..listen("198.18.0.1:9") }))
         .expect("a listener");
-    let refusal = desk.call(ROOT, Request::Accept(which("198.18.0.1:80"))).expect_err("an empty queue");
+    let refusal = ask(&mut desk, ROOT, Request::Accept(which("198.18.0.1:80"))).expect_err("an empty queue");
     assert_eq!(refusal.to_string(), "EAGAIN: on 198.18.0.1:80: No connection waits in the accept queue.");
-    let refusal = desk.call(ROOT, Request::Accept(which("198.18.0.1:9"))).expect_err("no queue");
+    let refusal = ask(&mut desk, ROOT, Request::Accept(which("198.18.0.1:9"))).expect_err("no queue");
     assert!(refusal.message.ends_with("it was opened with then = discard."), "{refusal}");
     let refusal =
-        desk.call(ROOT, Request::CloseConnection { fd: 3, reset: false }).expect_err("not accepted");
+        ask(&mut desk, ROOT, Request::CloseConnection { fd: 3, reset: false }).expect_err("not accepted");
     assert_eq!(
         refusal.to_string(),
         "EBADF: fd 3 was not accepted by this client: No socket has this descriptor."
@@ -198,12 +208,12 @@ fn many_listeners_come_in_pages() {
     let mut desk = desk();
     let count = u16::try_from(proto::SS_ROWS_MAX + 5).expect("fits");
     for port in 1..=count {
-        desk.call(ROOT, Request::Listen(listen(&format!("198.18.0.1:{port}")))).expect("a listener");
+        ask(&mut desk, ROOT, Request::Listen(listen(&format!("198.18.0.1:{port}")))).expect("a listener");
     }
-    let Ok(Reply::Ss(first)) = desk.call(ROOT, Request::Ss { from: 0 }) else { panic!() };
+    let Ok(Reply::Ss(first)) = ask(&mut desk, ROOT, Request::Ss { from: 0 }) else { panic!() };
     assert_eq!(first.listeners.len(), proto::SS_ROWS_MAX);
     let from = first.next.expect("there are more");
-    let Ok(Reply::Ss(second)) = desk.call(ROOT, Request::Ss { from }) else { panic!() };
+    let Ok(Reply::Ss(second)) = ask(&mut desk, ROOT, Request::Ss { from }) else { panic!() };
     assert_eq!((second.listeners.len(), second.next), (5, None));
     assert_eq!(second.listeners[0].local.port(), count - 4);
 }
@@ -223,16 +233,42 @@ fn stats_name_every_reason_and_every_core() {
 }
 
 #[test]
-fn clients_share_the_answers_of_a_round_and_the_process_itself_asks_anew() {
+fn who_asks_for_numbers_is_answered_when_the_workers_have_answered() {
     let mailbox = Arc::<Mailbox>::default();
     let mut desk = Desk { reporter: Reporter::new([(CoreId(0), mailbox.clone())]).into(), ..desk() };
     assert_eq!(desk.stats().total.outcomes["synack"], 0);
+    assert!(desk.call(ROOT, &Request::Stats {}).is_pending());
     let mut last = Box::<Interval>::default();
     last.counters.outcomes[Outcome::SynAck as usize] = 5;
     mailbox.finish(last);
-    let Ok(Reply::Stats(same)) = desk.call(ROOT, Request::Stats {}) else { panic!("there are stats") };
-    assert_eq!(same.total.outcomes["synack"], 0);
-    assert_eq!(desk.stats().total.outcomes["synack"], 5);
+    let Ok(Reply::Stats(stats)) = ask(&mut desk, ROOT, Request::Stats {}) else { panic!("there are stats") };
+    assert_eq!((stats.total.outcomes["synack"], stats.cores[0].late), (5, false));
+}
+
+#[test]
+fn nobody_waits_for_a_core_that_stands_still() {
+    let mut desk = desk();
+    let clients: Vec<Peer> = (1..20).map(|client| Peer { client, uid: 0 }).collect();
+    let slow = [
+        Request::Stats {},
+        Request::Latency { core: None },
+        Request::Histograms { core: None },
+        Request::Top {},
+    ];
+    let rotate = Request::CookieKeys { rotate: true };
+    // Each is told later; what needs no worker is answered meanwhile.
+    for (peer, request) in clients.iter().zip(slow.iter().chain([&rotate])) {
+        assert!(desk.call(*peer, request).is_pending(), "{request:?}");
+        assert!(ss(&mut desk).is_empty());
+    }
+    let begun = std::time::Instant::now();
+    let mut waiting: Vec<_> = clients.iter().zip(slow.iter().chain([&rotate])).collect();
+    while !waiting.is_empty() {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{waiting:?}");
+        desk.round();
+        waiting.retain(|(peer, request)| desk.call(**peer, request).is_pending());
+        std::thread::yield_now();
+    }
 }
 
 #[test]
