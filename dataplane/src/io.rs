@@ -193,6 +193,12 @@ pub trait PacketIo: Send {
     /// What the device does by itself.
     fn capabilities(&self) -> Capabilities;
 
+    /// False while nothing can be sent because the link is down.
+    #[inline]
+    fn is_link_up(&self) -> bool {
+        true
+    }
+
     /// Where the device stamps frames with their time of arrival: writes how long each of `frames`, which have just been
     /// received, had waited by then, in ns, and returns true; 0 for one without a stamp that can be used. Elsewhere writes
     /// nothing and returns false, which is all that it then costs.

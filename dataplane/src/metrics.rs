@@ -13,7 +13,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use crate::control::proto::{CoreStats, Stats};
+use crate::control::proto::{CoreStats, PortLink, Stats};
 use crate::histogram::CoreReport;
 use crate::names::{self, Name};
 
@@ -60,6 +60,8 @@ pub struct Page {
     pub reports: Vec<CoreReport>,
     /// Every worker makes progress.
     pub healthy: bool,
+    /// No link is down.
+    pub linked: bool,
     /// The version of DPDK, or that there is none.
     pub dpdk: String,
 }
@@ -142,6 +144,7 @@ impl Page {
         let mut families = self.counters();
         families.extend(self.snmp());
         families.extend(self.devices());
+        families.extend(self.links());
         families.extend(self.kernel());
         families.extend(self.state());
         families.push(self.latency());
@@ -200,6 +203,20 @@ impl Page {
         own.chain([Family::numbers("hearken_device_xstat", about, Kind::Gauge, xstats)])
     }
 
+    fn links(&self) -> [Family<'_>; 2] {
+        let family = |name: &'static Name, kind, of: fn(&PortLink) -> u64| {
+            let links =
+                self.stats.devices.iter().filter_map(|device| Some((&device.name, device.link.as_ref()?)));
+            let series = links.map(|(port, link)| ([("port", port.clone())], of(link)));
+            Family::numbers(format!("hearken_link_{}", name.name), name.sentence, kind, series)
+        };
+        let [up, changes] = &names::LINK;
+        [
+            family(up, Kind::Gauge, |link| u64::from(link.up)),
+            family(changes, Kind::Counter, |link| link.changes),
+        ]
+    }
+
     /// What the programs on the kernel's path counted, where there are any.
     fn kernel(&self) -> Vec<Family<'_>> {
         let Some(kernel) = &self.stats.kernel else { return Vec::new() };
@@ -222,8 +239,10 @@ impl Page {
         let late = self.cores().map(|(core, stats)| ([("core", core)], u64::from(stats.late)));
         let about = "1 if the core did not answer in time: its counters are read as they stand, its latencies are older.";
         let late = Family::numbers("hearken_late", about, Kind::Gauge, late);
-        let healthy = [([("check", "workers".to_owned())], u64::from(self.healthy))];
-        let about = "1 if every worker makes progress.";
+        let checks = [("workers", self.healthy), ("links", self.linked)];
+        let healthy = checks.map(|(check, is)| ([("check", check.to_owned())], u64::from(is)));
+        let about =
+            "1 if every worker makes progress (workers), and if the links of all ports are up (links).";
         let healthy = Family::numbers("hearken_healthy", about, Kind::Gauge, healthy);
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let build = [([("version", version), ("dpdk", self.dpdk.clone())], 1)];

@@ -23,8 +23,9 @@ pub struct Name {
     pub sentence: &'static str,
 }
 
-/// What every DPDK driver counts since the port's start, by DPDK's names.
-pub const DEVICE_COUNTERS: [Name; 8] = [
+/// What every DPDK driver counts since the port's start, by DPDK's names; then what the kernel counts in front of drivers that
+/// read from its sockets.
+pub const DEVICE_COUNTERS: [Name; 10] = [
     Name { name: "ipackets", unit: "frames", sentence: "Frames received." },
     Name { name: "opackets", unit: "frames", sentence: "Frames sent." },
     Name { name: "ibytes", unit: "bytes", sentence: "Octets received." },
@@ -41,6 +42,26 @@ pub const DEVICE_COUNTERS: [Name; 8] = [
         unit: "frames",
         sentence: "Lost because no mbuf was free: the pool was too small.",
     },
+    Name {
+        name: "ring_full",
+        unit: "frames",
+        sentence: "Lost by the kernel because the ring of the driver's socket was full: the worker was too slow (net_af_packet, net_af_xdp).",
+    },
+    Name {
+        name: "interface_dropped",
+        unit: "frames",
+        sentence: "Dropped by the kernel at the interface below: on its way to hearken, or, of a frame for no protocol, anyway.",
+    },
+];
+
+/// What is said of the link of each port.
+pub const LINK: [Name; 2] = [
+    Name {
+        name: "up",
+        unit: "0 or 1",
+        sentence: "1 if frames can pass, by the driver's account and by that of the kernel's interface below, if there is one.",
+    },
+    Name { name: "changes", unit: "changes", sentence: "How often that has changed since the start." },
 ];
 
 /// What the programs on the kernel's path count, in front of the kernel's listeners: first those of the claim, then those of
@@ -183,15 +204,8 @@ pub fn groups() -> Vec<Group> {
             metric: "hearken_snmp_NAME_total{core}",
             names: snmp.collect(),
         },
-        Group {
-            title: "Each device",
-            about: "By the device's own account, for all its queues. A frame that is lost here never reached a \
-                    worker. What else the driver counts (xstats, per queue too, such as `rx_q0_packets`) stands \
-                    beside these under the driver's names; in Prometheus as `hearken_device_xstat{port,xstat}`.",
-            json: "devices[].NAME",
-            metric: "hearken_device_NAME_total{port}",
-            names: DEVICE_COUNTERS.to_vec(),
-        },
+        device_group(),
+        link_group(),
         Group {
             title: "Beside the kernel",
             about: "Counted by the programs on the kernel's path, where hearken stands in front of the kernel's \
@@ -202,6 +216,31 @@ pub fn groups() -> Vec<Group> {
             names: KERNEL_COUNTERS.to_vec(),
         },
     ]
+}
+
+fn device_group() -> Group {
+    Group {
+        title: "Each device",
+        about: "By the device's own account, for all its queues. A frame that is lost here never reached a \
+                worker. What else the driver counts (xstats, per queue too, such as `rx_q0_packets`) stands \
+                beside these under the driver's names; in Prometheus as `hearken_device_xstat{port,xstat}`. Some drivers \
+                never count `imissed` (virtio, memif, vhost and others): `losses_uncounted` is there then, and the start \
+                says so.",
+        json: "devices[].NAME",
+        metric: "hearken_device_NAME_total{port}",
+        names: DEVICE_COUNTERS.to_vec(),
+    }
+}
+
+fn link_group() -> Group {
+    Group {
+        title: "The link of each port",
+        about: "`up` is a gauge and has no `_total`; in JSON it is true or false, and `seconds` is for how long it has \
+                been so.",
+        json: "devices[].link.NAME",
+        metric: "hearken_link_NAME_total{port}",
+        names: LINK.to_vec(),
+    }
 }
 
 /// The page `COUNTERS.md`.

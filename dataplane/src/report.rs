@@ -230,12 +230,21 @@ fn device_text(device: &DeviceStats, all: bool) -> String {
             table.add_row([Cell::new(format!("  {name}")), number(*count), sentence]);
         }
     }
-    text(&mut table)
+    let mut out = text(&mut table);
+    // Writing to a String cannot fail.
+    if let Some(link) = &device.link {
+        let times = if link.changes == 1 { "once".to_owned() } else { format!("{} times", link.changes) };
+        let _ = writeln!(out, "  driver {}, link {}, changed {times}", device.driver, link.text());
+    }
+    if device.losses_uncounted {
+        let _ = writeln!(out, "  this driver counts no losses: imissed says nothing");
+    }
+    out
 }
 
 /// Counters of frames that a device lost: shown also when they are 0, because that is good news.
 fn is_loss(name: &str) -> bool {
-    matches!(name, "imissed" | "ierrors" | "oerrors" | "rx_nombuf")
+    matches!(name, "imissed" | "ierrors" | "oerrors" | "rx_nombuf" | "ring_full" | "interface_dropped")
 }
 
 /// Latencies in nanoseconds: one line per core and outcome, then all cores together.

@@ -23,7 +23,7 @@ mod watch;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +38,7 @@ use crate::control::numbers::Numbers;
 use crate::control::proto::{Latency, PortClock, Stats};
 use crate::control::reload::Loaded;
 use crate::control::server::{BindError, Server};
-use crate::control::service::{Desk, Devices, dev_index};
+use crate::control::service::{Desk, DeviceState, Devices, dev_index};
 use crate::control::top::TopWindow;
 use crate::control::why::DryRuns;
 use crate::histogram::Reporter;
@@ -82,6 +82,8 @@ pub struct Running {
     pub desk: Desk<Box<dyn Devices>>,
     stats: Vec<Arc<CoreStats>>,
     team: Team,
+    /// Becomes readable when a link changes, where the kernel tells.
+    links: Option<OwnedFd>,
 }
 
 /// What there is to say at the end.
@@ -118,6 +120,8 @@ fn start_dpdk(config: &Config, cores: Vec<usize>) -> Result<Running, StartError>
         ports.push(OpenPort { queues: port.queues, mac: port.mac, mtu: port.mtu });
     }
     let (eal, handle) = (devices.eal.clone(), Some(devices.eal.clone()));
+    let links =
+        devices.link_news().map_err(|error| StartError::Run(format!("no descriptor is left: {error}")))?;
     let lcores = telemetry::Lcores::default();
     let entered = lcores.clone();
     let enter = move |worker: usize| {
@@ -140,7 +144,7 @@ fn start_dpdk(config: &Config, cores: Vec<usize>) -> Result<Running, StartError>
         let registered = telemetry::register(eal, &running.stats, &running.desk, lcores);
         registered.map_err(|error| StartError::Run(error.to_string()))?;
     }
-    Ok(Running { peers, eal: handle, ..running })
+    Ok(Running { peers, eal: handle, links, ..running })
 }
 
 #[cfg(not(feature = "dpdk"))]
@@ -183,8 +187,16 @@ impl Devices for Box<dyn Devices> {
         (**self).clocks()
     }
 
+    fn states(&self) -> Vec<DeviceState> {
+        (**self).states()
+    }
+
     fn tick(&mut self) {
         (**self).tick();
+    }
+
+    fn gone(&self) -> Option<String> {
+        (**self).gone()
     }
 }
 
@@ -262,6 +274,7 @@ where
         desk,
         stats,
         team,
+        links: None,
     })
 }
 
@@ -381,10 +394,10 @@ impl Running {
         others: &[BorrowedFd<'_>],
         timeout: Duration,
     ) -> io::Result<()> {
-        let Self { desk, team, .. } = self;
+        let Self { desk, team, links, .. } = self;
         let mut others: Vec<BorrowedFd<'_>> = others.iter().copied().chain([team.wake_fd()]).collect();
         let kernel = desk.kernel_fd().map_err(|error| io::Error::other(error.to_string()))?;
-        others.extend(kernel.as_ref().map(AsFd::as_fd));
+        others.extend(kernel.iter().chain(&*links).map(AsFd::as_fd));
         server.turn(desk, &others, timeout)?;
         desk.devices.tick();
         desk.turn_kernel();
@@ -401,9 +414,9 @@ impl Running {
         self.stats.iter().all(|stats| stats.exhausted())
     }
 
-    /// Why the run must end, if a worker has ended by itself.
-    pub fn failure(&mut self) -> Option<&str> {
-        self.team.failure()
+    /// Why the run must end, if a worker has ended by itself, or a device is gone for good.
+    pub fn failure(&mut self) -> Option<String> {
+        self.team.failure().map(str::to_owned).or_else(|| self.desk.devices.gone())
     }
 
     /// Stops the workers, then the devices, and says what was counted, and as an error what a worker ended by, if not

@@ -25,6 +25,7 @@ macro_rules! core_counters {
             originated: "frames", "Frames that no frame asked for and a device took: retransmissions, FINs, gratuitous ARP.";
             originated_rejected: "frames", "Frames that no frame asked for and that the device's driver rejected (rte_eth_tx_prepare).";
             originated_lost: "segments", "Segments that no frame asked for and that had no device of this worker to go to.";
+            originated_link_down: "frames", "Frames that no frame asked for and that were given up because the link of their device was down.";
             handed_over: "segments", "Segments of unknown flows that were given to the next worker, those that were taken over before included.";
             taken_over: "segments", "Segments of unknown flows that another worker gave to this one.";
             handoff_lost: "segments", "Segments taken over that were lost: no buffer for the answer, or no room at the next worker.";
@@ -188,6 +189,11 @@ impl CoreStats {
     #[cold]
     pub(crate) fn originated_lost(&self) {
         self.originated_lost.add(1);
+    }
+
+    #[inline]
+    pub(crate) fn originated_link_down(&self, frames: usize) {
+        self.originated_link_down.add(frames as u64);
     }
 
     #[inline]

@@ -261,6 +261,10 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         }
         for port in ports {
             let Port { io, local, outbox, .. } = port;
+            if !io.is_link_up() {
+                stats.originated_link_down(outbox.give_up());
+                continue;
+            }
             outbox.announce(io, local);
             outbox.flush(io, stats);
         }

@@ -38,7 +38,9 @@ fn names_are_unique_in_their_group_and_have_unit_and_sentence() {
 #[test]
 fn the_devices_names_are_those_of_the_binding() {
     let binding = dpdk::PortCounters::default().named().map(|(name, _)| name);
-    assert_eq!(names::DEVICE_COUNTERS.map(|counter| counter.name), binding);
+    let (drivers, kernels) = names::DEVICE_COUNTERS.split_at(binding.len());
+    assert!(drivers.iter().map(|counter| counter.name).eq(binding));
+    assert!(kernels.iter().map(|counter| counter.name).eq(["ring_full", "interface_dropped"]));
 }
 
 /// The books on devices without a wire; those on packet sockets and taps are checked in `wire.rs`, in memory in `sim.rs`.

@@ -129,10 +129,7 @@ impl Drop for Server {
 }
 
 fn is_unanswered(mut stream: &UnixStream) -> bool {
-    match stream.read(&mut [0; 1]) {
-        Err(error) => error.kind() == ErrorKind::WouldBlock,
-        Ok(_) => false,
-    }
+    stream.read_exact(&mut [0; 1]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
 }
 
 fn why() -> Request {

@@ -90,6 +90,7 @@ int shim_rte_errno(void);
 unsigned int shim_rte_lcore_id(void);
 uint64_t shim_rte_rdtsc(void);
 int shim_rte_eth_link_get_nowait(uint16_t port_id, struct shim_link *link);
+int shim_socket_losses(int fd, uint64_t *lost, int *since_last);
 int shim_rte_tel_data_add_dict_uint(struct rte_tel_data *data, const char *name, uint64_t value);
 typedef int (*shim_lcore_usage_cb)(unsigned int lcore_id, uint64_t *total_cycles, uint64_t *busy_cycles);
 int shim_rte_lcore_register_usage_cb(shim_lcore_usage_cb cb);

@@ -23,7 +23,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_(read_clock|timesync_read_time)",
     "rte_mbuf_dyn_rx_timestamp_register",
     "rte_eth_dev_(info_get|configure|start|stop|close|socket_id|get_name_by_port|get_port_by_name)",
-    "rte_eth_dev_(adjust_nb_rx_tx_desc|get_mtu|set_mtu|rss_reta_query|rss_hash_conf_get)",
+    "rte_eth_dev_(adjust_nb_rx_tx_desc|is_removed|get_mtu|set_mtu|rss_reta_query|rss_hash_conf_get)",
     "rte_eth_dev_rx_intr_(ctl_q|ctl_q_get_fd|enable|disable)",
     "rte_epoll_(ctl|wait)",
     "rte_eth_(rx|tx)_queue_setup",

@@ -2,6 +2,15 @@
 #define _GNU_SOURCE
 #include "bindings.h"
 
+#include <errno.h>
+#include <linux/if_packet.h>
+#include <linux/if_xdp.h>
+#include <sys/socket.h>
+
+#ifndef SOL_XDP
+#define SOL_XDP 283
+#endif
+
 /* Installed only where the driver was built. */
 #if __has_include(<rte_eth_ring.h>)
 #include <rte_eth_ring.h>
@@ -74,6 +83,41 @@ int shim_rte_eth_link_get_nowait(uint16_t port_id, struct shim_link *link)
 	link->up = now.link_status == RTE_ETH_LINK_UP;
 	link->full_duplex = now.link_duplex == RTE_ETH_LINK_FULL_DUPLEX;
 	return rc;
+}
+
+/*
+ * Frames that the kernel lost because the ring of a socket was full: of a packet socket those since it was asked last, of
+ * an XDP socket all. -ENOTSOCK and the like: it is neither.
+ */
+int shim_socket_losses(int fd, uint64_t *lost, int *since_last)
+{
+	int domain = 0;
+	socklen_t len = sizeof(domain);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0)
+		return -errno;
+	if (domain == AF_PACKET) {
+		struct tpacket_stats stats = {0};
+
+		len = sizeof(stats);
+		if (getsockopt(fd, SOL_PACKET, PACKET_STATISTICS, &stats, &len) < 0)
+			return -errno;
+		*lost = stats.tp_drops;
+		*since_last = 1;
+		return 0;
+	}
+	if (domain == AF_XDP) {
+		struct xdp_statistics stats = {0};
+
+		len = sizeof(stats);
+		if (getsockopt(fd, SOL_XDP, XDP_STATISTICS, &stats, &len) < 0)
+			return -errno;
+		/* Kernels before 5.9 say less, and leave it 0. */
+		*lost = stats.rx_ring_full;
+		*since_last = 0;
+		return 0;
+	}
+	return -EPROTONOSUPPORT;
 }
 
 int shim_rte_eth_from_rings(const char *name, struct rte_ring *rx[], struct rte_ring *tx[],

@@ -44,6 +44,6 @@ pub use mbuf::{Checksum, Mbuf, RxTimestampField, TxRequest};
 pub use mempool::{Mempool, PoolNeed};
 pub use port::{
     Capabilities, Configured, Link, MacAddr, Offloads, Port, PortConfig, PortCounters, PortInfo, RssKey,
-    Started,
+    Started, open_descriptors,
 };
 pub use queue::{RxQueue, TX_BURST_MAX, TxBurst, TxQueue, wait_for_interrupt};

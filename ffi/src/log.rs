@@ -63,13 +63,31 @@ fn record(level: u32, line: &str) {
         });
     }
     // DPDK prints ERR for much that it then lives with ("No bpffs"); an error that matters is returned.
-    if level <= sys::RTE_LOG_WARNING {
+    if level <= sys::RTE_LOG_WARNING && !is_of_no_interest(line) {
         tracing::warn!(target: "dpdk", "{line}");
-    } else if level <= sys::RTE_LOG_NOTICE {
+    } else if level <= sys::RTE_LOG_NOTICE && !is_of_no_interest(line) {
         tracing::info!(target: "dpdk", "{line}");
     } else if level <= sys::RTE_LOG_INFO {
         tracing::debug!(target: "dpdk", "{line}");
     } else {
         tracing::trace!(target: "dpdk", "{line}");
+    }
+}
+
+/// True for what stands in nearly every log: that there are no pages of one of several sizes. Which memory is used, and why,
+/// is said by whoever starts the EAL.
+fn is_of_no_interest(line: &str) -> bool {
+    line.contains("No free ") && line.contains(" hugepages reported on node ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_of_hugepages_that_is_not_there_is_no_warning() {
+        assert!(is_of_no_interest("EAL: No free 1048576 kB hugepages reported on node 0"));
+        assert!(!is_of_no_interest("EAL: No available 2048 kB hugepages reported"));
+        assert!(!is_of_no_interest("EAL: Cannot get hugepage information."));
     }
 }

@@ -3,6 +3,7 @@
 mod clock;
 mod configure;
 mod counters;
+mod sockets;
 
 use std::ffi::{CStr, CString};
 use std::fmt;
@@ -13,6 +14,7 @@ use dpdk_sys as sys;
 
 pub use configure::{Configured, PortConfig};
 pub use counters::PortCounters;
+pub use sockets::open_descriptors;
 
 use crate::{DpdkError, Eal, NumaNode, PortId, QueueId, RxQueue, TxQueue, log};
 
@@ -81,6 +83,8 @@ pub struct PortInfo {
     pub driver: String,
     /// Where the device sits.
     pub numa_node: NumaNode,
+    /// The number of the kernel's interface that it stands on, where the driver names one.
+    pub interface: Option<u32>,
     /// What it can do.
     pub capabilities: Capabilities,
 }
@@ -167,6 +171,7 @@ impl Eal {
             name: port_name(port_id),
             driver: string_at(info.driver_name),
             numa_node: numa_node(port_id),
+            interface: Some(info.if_index).filter(|index| *index != 0),
             capabilities: capabilities(&info),
         })
     }
@@ -250,6 +255,7 @@ pub struct Started {
     pub(crate) clamps: Vec<String>,
     pub(crate) reta: Vec<QueueId>,
     pub(crate) rss: Option<RssKey>,
+    pub(crate) sockets: Vec<sockets::RingSocket>,
 }
 
 impl Started {
@@ -320,6 +326,13 @@ impl Started {
         let rc = unsafe { sys::shim_rte_eth_link_get_nowait(self.port.id.0, &mut link) };
         DpdkError::check("rte_eth_link_get_nowait", &self.port.name, rc)?;
         Ok(Link { up: link.up != 0, speed_mbps: link.speed_mbps, full_duplex: link.full_duplex != 0 })
+    }
+
+    /// True once the driver knows that its device is gone for good. Most drivers never say so.
+    pub fn is_removed(&self) -> bool {
+        let _one_at_a_time = self.port.eal.state();
+        // SAFETY: the port is open; the call asks its driver and changes the port's state alone.
+        unsafe { sys::rte_eth_dev_is_removed(self.port.id.0) == 1 }
     }
 
     /// Waits until the link is up, for at most `limit`; returns how it is then, up or not.

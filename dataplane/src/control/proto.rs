@@ -34,6 +34,7 @@ use std::time::Duration;
 
 mod beside;
 mod capture;
+mod link;
 mod ss;
 mod steer;
 mod top;
@@ -43,6 +44,7 @@ use serde::{Deserialize, Serialize};
 
 pub use beside::{KernelListener, KernelStats};
 pub use capture::{Capture, Captured, CapturedFrame, SNAPLEN_DEFAULT};
+pub use link::PortLink;
 pub use ss::{ListenerRow, Ss};
 pub use steer::{Change, ChangeKind, Reloaded};
 pub use top::{Top, TopCore, TopDrop, TopListener};
@@ -283,6 +285,15 @@ impl CoreStats {
 pub struct DeviceStats {
     /// The port's name.
     pub name: String,
+    /// Its driver's name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub driver: String,
+    /// Its link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<PortLink>,
+    /// Nobody counts the frames that are lost in front of the driver, so `imissed` says nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub losses_uncounted: bool,
     /// Counters by DPDK's names: `ipackets`, `imissed`, `rx_nombuf`, …; then the driver's own (xstats).
     #[serde(flatten)]
     pub counters: BTreeMap<String, u64>,

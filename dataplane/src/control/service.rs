@@ -17,7 +17,7 @@ use super::cookie_keys::CookieDesk;
 use super::numbers::{self, Numbers};
 use super::proto::{
     self, Accepted, Closed, CoreLatency, CoreStats, DeviceStats, Histograms, Latency, Listen, Listening,
-    OutcomeLatency, PortClock, Refusal, Reply, Request, Ss, Stats, Which, histograms_of,
+    OutcomeLatency, PortClock, PortLink, Refusal, Reply, Request, Ss, Stats, Which, histograms_of,
 };
 use super::reload::Loaded;
 use super::server::{Peer, Service};
@@ -29,10 +29,15 @@ use crate::histogram::{self, CoreReport, SharedReporter};
 /// Connections that one client may have accepted and not closed.
 const ACCEPTED_MAX: usize = 1024;
 
-/// Counters of devices, as far as there are any.
+/// The devices of the ports, as far as there is anything to know of them.
 pub trait Devices {
     /// All counters of each port, in the order of the ports.
     fn counters(&self) -> Vec<BTreeMap<String, u64>>;
+
+    /// What else there is to say of each port.
+    fn states(&self) -> Vec<DeviceState> {
+        Vec::new()
+    }
 
     /// Of each port, when the time of its frames begins.
     fn clocks(&self) -> Vec<PortClock> {
@@ -41,6 +46,22 @@ pub trait Devices {
 
     /// What there is to do ten times a second.
     fn tick(&mut self) {}
+
+    /// Why the run must end, once a device is gone for good.
+    fn gone(&self) -> Option<String> {
+        None
+    }
+}
+
+/// What there is to say of a device besides its counters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceState {
+    /// Its driver's name.
+    pub driver: String,
+    /// Nobody counts what is lost in front of the driver.
+    pub losses_uncounted: bool,
+    /// Its link.
+    pub link: PortLink,
 }
 
 /// Everything that the control thread has to do with.
@@ -318,10 +339,27 @@ impl<D: Devices> Desk<D> {
         }
         // With what the control side itself counted.
         total.snmp = by_name(self.stack.snmp());
-        let counters = self.devices.counters().into_iter();
-        let devices =
-            self.ports.iter().cloned().zip(counters).map(|(name, counters)| DeviceStats { name, counters });
-        Stats { cores, total, devices: devices.collect(), kernel: self.kernel_stats() }
+        Stats { cores, total, devices: self.device_stats(), kernel: self.kernel_stats() }
+    }
+
+    fn device_stats(&self) -> Vec<DeviceStats> {
+        let mut states = self.devices.states().into_iter();
+        let device = |(name, counters)| {
+            let name = String::clone(name);
+            match states.next() {
+                None => DeviceStats { name, counters, ..DeviceStats::default() },
+                Some(DeviceState { driver, losses_uncounted, link }) => {
+                    DeviceStats { name, driver, link: Some(link), losses_uncounted, counters }
+                }
+            }
+        };
+        self.ports.iter().zip(self.devices.counters()).map(device).collect()
+    }
+
+    /// The ports whose links are down, each with how it is.
+    pub fn links_down(&self) -> Vec<(String, PortLink)> {
+        let states = self.ports.iter().cloned().zip(self.devices.states());
+        states.map(|(port, state)| (port, state.link)).filter(|(_, link)| !link.up).collect()
     }
 
     fn core_stats(&self, index: usize, report: &CoreReport) -> CoreStats {

@@ -11,7 +11,7 @@ use listener::types::SockFd;
 
 use super::proto::{Top, TopCore, TopDrop, TopListener};
 use super::server::Peer;
-use super::service::{Desk, local};
+use super::service::{Desk, Devices, local};
 use crate::histogram::{CoreReport, LATENCY_NS_MAX};
 
 /// The shortest window: who asks sooner gets the last one again, so that several may watch.
@@ -30,7 +30,7 @@ pub struct TopWindow {
     watchers: BTreeSet<u64>,
 }
 
-impl<D> Desk<D> {
+impl<D: Devices> Desk<D> {
     /// What happened since the last window began.
     pub fn top(&mut self, peer: Peer) -> Poll<Top> {
         if self.top.watchers.insert(peer.client) && self.top.watchers.len() == 1 {
@@ -61,6 +61,7 @@ impl<D> Desk<D> {
                 .map(|(name, count)| ((*name).into(), per_second(*count, before(name))))
                 .collect(),
             listeners: self.top_listeners(seconds),
+            links_down: self.links_down().into_iter().map(|(port, _)| port).collect(),
         };
         self.top = TopWindow {
             began: Some(now),

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dpdk::{Checksum, Mbuf, Mempool, Offloads, RxQueue, RxTimestampField, Started, TxQueue, TxRequest};
@@ -132,6 +133,8 @@ pub struct DpdkIo {
     pool: Mempool,
     capabilities: Capabilities,
     stamps: Option<(RxTimestampField, Arc<ArrivalClock>)>,
+    /// Lowered by the control thread while the link is down.
+    link: Arc<AtomicBool>,
 }
 
 impl DpdkIo {
@@ -141,13 +144,22 @@ impl DpdkIo {
         let capabilities =
             Capabilities { tx_ip_csum: tx_ipv4_checksum, tx_tcp_csum: tx_tcp_checksum, tx_vlan_insert };
         let (rx, tx) = (std::mem::take(&mut port.rx), std::mem::take(&mut port.tx));
-        let queue = |(rx, tx)| Self { rx, tx, pool: pool.clone(), capabilities, stamps: None };
+        let link = Arc::new(AtomicBool::new(true));
+        let queue = |(rx, tx)| {
+            let (pool, link) = (pool.clone(), Arc::clone(&link));
+            Self { rx, tx, pool, capabilities, stamps: None, link }
+        };
         rx.into_iter().zip(tx).map(queue).collect()
     }
 
     /// The driver leaves the time of arrival at `field`, by the device's `clock`.
     pub fn stamp(&mut self, field: RxTimestampField, clock: Arc<ArrivalClock>) {
         self.stamps = Some((field, clock));
+    }
+
+    /// `link` says whether the link is up from now on.
+    pub fn follow_link(&mut self, link: Arc<AtomicBool>) {
+        self.link = link;
     }
 }
 
@@ -199,5 +211,10 @@ impl PacketIo for DpdkIo {
     #[inline]
     fn capabilities(&self) -> Capabilities {
         self.capabilities
+    }
+
+    #[inline]
+    fn is_link_up(&self) -> bool {
+        self.link.load(Ordering::Relaxed)
     }
 }

@@ -12,7 +12,7 @@ pub(super) fn page() -> Page {
     let mut total = core.clone();
     total.snmp.insert("CurrEstab".into(), 4);
     let stats = Stats { cores: vec![core], total, devices: vec![], kernel: None };
-    Page { stats, reports: vec![report], healthy: true, dpdk: "none".into() }
+    Page { stats, reports: vec![report], healthy: true, linked: true, dpdk: "none".into() }
 }
 
 #[test]

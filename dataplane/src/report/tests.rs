@@ -61,7 +61,7 @@ fn counters_that_never_moved_are_shown_on_demand() {
     }
     let counters =
         BTreeMap::from([("imissed".to_owned(), 0), ("ipackets".to_owned(), 5), ("tx_err".to_owned(), 0)]);
-    all.devices.push(DeviceStats { name: "wan".into(), counters });
+    all.devices.push(DeviceStats { name: "wan".into(), counters, ..DeviceStats::default() });
     let text = stats(&all, false);
     let line = |name: &str| {
         let line = text.lines().find(|line| line.trim_start().starts_with(name));

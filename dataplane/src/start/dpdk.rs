@@ -1,22 +1,30 @@
 //! DPDK's side of the start: memory, devices, queues.
 
+mod interfaces;
+mod links;
+mod losses;
+mod queues;
 mod stamps;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use dpdk::{
     Configured, DpdkError, Eal, Memory, Mempool, NumaNode, Offloads, Pci, PoolNeed, PortConfig, PortId,
-    Started, hugepages_free_mb,
+    PortInfo, Started, hugepages_free_mb,
 };
 
 use super::{StartError, machine};
 use crate::config::{self, Config, Device, DpdkDevice, Huge, Port, Queues};
 use crate::control::proto::PortClock;
-use crate::control::service::Devices;
+use crate::control::service::{DeviceState, Devices};
 use crate::io::dpdk::DpdkIo;
 use crate::wire::ether::MacAddr;
+use links::{Followed, Links};
+use losses::InterfaceDrops;
+use queues::Queues as SilentQueues;
 use stamps::Arrival;
 
 /// Megabytes for what drivers allocate beside the mempool.
@@ -39,15 +47,57 @@ pub struct Running {
     ports: Vec<Started>,
     /// By which clock their frames are stamped, if at all.
     arrivals: Vec<Arrival>,
+    links: Links,
+    watched: Vec<Watched>,
     /// The other ends of ring pairs.
     _far_ends: Vec<Started>,
     /// DPDK itself; last, because it stops only when nothing of it is in use.
     pub eal: Eal,
 }
 
+/// What else is looked at of a port.
+struct Watched {
+    driver: String,
+    queues: SilentQueues,
+    drops: Option<InterfaceDrops>,
+}
+
+impl Running {
+    /// Becomes readable when a link changes, where the kernel tells; none elsewhere.
+    ///
+    /// # Errors
+    /// There is no free descriptor.
+    pub fn link_news(&self) -> std::io::Result<Option<OwnedFd>> {
+        self.links.fd().map(|fd| fd.try_clone_to_owned()).transpose()
+    }
+
+    /// A driver that keeps no counters has none to show.
+    fn counters_of(&self, place: usize) -> BTreeMap<String, u64> {
+        let (port, watched) = (&self.ports[place], &self.watched[place]);
+        let mut all: BTreeMap<String, u64> = port.xcounters().unwrap_or_default().into_iter().collect();
+        if let Ok(basic) = port.counters() {
+            all.extend(basic.named().map(|(name, count)| (name.to_owned(), count)));
+        }
+        all.extend(port.socket_losses().map(|lost| ("ring_full".to_owned(), lost)));
+        if let Some(drops) = &watched.drops {
+            drops.add_to(&mut all, self.links.name(place));
+        }
+        all
+    }
+}
+
 impl Devices for Running {
     fn counters(&self) -> Vec<BTreeMap<String, u64>> {
-        self.ports.iter().map(counters).collect()
+        (0..self.ports.len()).map(|place| self.counters_of(place)).collect()
+    }
+
+    fn states(&self) -> Vec<DeviceState> {
+        let state = |(watched, link): (&Watched, _)| DeviceState {
+            driver: watched.driver.clone(),
+            losses_uncounted: !losses::are_counted(&watched.driver),
+            link,
+        };
+        self.watched.iter().zip(self.links.states()).map(state).collect()
     }
 
     fn clocks(&self) -> Vec<PortClock> {
@@ -59,16 +109,22 @@ impl Devices for Running {
         for (port, arrival) in self.ports.iter().zip(&mut self.arrivals) {
             arrival.tick(port, now);
         }
+        self.links.turn(&self.ports);
+        for (port, watched) in self.ports.iter().zip(&mut self.watched) {
+            if !watched.queues.is_due(now) {
+                continue;
+            }
+            let counters = port.xcounters().unwrap_or_default();
+            let counters = counters.iter().map(|(name, count)| (name.as_str(), *count));
+            if let Some(silent) = watched.queues.look(counters, now) {
+                tracing::warn!(port = port.name(), "{silent}");
+            }
+        }
     }
-}
 
-/// A driver that keeps no counters has none to show.
-fn counters(port: &Started) -> BTreeMap<String, u64> {
-    let mut all: BTreeMap<String, u64> = port.xcounters().unwrap_or_default().into_iter().collect();
-    if let Ok(basic) = port.counters() {
-        all.extend(basic.named().map(|(name, count)| (name.to_owned(), count)));
+    fn gone(&self) -> Option<String> {
+        self.links.gone()
     }
-    all
 }
 
 /// Queues that `port` will have if `cores` cores are there: what the device string fixes, what the configuration
@@ -161,9 +217,6 @@ pub fn open(config: &Config, cores: usize) -> Result<(Vec<Opened>, Running), Sta
     tracing::debug!("memory: {sum}");
     let eal =
         start_eal(config, memory).map_err(|error| StartError::Run(format!("DPDK did not start: {error}")))?;
-    let mut opened = Vec::with_capacity(config.port.len());
-    let (mut ports, mut arrivals, mut far_ends) =
-        (Vec::with_capacity(config.port.len()), Vec::with_capacity(config.port.len()), Vec::new());
     let opening = Opening {
         config,
         eal: &eal,
@@ -172,19 +225,34 @@ pub fn open(config: &Config, cores: usize) -> Result<(Vec<Opened>, Running), Sta
         claim: crate::kernel::ProgramFile::new()
             .map_err(|error| StartError::Run(format!("no memory for a program: {error}")))?,
     };
+    let mut opened = Vec::with_capacity(config.port.len());
+    let (mut ports, mut far_ends, mut arrivals, mut followed) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for port in &config.port {
-        let (mut port, started, far_end, arrival) = opening
+        let (mut port, one) = opening
             .open(port)
             .map_err(|error| StartError::Run(format!("port \"{}\": {error}", port.name.get_ref())))?;
-        if let Arrival::Stamped(stamps) = &arrival {
-            port.queues.iter_mut().for_each(|queue| queue.stamp(stamps.field, stamps.clock()));
+        for queue in &mut port.queues {
+            if let Arrival::Stamped(stamps) = &one.arrival {
+                queue.stamp(stamps.field, stamps.clock());
+            }
+            queue.follow_link(one.followed.flag());
         }
         opened.push(port);
-        arrivals.push(arrival);
-        ports.push(started);
-        far_ends.extend(far_end);
+        ports.push(one.started);
+        far_ends.extend(one.far_end);
+        arrivals.push(one.arrival);
+        followed.push(one.followed);
     }
-    Ok((opened, Running { ports, arrivals, _far_ends: far_ends, eal }))
+    // Together, so that they come up in the same time.
+    let mut links = Links::new(followed);
+    links.wait(&ports, links::START_PATIENCE);
+    let watched = links.ports.iter().enumerate().map(|(place, followed)| {
+        let drops = followed.below.map(|_| InterfaceDrops::begin(followed.driver(), links.name(place)));
+        Watched { driver: followed.driver().to_owned(), queues: SilentQueues::new(Instant::now()), drops }
+    });
+    let watched = watched.collect();
+    Ok((opened, Running { ports, arrivals, links, watched, _far_ends: far_ends, eal }))
 }
 
 fn start_eal(config: &Config, memory: Memory) -> Result<Eal, DpdkError> {
@@ -208,8 +276,17 @@ struct Opening<'a> {
     claim: crate::kernel::ProgramFile,
 }
 
+/// What is kept of a port that runs.
+struct Kept {
+    started: Started,
+    far_end: Option<Started>,
+    arrival: Arrival,
+    followed: Followed,
+}
+
 impl Opening<'_> {
-    fn open(&self, port: &Port) -> Result<(Opened, Started, Option<Started>, Arrival), String> {
+    fn open(&self, port: &Port) -> Result<(Opened, Kept), String> {
+        let descriptors = dpdk::open_descriptors();
         let (near, far) = match port.device.get_ref() {
             Device::Dpdk(device) if port.is_beside_kernel() => (self.attach_beside_kernel(device)?, None),
             Device::Dpdk(device) => (self.attach(device.devargs(), device)?, None),
@@ -221,9 +298,11 @@ impl Opening<'_> {
             }
             Device::Pcap { .. } => return Err("is a file, not a device of DPDK".into()),
         };
-        let driver = self.eal.port_info(near).map_err(text)?.driver;
-        let (queues, started) = self.open_port(port, near)?;
+        let PortInfo { driver, interface, .. } = self.eal.port_info(near).map_err(text)?;
+        let (queues, mut started) = self.open_port(port, near)?;
+        started.adopt_sockets(&descriptors);
         say(port, &driver, &started, queues.len());
+        let followed = Followed::new(port, &driver, interface);
         let arrival = Arrival::of(self.eal, port, &driver, &started).unwrap_or_else(|why| {
             tracing::warn!(
                 port = port.name.get_ref(),
@@ -236,7 +315,7 @@ impl Opening<'_> {
         let mac = started.mac().map_err(text)?;
         let mtu = if port.is_beside_kernel() { kernels_mtu(port)? } else { started.mtu().map_err(text)? };
         let opened = Opened { queues, peers: peers.unwrap_or_default(), mac: MacAddr(mac.0), mtu };
-        Ok((opened, started, far_end, arrival))
+        Ok((opened, Kept { started, far_end, arrival, followed }))
     }
 
     /// Attaches a device whose driver puts hearken's claim on its interface.
@@ -337,11 +416,6 @@ fn text(error: DpdkError) -> String {
 /// The line that tells the operator what became of the port.
 fn say(port: &Port, driver: &str, started: &Started, queues: usize) {
     let mac = started.mac().map(|mac| mac.to_string()).unwrap_or_default();
-    let link = match started.link() {
-        Ok(link) if link.up => "up",
-        Ok(_) => "down",
-        Err(_) => "unknown",
-    };
     tracing::info!(
         port = port.name.get_ref(),
         device = %port.device.get_ref(),
@@ -350,12 +424,19 @@ fn say(port: &Port, driver: &str, started: &Started, queues: usize) {
         addresses = super::addresses(port),
         queues,
         mtu = started.mtu().unwrap_or_default(),
-        link,
         offloads = offload_names(started.offloads()),
         rss = rss_text(started),
         clamps = started.clamps().join("; "),
         "port"
     );
+    if !losses::are_counted(driver) {
+        let port = port.name.get_ref();
+        tracing::warn!(
+            port,
+            driver,
+            "this driver counts no losses: frames that find no descriptor are missed by nobody"
+        );
+    }
 }
 
 /// How frames come to their queues.

@@ -95,7 +95,7 @@ fn serve(
         turn.map_err(|error| format!("the control thread cannot wait: {error}"))?;
         watch.turn(running);
         if let Some(why) = running.failure() {
-            return Err(why.to_owned());
+            return Err(why);
         }
         if signals.reload() {
             reload(running);

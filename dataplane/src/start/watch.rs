@@ -8,6 +8,7 @@ use super::health::Health;
 use super::notify::Notifier;
 use super::{Running, StartError};
 use crate::config::Config;
+use crate::control::proto::PortLink;
 use crate::http::{Answer, Http, Question};
 use crate::metrics::{Format, Page};
 
@@ -20,6 +21,7 @@ pub(super) struct Watch {
     health: Health,
     notifier: Notifier,
     watchdog: Option<Watchdog>,
+    stopping: bool,
 }
 
 /// systemd's watchdog.
@@ -47,7 +49,7 @@ impl Watch {
         };
         let http = config.metrics.listen.as_ref().map(bind).transpose()?;
         let health = Health::new(&[], Instant::now());
-        Ok(Self { http, health, notifier: Notifier::from_env(), watchdog: None })
+        Ok(Self { http, health, notifier: Notifier::from_env(), watchdog: None, stopping: false })
     }
 
     /// The workers run: watches them, and tells systemd, where that has asked.
@@ -62,8 +64,9 @@ impl Watch {
         self.notifier.send("READY=1");
     }
 
-    /// Tells systemd that the run is to end.
+    /// The run is to end: tells systemd, and those who ask for its health.
     pub(super) fn stopping(&mut self) {
+        self.stopping = true;
         self.notifier.send("STOPPING=1");
     }
 
@@ -97,6 +100,7 @@ impl Watch {
         let Some(http) = &mut self.http else { return };
         // Made once a round and format, however many ask.
         let mut pages: [Option<Vec<u8>>; Format::ALL.len()] = Default::default();
+        let down = running.desk.links_down();
         let desk = std::cell::RefCell::new(running);
         let answer = |client: u64, question: &Question| match (question.path.as_str(), &health) {
             ("/metrics", _) => {
@@ -106,26 +110,41 @@ impl Watch {
                 }
                 let format = Format::negotiate(&question.accept);
                 let page = &mut pages[format as usize];
-                let body = page.get_or_insert_with(|| running.page(health.is_ok()).bytes(format)).clone();
+                let body = page
+                    .get_or_insert_with(|| running.page(health.is_ok(), down.is_empty()).bytes(format))
+                    .clone();
                 Some(Answer { status: "200 OK", content_type: format.content_type(), body })
             }
-            ("/healthz", Ok(())) => Some(Answer::text("200 OK", "ok")),
-            ("/healthz", Err(stuck)) => Some(Answer::text("503 Service Unavailable", stuck)),
+            ("/healthz", health) => Some(match sick(health, &down, self.stopping) {
+                None => Answer::text("200 OK", "ok"),
+                Some(why) => Answer::text("503 Service Unavailable", why),
+            }),
             _ => Some(Answer::text("404 Not Found", "there are /metrics and /healthz")),
         };
         http.turn(answer, |client| desk.borrow_mut().desk.numbers.gone(HTTP_ASKER | client));
     }
 }
 
+/// Why a load balancer is to send new connections elsewhere, if it is.
+fn sick(health: &Result<(), String>, down: &[(String, PortLink)], stopping: bool) -> Option<String> {
+    if let Err(stuck) = health {
+        return Some(stuck.clone());
+    }
+    if let Some((port, link)) = down.first() {
+        return Some(format!("the link of port \"{port}\" has been {}", link.text()));
+    }
+    stopping.then(|| "draining: no new connection is taken".to_owned())
+}
+
 impl Running {
     /// The page for Prometheus, with what the workers last told.
-    fn page(&self, healthy: bool) -> Page {
+    fn page(&self, healthy: bool, linked: bool) -> Page {
         let stats = self.desk.known_stats();
         let reports = self.desk.reporter.lock().reports();
         #[cfg(feature = "dpdk")]
         let dpdk = self.eal.as_ref().map_or_else(|| "none".into(), |_| ::dpdk::version());
         #[cfg(not(feature = "dpdk"))]
         let dpdk = "none".into();
-        Page { stats, reports, healthy, dpdk }
+        Page { stats, reports, healthy, linked, dpdk }
     }
 }

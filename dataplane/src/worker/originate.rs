@@ -22,6 +22,8 @@ pub(super) struct Outbox<I: PacketIo> {
     frames: [Option<I::Frame>; OUTBOX_MAX],
     lens: [usize; OUTBOX_MAX],
     waiting: usize,
+    /// This queue is the one of its device that announces addresses.
+    announcer: bool,
     /// The next address to announce; `None` once all are, or if another queue does it.
     announce: Option<usize>,
 }
@@ -32,6 +34,7 @@ impl<I: PacketIo> Outbox<I> {
             frames: [const { None }; OUTBOX_MAX],
             lens: [0; OUTBOX_MAX],
             waiting: 0,
+            announcer: announce,
             announce: announce.then_some(0),
         }
     }
@@ -88,6 +91,16 @@ impl<I: PacketIo> Outbox<I> {
             }
             self.announce = Some(next + 1);
         }
+    }
+
+    /// The link is down: forgets what waits, as a kernel does, for what is worth it is sent again; and has addresses announced
+    /// once it is up, for switches may have forgotten them. Returns how many frames were given up.
+    #[inline]
+    pub(super) fn give_up(&mut self) -> usize {
+        self.announce = self.announcer.then_some(0);
+        let lost = std::mem::take(&mut self.waiting);
+        self.frames[..lost].fill_with(|| None);
+        lost
     }
 
     /// Hands what waits to the device, and counts what it took and what it rejected.

@@ -440,6 +440,7 @@ impl Configured {
             clamps,
             reta,
             rss,
+            sockets: Vec::new(),
         }
     }
 }

@@ -71,6 +71,11 @@ pub(super) fn listener_name(listener: &TopListener) -> String {
     format!("{}{device}", listener.local)
 }
 
+/// `link down: wan, lan`; none while all are up.
+pub(super) fn links_down(top: &Top) -> Option<String> {
+    (!top.links_down.is_empty()).then(|| format!("link down: {}", top.links_down.join(", ")))
+}
+
 /// One interval.
 pub(super) fn once(top: &Top) -> String {
     let mut cores = table(&[&["core"][..], &CORE_COLUMNS].concat());
@@ -96,9 +101,10 @@ pub(super) fn once(top: &Top) -> String {
         COOKIES.iter().map(|(name, label)| format!("{label} {}/s", rate(name))).collect();
     let outcomes = top.outcomes.iter().map(|(name, rate)| format!("{name} {}/s", short(*rate)));
     format!(
-        "over {:.1} s: {}\n\n{}\nflood: {}, {}\n\n{}\n{}",
+        "over {:.1} s: {}\n{}\n{}\nflood: {}, {}\n\n{}\n{}",
         top.seconds,
         outcomes.collect::<Vec<_>>().join(", "),
+        links_down(top).map(|links| links + "\n").unwrap_or_default(),
         report::text(&mut cores),
         if flooded(top) { "yes" } else { "no" },
         cookies.join(", "),

@@ -197,6 +197,7 @@ mod tests {
             drops: vec![TopDrop { reason: "tcp_csum".into(), rate: 12.0, total: 3456 }],
             snmp: BTreeMap::from([("SyncookiesSent".to_owned(), cookies)]),
             listeners: vec![listener(0, 80, 3), listener(1, 443, 129)],
+            links_down: vec![],
         }
     }
 

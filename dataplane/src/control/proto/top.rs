@@ -23,6 +23,9 @@ pub struct Top {
     pub snmp: BTreeMap<String, f64>,
     /// Listeners, those that were asked for most first.
     pub listeners: Vec<TopListener>,
+    /// Ports whose links are down.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links_down: Vec<String>,
 }
 
 /// One core in the window.
