@@ -21,6 +21,7 @@ pub mod names;
 pub mod output;
 pub mod protocol;
 pub mod report;
+pub mod savefile;
 pub mod stage;
 pub mod start;
 pub mod stats;

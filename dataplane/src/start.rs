@@ -158,10 +158,10 @@ fn start_pcap(config: &Config, cores: Vec<usize>) -> Result<Running, StartError>
     let mut ports = Vec::with_capacity(config.port.len());
     for port in &config.port {
         let Device::Pcap { input, output } = port.device.get_ref() else { continue };
-        let files = PcapConfig { rx: Some(input.clone()), looped: false, tx: output.clone() };
+        let mac = port.mac.as_ref().map_or(PCAP_MAC, |mac| mac.get_ref().0);
+        let files = PcapConfig { rx: Some(input.clone()), mac, looped: false, tx: output.clone() };
         let name = port.name.get_ref();
         let io = Pcap::open(&files).map_err(|error| StartError::Run(format!("port \"{name}\": {error}")))?;
-        let mac = port.mac.as_ref().map_or(PCAP_MAC, |mac| mac.get_ref().0);
         let (frames, addresses) = (io.frames(), addresses(port));
         tracing::info!(port = name, device = %port.device.get_ref(), frames, %mac, addresses, "port");
         ports.push(OpenPort { queues: vec![io], mac, mtu: *port.mtu.get_ref() });

@@ -443,9 +443,91 @@ fn why_says_what_would_happen_and_leaves_no_trace() {
         ]
     );
     assert_eq!(settled(), before, "asking left a trace");
+    captures_of_all_kinds_are_explained(&server);
     what_cannot_be_tried_is_refused(&server);
     server.signal(rustix::process::Signal::INT);
     assert_eq!(server.end().0, Some(0));
+}
+
+/// A pcap file of frames of the link type `link`, each with the octets that it had on the wire.
+fn capture(link: u32, frames: &[(&[u8], usize)]) -> Vec<u8> {
+    let mut file = [0xa1b2_c3d4, 4 << 16 | 2, 0, 0, 96, link].map(u32::to_le_bytes).concat();
+    for (octets, len) in frames {
+        file.extend([0, 0, octets.len() as u32, *len as u32].map(u32::to_le_bytes).concat());
+        file.extend_from_slice(octets);
+    }
+    file
+}
+
+/// What `why` says of each frame of a file: everything is explained that can be, and named what cannot.
+fn captures_of_all_kinds_are_explained(server: &Server<'_>) {
+    let file = server.place.path("kind.pcap").display().to_string();
+    let explain = |octets: &[u8], more: &[&str]| {
+        fs::write(&file, octets).expect("a file");
+        let output = server.ask(&[&["why", "--pcap", &file], more].concat());
+        let text = |octets: Vec<u8>| String::from_utf8(octets).expect("UTF-8");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (open, closed, long) = (syn(80), syn(81), vec![0; 2554]);
+    let mut data = Vec::new();
+    let packet = PacketBuilder::ethernet2(CLIENT, SERVER).ipv4([198, 18, 0, 2], [198, 18, 0, 1], 64);
+    packet.tcp(5, 80, 1000, 64_240).ack(1).write(&mut data, &[7; 1000]).expect("a frame");
+
+    // Snapshot length 96, which all but the first is above, one frame beyond what a buffer holds, and the last one cut.
+    let mut all = capture(1, &[(&open, 54), (&data[..96], data.len()), (&long, 2554), (&closed, 54)]);
+    all.extend_from_slice(&capture(1, &[(&open, 54)])[24..70]);
+    let (code, said, notes) = explain(&all, &[]);
+    let heads: Vec<&str> = said.lines().filter(|line| line.starts_with("file ")).collect();
+    assert_eq!(
+        (code, heads.len(), heads[0], heads[3]),
+        (Some(0), 4, "file      frame 1", "file      frame 4")
+    );
+    assert!(heads[1].contains("frame 2: the capture kept 96 of its 1054 octets"), "{said}");
+    assert!(heads[2].contains("frame 3, not tried: it has 2554 octets"), "{said}");
+    let verdicts: Vec<&str> = said.lines().filter(|line| line.starts_with("verdict ")).collect();
+    assert!(verdicts.len() == 3 && verdicts.iter().all(|line| line.contains("reply ")), "{said}");
+    assert!(notes.contains("in the middle of a frame behind frame 4"), "{notes}");
+    let (_, json, _) = explain(&all, &["--json"]);
+    let lines: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(lines[1]["note"].is_string() && lines[2]["not_tried"].is_string(), "{json}");
+    assert!((1..).zip(&lines).all(|(number, line)| line["number"] == number), "{json}");
+
+    // Without a link header; cooked, and cut in its headers; another network.
+    let (code, said, _) = explain(&capture(101, &[(&open[14..], 40)]), &[]);
+    assert!(
+        code == Some(0)
+            && said.contains("of link type RAW")
+            && behind(&said, "verdict").starts_with("reply synack")
+    );
+    let cooked = [&[0, 0, 0, 1, 0, 6][..], &CLIENT, &[0, 0, 8, 0], &open[14..50]].concat();
+    let (code, said, failed) = explain(&capture(113, &[(&cooked, 56)]), &[]);
+    assert!(
+        code == Some(1) && said.contains("cut in its headers") && failed.contains("cannot be tried"),
+        "{said}"
+    );
+    let (code, _, refused) = explain(&capture(105, &[(&open, 54)]), &[]);
+    assert!(code == Some(2) && refused.contains("IEEE802_11 (105)"), "{refused}");
+    let (code, _, empty) = explain(&capture(1, &[]), &[]);
+    assert!(code == Some(0) && empty.contains("holds no frame"), "{empty}");
+    // Longer than a request may be.
+    let (code, said, _) = explain(&capture(1, &[(&[0; 65_000], 65_000), (&open, 54)]), &[]);
+    assert!(code == Some(0) && said.contains("frame 1, not tried: it has 65000 octets"), "{said}");
+
+    let elsewhere = [&open[..30], &[198, 18, 9, 9], &open[34..]].concat();
+    let (_, said, _) = explain(&capture(1, &[(&elsewhere, 54)]), &["--to-us"]);
+    assert!(behind(&said, "verdict").starts_with("drop "), "{said}");
+    let elsewhere = capture(1, &[(&elsewhere, 54)]);
+    // The checksum was of another address.
+    let (_, said, _) = explain(&elsewhere, &["--to", "198.18.0.1:81"]);
+    assert!(behind(&said, "verdict").starts_with("drop ip_csum"), "{said}");
+    let mut moved = syn(80);
+    moved[..6].fill(4);
+    let (_, said, _) =
+        explain(&capture(1, &[(&moved, 54)]), &["--to", "198.18.0.1:81", "--to", "2001:db8::1"]);
+    assert!(behind(&said, "frame").contains("> 198.18.0.1:81 [S]"), "{said}");
+    assert!(behind(&said, "verdict").starts_with("reply rst"), "{said}");
+    let (code, said, _) = explain(&elsewhere, &["--to", "2001:db8::1"]);
+    assert!(code == Some(1) && said.contains("is of IPv4, and no --to is"), "{said}");
 }
 
 fn what_cannot_be_tried_is_refused(server: &Server<'_>) {
@@ -454,7 +536,7 @@ fn what_cannot_be_tried_is_refused(server: &Server<'_>) {
         (&["why", "198.18.0.2:5", "198.18.0.1:80", "--flags", "Z"], "is no flag"),
         (&["why", "198.18.0.2:5", "198.18.0.1:80", "--core", "3"], "there is no core 3"),
         (&["why", "198.18.0.2:5", "198.18.0.1:80", "--device", "lan"], "the ports are: p0"),
-        (&["why", "--pcap", "/nonexistent"], "cannot open it"),
+        (&["why", "--pcap", "/nonexistent"], "cannot read it: No such file"),
         (&["why", "--pcap", &server.place.config()], "is no capture file"),
         (&["why", "198.18.0.2:5"], "required"),
     ] {

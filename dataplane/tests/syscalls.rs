@@ -180,7 +180,7 @@ fn on_files(path: &Path) {
         writer.write_packet(&packet).expect("a frame");
     }
     drop(writer);
-    let config = PcapConfig { rx: Some(path.to_owned()), looped: true, tx: None };
+    let config = PcapConfig { rx: Some(path.to_owned()), looped: true, ..PcapConfig::default() };
     let (_stack, mut worker) =
         worker(Pcap::open(&config).expect("it was just written"), &[(QUEUE, Then::Queue)]);
     let mut clock = RealClock::new(Instant::now());

@@ -1,25 +1,24 @@
 //! `hearken why`
 
-use std::fs::File;
-use std::io::{BufReader, Read, Seek, Write};
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use etherparse::{PacketBuilder, TcpOptionElement};
-use pcap_file::DataLink;
-use pcap_file::pcap::PcapReader;
-use pcap_file::pcapng::{Block, PcapNgReader};
+use serde::Serialize;
 
 use super::{CliError, Done, ServerArgs};
-use crate::control::proto::{AskWhy, Request, Why};
+use crate::control::client::{Client, ClientError};
+use crate::control::proto::{self, AskWhy, LINE_MAX, Request, Why};
 use crate::hex;
+use crate::savefile::{Record, Retarget, Savefile, To};
 use crate::summary::parse_flags;
 
 /// The MAC address that segments made here come from.
 const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-/// How a pcapng file begins.
-const PCAPNG_MAGIC: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
+/// The errno with which a server refuses a frame that is too long for it.
+const TOO_LONG: &str = "EMSGSIZE";
 
 /// Say what would become of a segment, and why; changes nothing
 #[derive(Debug, Args)]
@@ -42,12 +41,16 @@ pub(super) struct WhyArgs {
     /// Octets of data in it
     #[arg(long, default_value_t = 0, value_name = "OCTETS", value_parser = clap::value_parser!(u16).range(..=1460))]
     len: u16,
-    /// Try each frame of this file instead, one by one (pcap or pcapng, Ethernet)
+    /// Try each frame of this file instead, one by one (pcap or pcapng; Ethernet, Linux cooked, raw IP or BSD loopback)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["src", "dst", "flags", "seq", "ack", "len"])]
     pcap: Option<PathBuf>,
     /// Read the file's frames as if they were sent to the port's own MAC address
     #[arg(long, requires = "pcap")]
     to_us: bool,
+    /// Read the file's packets as if they were sent to this address, and port if there is one, and to the port's own MAC
+    /// address; once for each family
+    #[arg(long, requires = "pcap", value_name = "ADDR[:PORT]")]
+    to: Vec<To>,
     /// The port it comes in on [default: the one with its address]
     #[arg(long, value_name = "NAME")]
     device: Option<String>,
@@ -61,34 +64,112 @@ pub(super) struct WhyArgs {
     server: ServerArgs,
 }
 
+/// A frame of a file, and what would become of it or why that is not known; as JSON.
+#[derive(Serialize)]
+struct Explained<'a> {
+    /// Its place in the file, from 1.
+    number: u64,
+    /// What is not as it stands in the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+    #[serde(flatten)]
+    why: Option<&'a Why>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_tried: Option<String>,
+}
+
 impl WhyArgs {
     pub(super) fn run(&self, out: &mut impl Write) -> Done {
+        match (&self.pcap, self.src, self.dst) {
+            (Some(file), ..) => self.explain_file(file, out),
+            (None, Some(src), Some(dst)) => {
+                let ask = self.ask(&self.segment(src, dst)?, true);
+                let why: Why = self.server.connect()?.call(&ask)?;
+                super::print(out, self.json, &why, || text(&why))
+            }
+            _ => Err(CliError::Usage("give SRC:PORT and DST:PORT, or --pcap FILE".into())),
+        }
+    }
+
+    fn ask(&self, frame: &[u8], to_us: bool) -> Request {
+        let (device, core) = (self.device.clone(), self.core);
+        Request::Why(AskWhy { frame: hex::encode(frame), to_us, device, core })
+    }
+
+    /// Explains the frames of `file`, each by a request of its own; those that cannot be tried are named.
+    fn explain_file(&self, file: &Path, out: &mut impl Write) -> Done {
+        let retarget = Retarget::new(&self.to).map_err(CliError::Usage)?;
+        let mut frames = Savefile::open(file).map_err(|error| CliError::Usage(error.to_string()))?;
         let mut server = self.server.connect()?;
-        let mut first = true;
-        for frame in self.frames()? {
-            let ask = AskWhy {
-                frame: hex::encode(&frame),
-                to_us: self.to_us || self.pcap.is_none(),
-                device: self.device.clone(),
-                core: self.core,
+        let (mut explained, mut ended) = (0, None);
+        for record in &mut frames {
+            let record = match record {
+                Ok(record) => record,
+                Err(error) => {
+                    ended = Some(error);
+                    break;
+                }
             };
-            let why: Why = server.call(&Request::Why(ask))?;
-            if !std::mem::take(&mut first) && !self.json {
+            let (number, note, why) = self.explain(record, &retarget, &mut server)?;
+            explained += u64::from(why.is_ok());
+            let (why, not_tried) = (why.as_ref().ok(), why.as_ref().err().cloned());
+            let answer = Explained { number, note, why, not_tried };
+            if number > 1 && !self.json {
                 writeln!(out)?;
             }
-            super::print(out, self.json, &why, || text(&why))?;
+            super::print(out, self.json, &answer, || answer.text())?;
+        }
+        out.flush()?;
+        let number = frames.number();
+        match ended {
+            Some(error) if number == 0 => return Err(CliError::Usage(error.to_string())),
+            // What could be read has been explained. Who does not read this has closed stderr.
+            Some(error) => drop(writeln!(std::io::stderr(), "hearken: {error}")),
+            None if number == 0 => {
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "hearken: {}: holds no frame, so there is nothing to explain",
+                    file.display()
+                );
+            }
+            None => {}
+        }
+        if number > 0 && explained == 0 {
+            let (file, which) =
+                (file.display(), if number == 1 { "its frame" } else { "none of its frames" });
+            let can = if number == 1 { "cannot" } else { "can" };
+            return Err(CliError::Run(format!("{file}: {which} {can} be tried; see above")));
         }
         Ok(())
     }
 
-    fn frames(&self) -> Result<Vec<Vec<u8>>, CliError> {
-        match (&self.pcap, self.src, self.dst) {
-            (Some(file), ..) => {
-                let cannot = |error| CliError::Usage(format!("{}: {error}", file.display()));
-                read_frames(file).map_err(cannot)
+    /// The number of `record`, what is not as it stands in the file, and what would become of it or why it is not tried.
+    fn explain(
+        &self,
+        record: Record,
+        retarget: &Retarget,
+        server: &mut Client,
+    ) -> Result<(u64, Option<String>, Result<Why, String>), CliError> {
+        let mut packet = match record {
+            Record::Packet(packet) => packet,
+            Record::Unusable { number, why } => return Ok((number, None, Err(why))),
+        };
+        let (number, note) = (packet.number, packet.note());
+        if let Err(why) = retarget.apply(&mut packet.frame) {
+            return Ok((number, note, Err(why)));
+        }
+        let to_us = self.to_us || packet.to_host || !retarget.is_empty();
+        let ask = self.ask(&packet.frame, to_us);
+        if proto::request_line(&ask).len() > LINE_MAX {
+            let why = format!("has {} octets, more than the server takes in a request", packet.frame.len());
+            return Ok((number, note, Err(why)));
+        }
+        match server.call(&ask) {
+            Ok(why) => Ok((number, note, Ok(why))),
+            Err(ClientError::Refused(refusal)) if refusal.errno.as_deref() == Some(TOO_LONG) => {
+                Ok((number, note, Err(refusal.message)))
             }
-            (None, Some(src), Some(dst)) => Ok(vec![self.segment(src, dst)?]),
-            _ => Err(CliError::Usage("give SRC:PORT and DST:PORT, or --pcap FILE".into())),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -127,33 +208,16 @@ impl WhyArgs {
     }
 }
 
-/// The Ethernet frames of a file.
-fn read_frames(path: &Path) -> Result<Vec<Vec<u8>>, String> {
-    let wrong = |error: pcap_file::PcapError| format!("is no capture file that can be read: {error}");
-    let mut file = File::open(path).map_err(|error| format!("cannot open it: {error}"))?;
-    let mut magic = [0; 4];
-    let whole = file.read_exact(&mut magic).and_then(|()| file.rewind());
-    whole.map_err(|error| format!("cannot read it: {error}"))?;
-    let mut frames = Vec::new();
-    if magic == PCAPNG_MAGIC {
-        let mut reader = PcapNgReader::new(BufReader::new(file)).map_err(wrong)?;
-        while let Some(block) = reader.next_block() {
-            match block.map_err(wrong)? {
-                Block::EnhancedPacket(packet) => frames.push(packet.data.into_owned()),
-                Block::SimplePacket(packet) => frames.push(packet.data.into_owned()),
-                _ => {}
-            }
-        }
-    } else {
-        let mut reader = PcapReader::new(BufReader::new(file)).map_err(wrong)?;
-        if reader.header().datalink != DataLink::ETHERNET {
-            return Err(format!("holds {:?} and not Ethernet frames", reader.header().datalink));
-        }
-        while let Some(packet) = reader.next_packet() {
-            frames.push(packet.map_err(wrong)?.data.into_owned());
-        }
+impl Explained<'_> {
+    fn text(&self) -> String {
+        let number = self.number;
+        let head = match (&self.not_tried, &self.note) {
+            (Some(why), _) => format!("file      frame {number}, not tried: it {why}\n"),
+            (None, Some(note)) => format!("file      frame {number}: {note}\n"),
+            (None, None) => format!("file      frame {number}\n"),
+        };
+        head + &self.why.map(text).unwrap_or_default()
     }
-    Ok(frames)
 }
 
 /// Where a segment goes that its worker does not know.

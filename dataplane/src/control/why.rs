@@ -153,7 +153,7 @@ impl Walk {
 impl<D> Desk<D> {
     /// What would become of the frame: at once, or when the cores have said what they know of its flow.
     ///
-    /// An error: it is no frame, there is no such port or core, or the core does not answer.
+    /// An error: it is no frame, it is too long (`EMSGSIZE`), there is no such port or core, or the core does not answer.
     pub fn why(&mut self, peer: Peer, ask: &AskWhy) -> Poll<Result<Why, Refusal>> {
         let answers = ready!(self.dry_runs.answers(&self.stack, peer.client));
         let (place, walk) = match self.walk(ask) {
@@ -172,9 +172,11 @@ impl<D> Desk<D> {
         let bytes = hex::decode(&ask.frame).ok_or_else(|| Refusal::new("frame is not hexadecimal"))?;
         if bytes.len() > BUFFER_LEN {
             let len = bytes.len();
-            return Err(Refusal::new(format!(
-                "the frame has {len} octets; at most {BUFFER_LEN} can be tried"
-            )));
+            let message = format!(
+                "has {len} octets, and at most {BUFFER_LEN} can be tried; a capture on a host holds what its segmentation \
+                 offload has put together, one on the wire does not"
+            );
+            return Err(Refusal { errno: Some("EMSGSIZE".into()), message });
         }
         let last = u16::try_from(self.cpus.len()).unwrap_or(u16::MAX).saturating_sub(1);
         if let Some(core) = ask.core.filter(|core| *core > last) {

@@ -1,23 +1,22 @@
-//! Packet I/O on files: replays the frames of a pcap or pcapng file, and writes what is sent into a pcap file.
+//! Packet I/O on files: replays the frames of a capture file ([`crate::savefile`]), and writes what is sent into a pcap file.
 //!
 //! The file is read once, at the start, so that replaying makes no system call. Writing goes through a buffer and makes
 //! one now and then: a recorded run is for looking at, not for measuring. There is no clock here, so the recorded time of
 //! a frame is its number in microseconds.
 
 use std::fs::File;
-use std::io::{BufWriter, Read};
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pcap_file::pcap::{PcapPacket, PcapReader, PcapWriter};
-use pcap_file::pcapng::{Block, PcapNgReader};
-use pcap_file::{DataLink, PcapError};
+use pcap_file::PcapError;
+use pcap_file::pcap::{PcapPacket, PcapWriter};
 
 use super::mem::{BUFFER_LEN, MemFrame, Pool, pool};
 use super::{Capabilities, Frame, PacketIo, Sent};
+use crate::savefile::{Record, Savefile, SavefileError};
+use crate::wire::ether::MacAddr;
 
-/// The first octets of a pcapng file (its section header block).
-const PCAPNG_MAGIC: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
 /// Frames that may be out at a time.
 const BUFFERS: usize = 512;
 
@@ -26,6 +25,8 @@ const BUFFERS: usize = 512;
 pub struct PcapConfig {
     /// The file to replay; without one no frame ever comes.
     pub rx: Option<PathBuf>,
+    /// The port's MAC address, for packets of captures that had none.
+    pub mac: MacAddr,
     /// Begin again at the file's end.
     pub looped: bool,
     /// The file to write, which is replaced if it is there; without one, what is sent is forgotten.
@@ -35,48 +36,11 @@ pub struct PcapConfig {
 /// Why a file cannot be replayed or written.
 #[derive(Debug, thiserror::Error)]
 pub enum PcapIoError {
-    /// It cannot be opened.
-    #[error("{}: {source}; give the path of a pcap or pcapng file that can be read", path.display())]
-    Open {
-        /// Its path.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// It is no capture, or a broken one.
-    #[error("{}: not a whole pcap or pcapng file, behind frame {frames}: {source}; record it again", path.display())]
-    Format {
-        /// Its path.
-        path: PathBuf,
-        /// Frames that could be read.
-        frames: usize,
-        /// What the reader said.
-        source: PcapError,
-    },
-    /// Its frames are not Ethernet frames.
-    #[error("{}: link type {found:?}, and Ethernet is wanted; record it on an Ethernet interface", path.display())]
-    LinkType {
-        /// Its path.
-        path: PathBuf,
-        /// What it holds.
-        found: DataLink,
-    },
-    /// A frame does not fit into a buffer.
-    #[error(
-        "{}: frame {frame} has {len} octets, and {BUFFER_LEN} are the most; switch segmentation offloads off and record \
-         it again",
-        path.display()
-    )]
-    TooLong {
-        /// Its path.
-        path: PathBuf,
-        /// The frame's number, from 1.
-        frame: usize,
-        /// Its octets.
-        len: usize,
-    },
+    /// It cannot be read, or holds what is not understood.
+    #[error(transparent)]
+    Savefile(#[from] SavefileError),
     /// There is nothing to replay.
-    #[error("{}: no frame in it; record some", path.display())]
+    #[error("{}: no frame in it that can be replayed; record some", path.display())]
     Empty {
         /// Its path.
         path: PathBuf,
@@ -100,14 +64,9 @@ struct Frames {
 }
 
 impl Frames {
-    fn push(&mut self, path: &Path, frame: &[u8]) -> Result<(), PcapIoError> {
-        if frame.len() > BUFFER_LEN {
-            let (path, frame, len) = (path.to_owned(), self.ends.len() + 1, frame.len());
-            return Err(PcapIoError::TooLong { path, frame, len });
-        }
+    fn push(&mut self, frame: &[u8]) {
         self.bytes.extend_from_slice(frame);
         self.ends.push(self.bytes.len());
-        Ok(())
     }
 
     fn get(&self, index: usize) -> Option<&[u8]> {
@@ -116,54 +75,36 @@ impl Frames {
         Some(&self.bytes[start..end])
     }
 
-    /// Reads the file at `path`, of either kind.
-    fn load(path: &Path) -> Result<Self, PcapIoError> {
-        let mut file = Vec::new();
-        File::open(path)
-            .and_then(|mut from| from.read_to_end(&mut file))
-            .map_err(|source| PcapIoError::Open { path: path.to_owned(), source })?;
+    /// Reads the file at `path`; what came to the host that captured it comes to `mac`. Frames that cannot be replayed are
+    /// left out, and the log says so.
+    fn load(path: &Path, mac: MacAddr) -> Result<Self, PcapIoError> {
         let mut frames = Self::default();
-        if file.starts_with(&PCAPNG_MAGIC) {
-            frames.load_pcapng(path, &file)?;
-        } else {
-            frames.load_pcap(path, &file)?;
-        }
-        if frames.ends.is_empty() { Err(PcapIoError::Empty { path: path.to_owned() }) } else { Ok(frames) }
-    }
-
-    fn load_pcap(&mut self, path: &Path, file: &[u8]) -> Result<(), PcapIoError> {
-        let mut reader = PcapReader::new(file).map_err(|source| self.broken(path, source))?;
-        check_link(path, reader.header().datalink)?;
-        while let Some(packet) = reader.next_packet() {
-            let packet = packet.map_err(|source| self.broken(path, source))?;
-            self.push(path, &packet.data)?;
-        }
-        Ok(())
-    }
-
-    fn load_pcapng(&mut self, path: &Path, file: &[u8]) -> Result<(), PcapIoError> {
-        let mut reader = PcapNgReader::new(file).map_err(|source| self.broken(path, source))?;
-        while let Some(block) = reader.next_block() {
-            match block.map_err(|source| self.broken(path, source))? {
-                Block::InterfaceDescription(interface) => check_link(path, interface.linktype)?,
-                Block::EnhancedPacket(packet) => self.push(path, &packet.data)?,
-                Block::SimplePacket(packet) => self.push(path, &packet.data)?,
-                _ => {}
+        let (mut left_out, mut first) = (0u64, None);
+        let mut leave_out = |number: u64, why: String| {
+            left_out += 1;
+            first.get_or_insert_with(|| format!("frame {number} {why}"));
+        };
+        for record in Savefile::open(path)? {
+            match record {
+                Ok(Record::Packet(packet)) if packet.frame.len() > BUFFER_LEN => {
+                    let len = packet.frame.len();
+                    leave_out(packet.number, format!("has {len} octets, and {BUFFER_LEN} are the most"));
+                }
+                Ok(Record::Packet(mut packet)) => {
+                    packet.address(mac.0);
+                    frames.push(&packet.frame);
+                }
+                Ok(Record::Unusable { number, why }) => leave_out(number, why),
+                Err(error) if frames.ends.is_empty() => return Err(error.into()),
+                Err(error) => {
+                    tracing::warn!(%error, frames = frames.ends.len(), "not the whole file is replayed")
+                }
             }
         }
-        Ok(())
-    }
-
-    fn broken(&self, path: &Path, source: PcapError) -> PcapIoError {
-        PcapIoError::Format { path: path.to_owned(), frames: self.ends.len(), source }
-    }
-}
-
-fn check_link(path: &Path, found: DataLink) -> Result<(), PcapIoError> {
-    if found == DataLink::ETHERNET {
-        Ok(())
-    } else {
-        Err(PcapIoError::LinkType { path: path.to_owned(), found })
+        if let Some(first) = first {
+            tracing::warn!(file = %path.display(), left_out, first, "frames that cannot be replayed");
+        }
+        if frames.ends.is_empty() { Err(PcapIoError::Empty { path: path.to_owned() }) } else { Ok(frames) }
     }
 }
 
@@ -184,7 +125,8 @@ impl Pcap {
     /// # Errors
     /// Any of [`PcapIoError`].
     pub fn open(config: &PcapConfig) -> Result<Self, PcapIoError> {
-        let frames = config.rx.as_deref().map(Frames::load).transpose()?.unwrap_or_default();
+        let frames =
+            config.rx.as_deref().map(|path| Frames::load(path, config.mac)).transpose()?.unwrap_or_default();
         let writer = config.tx.as_deref().map(create).transpose()?;
         Ok(Self { frames, next: 0, looped: config.looped, writer, written: 0, pool: pool(BUFFERS) })
     }

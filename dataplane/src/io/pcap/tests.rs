@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 
+use pcap_file::DataLink;
 use pcap_file::pcap::PcapHeader;
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketBlock;
@@ -41,7 +42,7 @@ fn open(file: &[u8], looped: bool) -> Result<Pcap, PcapIoError> {
     let dir = TempDir::new().expect("a temporary directory");
     let path = dir.path().join("in.pcap");
     std::fs::write(&path, file).expect("it can be written");
-    Pcap::open(&PcapConfig { rx: Some(path), looped, tx: None })
+    Pcap::open(&PcapConfig { rx: Some(path), looped, ..PcapConfig::default() })
 }
 
 fn take<const N: usize>(io: &mut Pcap) -> Vec<Vec<u8>> {
@@ -90,24 +91,42 @@ fn what_is_sent_can_be_replayed() {
 
 #[test]
 fn files_that_are_refused() {
-    let refused = |file: &[u8]| open(file, false).expect_err("refused");
-    for whole in [pcap(&FRAMES, DataLink::ETHERNET), pcapng(&FRAMES, DataLink::ETHERNET)] {
-        let cut = refused(&whole[..whole.len() - 5]);
-        assert!(matches!(cut, PcapIoError::Format { frames: 2, .. }), "{cut}");
-    }
     for (file, words) in [
-        (pcap(&FRAMES, DataLink::RAW), "Ethernet is wanted"),
-        (pcapng(&FRAMES, DataLink::RAW), "Ethernet is wanted"),
         (pcap(&[], DataLink::ETHERNET), "no frame in it"),
-        (pcap(&[&[0; 60], &[0; 2049]], DataLink::ETHERNET), "frame 2 has 2049 octets"),
-        (b"no capture at all, only text".to_vec(), "not a whole pcap or pcapng file"),
-        (vec![], "not a whole pcap or pcapng file"),
+        (pcap(&[&[0; 2049]], DataLink::ETHERNET), "no frame in it that can be replayed"),
+        (pcap(&FRAMES, DataLink::PPP), "link type PPP (9)"),
+        (b"no capture at all, only text".to_vec(), "is no capture file"),
+        (vec![], "is empty"),
     ] {
-        let said = refused(&file).to_string();
+        let said = open(&file, false).expect_err("refused").to_string();
         assert!(said.contains(words) && said.contains("in.pcap: "), "{said}");
     }
     let missing = PcapConfig { rx: Some("no/such/file.pcap".into()), ..PcapConfig::default() };
-    assert!(matches!(Pcap::open(&missing), Err(PcapIoError::Open { .. })));
+    assert!(matches!(Pcap::open(&missing), Err(PcapIoError::Savefile(_))));
     let nowhere = PcapConfig { tx: Some("no/such/dir/out.pcap".into()), ..PcapConfig::default() };
     assert!(matches!(Pcap::open(&nowhere), Err(PcapIoError::Create { .. })));
+}
+
+#[test]
+fn what_cannot_be_replayed_is_left_out() {
+    let long: &[u8] = &[0; 2049];
+    for whole in [pcap(&FRAMES, DataLink::ETHERNET), pcapng(&FRAMES, DataLink::ETHERNET)] {
+        let mut cut = open(&whole[..whole.len() - 5], false).expect("two are whole");
+        assert_eq!(take::<4>(&mut cut), &FRAMES[..2]);
+    }
+    let frames = [FRAMES[0], long, FRAMES[2]];
+    let mut io = open(&pcap(&frames, DataLink::ETHERNET), false).expect("two fit");
+    assert_eq!(take::<4>(&mut io), [FRAMES[0], FRAMES[2]]);
+}
+
+#[test]
+fn packets_without_a_link_header_come_to_the_port() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let path = dir.path().join("in.pcap");
+    let packet: &[u8] = &[0x45; 40];
+    std::fs::write(&path, pcap(&[packet], DataLink::RAW)).expect("it can be written");
+    let mac = MacAddr([2, 0, 0, 0, 0, 0x11]);
+    let config = PcapConfig { rx: Some(path), mac, ..PcapConfig::default() };
+    let frame = take::<2>(&mut Pcap::open(&config).expect("it opens")).remove(0);
+    assert_eq!((&frame[..6], &frame[12..14], &frame[14..]), (&mac.0[..], &[8, 0][..], packet));
 }

@@ -1,0 +1,106 @@
+//! Where headers lie in a captured frame, read as far as its octets go; and what stands for those that were not kept.
+
+use etherparse::err::packet::SliceError;
+use etherparse::{LaxNetSlice, LaxSlicedPacket};
+
+use crate::summary::PROTO_UDP;
+use crate::wire::checksum::{Sum, pseudo_v4, pseudo_v6};
+use crate::wire::ipv4::{PROTO_ICMP, PROTO_TCP};
+use crate::wire::ipv6::PROTO_ICMPV6;
+
+/// Octets of a link header and an ARP packet.
+const ARP_END: usize = 14 + 28;
+
+/// An IP packet in a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Packet {
+    pub v6: bool,
+    /// Where it begins.
+    pub at: usize,
+    /// Where it ends by its own account, which may lie behind the frame's end.
+    pub end: usize,
+    /// Where the transport header begins, and its protocol; none in a fragment and where headers in front of it cannot
+    /// be read.
+    pub transport: Option<(usize, u8)>,
+}
+
+impl Packet {
+    /// The packet in `frame`, if it holds one, and whether the octets ended before its headers did.
+    pub fn read(frame: &[u8]) -> (Option<Self>, bool) {
+        let Ok(sliced) = LaxSlicedPacket::from_ethernet(frame) else { return (None, true) };
+        let short = matches!(sliced.stop_err, Some((SliceError::Len(_), _)));
+        let place = |part: &[u8]| part.as_ptr().addr().saturating_sub(frame.as_ptr().addr());
+        let (v6, header, len, payload) = match &sliced.net {
+            Some(LaxNetSlice::Ipv4(ip)) => {
+                let header = ip.header();
+                (false, place(header.slice()), usize::from(header.total_len()), ip.payload())
+            }
+            Some(LaxNetSlice::Ipv6(ip)) => {
+                let header = ip.header();
+                (true, place(header.slice()), 40 + usize::from(header.payload_length()), ip.payload())
+            }
+            _ => return (None, short),
+        };
+        let readable = !payload.fragmented && sliced.transport.is_some();
+        let transport = readable.then(|| (place(payload.payload), payload.ip_number.0));
+        (Some(Self { v6, at: header, end: header + len, transport }), short)
+    }
+
+    /// Where the checksum of its transport header stands, and whether addresses are in its sum.
+    pub const fn checksum(&self) -> Option<(usize, bool)> {
+        match (self.transport, self.v6) {
+            (Some((at, PROTO_TCP)), _) => Some((at + 16, true)),
+            (Some((at, PROTO_UDP)), _) => Some((at + 6, true)),
+            (Some((at, PROTO_ICMPV6)), true) => Some((at + 2, true)),
+            (Some((at, PROTO_ICMP)), false) => Some((at + 2, false)),
+            _ => None,
+        }
+    }
+}
+
+/// Makes `frame`, of which a capture kept what is there, `len` octets long: zeros for data that is not there, and a
+/// checksum that is right for them.
+///
+/// # Errors
+/// Headers are not there either: the end of a sentence that names the frame.
+pub(super) fn fill(frame: &mut Vec<u8>, len: usize) -> Result<(), String> {
+    let kept = frame.len();
+    if kept >= len {
+        return Ok(());
+    }
+    let (packet, short) = Packet::read(frame);
+    let arp = packet.is_none() && frame.get(12..14) == Some(&[8, 6]) && kept < ARP_END;
+    if packet.is_none_or(|packet| packet.end > kept) && (short || arp) {
+        return Err(format!("was cut in its headers by the capture, which kept {kept} of {len} octets"));
+    }
+    frame.resize(len, 0);
+    // What is missing of a packet that ends before it is padding.
+    let Some(packet) = packet.filter(|packet| packet.end > kept && packet.end <= len) else { return Ok(()) };
+    let (Some((start, protocol)), Some((field, with_addresses))) = (packet.transport, packet.checksum())
+    else {
+        return Ok(());
+    };
+    let Some(checksum) = frame.get_mut(field..field + 2) else { return Ok(()) };
+    checksum.fill(0);
+    let segment = &frame[start..packet.end];
+    let pseudo = if with_addresses { pseudo(frame, &packet, protocol, segment.len()) } else { Sum::ZERO };
+    let sum = pseudo.plus(Sum::of(segment)).checksum();
+    // Of UDP, 0 means that there is none.
+    let sum = if protocol == PROTO_UDP && sum == 0 { 0xffff } else { sum };
+    frame[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+    Ok(())
+}
+
+fn pseudo(frame: &[u8], packet: &Packet, protocol: u8, len: usize) -> Sum {
+    let word =
+        |at: usize| frame.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |word| u32::from_be_bytes(*word));
+    let long = |at: usize| u64::from(word(at)) << 32 | u64::from(word(at + 4));
+    let at = packet.at;
+    if packet.v6 {
+        let (src, dst) = ((long(at + 8), long(at + 16)), (long(at + 24), long(at + 32)));
+        pseudo_v6(src, dst, protocol, len as u32)
+    } else {
+        // An IPv4 packet has at most 65,535 octets.
+        pseudo_v4(word(at + 12), word(at + 16), protocol, len as u16)
+    }
+}
