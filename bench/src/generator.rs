@@ -16,6 +16,7 @@
 
 pub mod answer;
 pub mod cli;
+pub mod copies;
 pub mod cost;
 pub mod device;
 pub mod engine;

@@ -88,6 +88,32 @@ fn against_linux_over_a_wire() {
     assert!(count(&syns, "rst") > 100 && count(&syns, "refused") == 0, "{:?}", syns.streams);
 }
 
+/// A file for another server, with frames that no wire takes, sent to the one at the other end.
+fn replayed(wire: &Wire, dir: &Path) {
+    let mut frames = bench::frames::frames(bench::frames::Kind::Syn, 40, [6; 6]);
+    frames.insert(1, vec![0; 2554]);
+    frames.insert(7, vec![0; 9]);
+    // Not of the address that is asked for, and of none that the other end has.
+    for frame in frames.iter_mut().filter(|frame| frame.len() < 1000 && frame.len() > 34) {
+        let to = "198.18.9.9:81".parse().expect("an address");
+        dataplane::savefile::Retarget::new(&[to]).expect("one").apply(frame).expect("IPv4");
+    }
+    let file = dir.join("other.pcap");
+    bench::pcap::write(&file, &frames).expect("a file");
+    let words = format!(
+        "replay {} --to {SERVER}:80 --device net_af_packet0,iface=hk1,framecnt=4096 --rate 1k --seconds 1 --drain 1",
+        file.display()
+    );
+    let report = load(&mut wire.client.command(LOAD), &words, dir).expect("a replay");
+    let note =
+        "2 frames of the file are left out; the first, frame 2, has 2554 octets, 2540 of them a packet";
+    assert!(report.notes[0].starts_with(note), "{:?}", report.notes);
+    let stream = &report.streams[0];
+    assert!(count(&report, "sent") == 1000 && stream.wrong == 0, "{stream:?}");
+    // Copies of a SYN come 40 ms apart, and the server keeps its request: none of that is loss.
+    assert!(stream.silent == 0 && stream.loss == 0.0 && stream.copies > 0, "{stream:?}");
+}
+
 /// hearken's own counters agree with the generator's, and testpmd's frames are answered.
 #[test]
 fn against_hearken_over_a_wire() {
@@ -113,6 +139,7 @@ fn against_hearken_over_a_wire() {
     let mac: dataplane::wire::ether::MacAddr = mac.trim().parse().expect("a MAC address");
     let file = dir.path().join("syn.pcap");
     bench::pcap::write(&file, &bench::frames::frames(bench::frames::Kind::Syn, 4000, mac.0)).expect("a file");
+    replayed(&wire, dir.path());
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/pktgen/testpmd.sh");
     let mut testpmd = wire.client.command(&script);
     let said = run(testpmd.arg(&file).args(["net_af_packet0,iface=hk1", "1"])).expect("dpdk-testpmd");

@@ -353,6 +353,41 @@ fn the_answers_to_a_file_are_judged_too() {
     assert_counts(&tally, &[(Count::Sent, 5_000), (Count::SynAck, 5_000)]);
 }
 
+/// Three SYNs that repeat every 30 us: by a server that answers each after 2 ms, by one that loses some, and by one that keeps
+/// requests and so answers the first copy of a SYN and then one in half a second.
+#[test]
+fn syns_that_repeat_faster_than_answers_come_are_no_loss() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("frames.pcap");
+    bench::pcap::write(&file, &bench::frames::frames(Kind::Syn, 3, [2; 6])).expect("a file");
+    let stream = || {
+        let replay = Replay::read(&file, Some(MacAddr(SERVER_MAC))).expect("just written");
+        Stream::replay("file", Schedule::new(0.0, 1e5, 0.0, 0.1), Arc::new(replay))
+    };
+    let slow = Setup { rate: 1e5, fault: (Fault::Delay(2_000_000), 1), ..SYNS };
+    let (tally, planted) = slow.run_stream(stream());
+    assert_eq!(planted, 10_000);
+    assert_counts(&tally, &[(Count::Sent, 10_000), (Count::SynAck, 10_000)]);
+    assert_eq!((tally.silent(), tally.copies(), tally.loss()), (0, 0, 0.0));
+    // Which copy an answer is to is known of none but the last ones.
+    assert!(tally.synack.len() <= 3, "{}", tally.synack.len());
+
+    let (tally, planted) = Setup { fault: (Fault::Drop, 100), ..slow }.run_stream(stream());
+    assert_eq!(planted, 100);
+    assert_counts(&tally, &[(Count::Sent, 10_000), (Count::SynAck, 9_900)]);
+    assert_eq!((tally.silent(), tally.copies(), tally.loss()), (100, 0, 0.01));
+
+    let (tally, planted) = Setup { fault: (Fault::Repeat, 1), rate: 30.0, ..slow }
+        .run_stream(stream().again(Schedule::new(0.0, 30.0, 0.0, 0.1), 0));
+    assert_eq!(planted, 3);
+    assert_counts(&tally, &[(Count::Sent, 3), (Count::SynAck, 3), (Count::Again, 3)]);
+
+    let requests = Setup { kind: Kind::Requests, fault: (Fault::None, 1), ..slow };
+    let (tally, _) = requests.run_stream(stream());
+    assert_counts(&tally, &[(Count::Sent, 10_000), (Count::SynAck, 6)]);
+    assert_eq!((tally.silent(), tally.copies(), tally.loss()), (0, 9_994, 0.0));
+}
+
 #[test]
 fn our_addresses_are_told_to_whoever_asks() {
     let mac = MacAddr(CLIENT_MAC);

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
+use dataplane::savefile::To;
 use dataplane::wire::ether::MacAddr;
 
 use super::cost::CostArgs;
@@ -55,8 +56,11 @@ pub struct StreamArgs {
 /// Frames from a file.
 #[derive(Debug, clap::Args)]
 pub struct ReplayArgs {
-    /// Capture file (pcap)
+    /// Capture file (pcap or pcapng; Ethernet, Linux cooked, raw IP or BSD loopback)
     file: PathBuf,
+    /// Send its packets to this address, and port if there is one; once for each family [where they say]
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    to: Vec<To>,
     /// Frames a second
     #[arg(long, default_value = "100k", value_name = "RATE")]
     rate: Rate,
@@ -168,7 +172,7 @@ impl Cli {
             Command::Cost(args) => return args.run(),
             Command::KernelListener(args) => return args.run(),
             Command::Replay(args) => {
-                let (report, outcome) = session::replay(&args.file, args.rate.0, &args.run)?;
+                let (report, outcome) = session::replay(&args.file, (args.rate.0, &args.to), &args.run)?;
                 return publish(&report, &outcome, &args.run);
             }
             Command::Scenario(args) => return scenario::run(args.name, &args.run),

@@ -9,18 +9,22 @@ use anyhow::{Context, anyhow, bail, ensure};
 use dataplane::config::Config;
 use dataplane::control::client::Client;
 use dataplane::control::proto::{Latency, Request, Stats};
+use dataplane::io::PacketIo;
 use dataplane::io::dpdk::DpdkIo;
 use dataplane::start::{self, machine};
 use dataplane::wire::ether::MacAddr;
 use dpdk::Eal;
 use listener::Stack;
 use listener::sockaddr::{Caller, Family};
+use listener::sockopt::SockOpt;
 use listener::types::Then;
 
 use super::spec::Net;
 
 /// The device string that stands for a server in this process.
 pub const SELF: &str = "self";
+/// Octets of the longest packet on the way to a server in this process: its port's MTU.
+const MTU: u16 = 1500;
 /// MAC address of the client's end of a server in this process.
 const CLIENT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 
@@ -33,6 +37,8 @@ pub struct Wire {
     pub queues: Vec<(usize, DpdkIo)>,
     /// Our MAC address.
     pub mac: MacAddr,
+    /// Octets of the longest packet.
+    pub mtu: u16,
     /// What it is, for reports.
     pub name: String,
     /// The generator's threads have to offer their CPUs to others when they are idle.
@@ -100,6 +106,10 @@ pub fn listen(
     let family = if addr.is_ipv4() { Family::Inet } else { Family::Inet6 };
     let fd = stack.socket(family, 0).map_err(fail)?;
     stack.set_then(fd, then).map_err(fail)?;
+    // So that a listener of each family can stand on all addresses.
+    if family == Family::Inet6 {
+        stack.setsockopt(fd, SockOpt::V6Only(true)).map_err(fail)?;
+    }
     stack.bind(fd, addr.into(), Caller::ROOT).map_err(fail)?;
     stack.listen(fd, backlog).map_err(fail)?;
     Ok(fd)
@@ -156,14 +166,14 @@ pub fn open(device: &str, cores: &[usize]) -> anyhow::Result<Wire> {
     }
     let (mut opened, running) = start::dpdk::open(&config, count).map_err(|error| anyhow!("{error}"))?;
     let port = opened.pop().context("a device has a port")?;
-    let (queues, mac) = (port.queues, port.mac);
+    let (queues, mac, mtu) = (port.queues, port.mac, port.mtu);
     if queues.len() < count {
         eprintln!("hearken-load: {device} has {} queue pairs, so {} cores send", queues.len(), queues.len());
     }
     let yields = start::cores::allowed().len() <= count;
     let eal = running.eal.clone();
     let queues = cpus.into_iter().zip(queues).collect();
-    Ok(Wire { queues, mac, name: device.to_owned(), yields, own: None, eal, _device: Some(running) })
+    Ok(Wire { queues, mac, mtu, name: device.to_owned(), yields, own: None, eal, _device: Some(running) })
 }
 
 /// What a server in this process is to be.
@@ -213,10 +223,15 @@ pub fn open_self(setup: &OwnSetup, cores: &[usize]) -> anyhow::Result<Wire> {
     let taken = ours.iter().chain(&theirs).collect::<std::collections::BTreeSet<_>>().len();
     let yields = start::cores::allowed().len() <= taken;
     let queues = ours.into_iter().zip(peers).collect();
-    Ok(Wire { queues, mac: CLIENT_MAC, name, yields, own: Some(own), eal, _device: None })
+    Ok(Wire { queues, mac: CLIENT_MAC, mtu: MTU, name, yields, own: Some(own), eal, _device: None })
 }
 
 impl Wire {
+    /// A buffer of the device, if it has one to spare.
+    pub fn alloc(&mut self) -> Option<<DpdkIo as PacketIo>::Frame> {
+        self.queues.first_mut()?.1.alloc()
+    }
+
     /// What threads do before they use a queue.
     pub fn enter(&self) -> impl Fn() -> Result<dpdk::Lcore, String> + Sync + use<> {
         let eal = self.eal.clone();

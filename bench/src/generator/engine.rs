@@ -12,6 +12,7 @@ use hdrhistogram::Histogram;
 use listener::segment::flag;
 
 use super::answer::{Heard, hear};
+use super::copies::{Answer, Copies};
 use super::neighbour;
 use super::plan::{End, Mode, Plan, Stream};
 use super::seen::{Seen, Sight};
@@ -61,8 +62,18 @@ struct Share {
     limit: u64,
     seen: Seen,
     closed: Seen,
+    /// Of a file, whose SYNs are sent more than once: stands for `seen`.
+    copies: Option<Copies>,
     tally: Tally,
     shared: Arc<Shared>,
+}
+
+/// A SYN in line.
+#[derive(Clone, Copy)]
+struct Mark {
+    share: u8,
+    flow: u64,
+    at: u64,
 }
 
 /// One core's part of a run.
@@ -75,8 +86,8 @@ pub struct Engine<I: PacketIo> {
     turn: usize,
     rx: [Option<I::Frame>; BURST],
     tx: [Option<I::Frame>; ROOM],
-    /// Of each frame in `tx` that is a SYN, its stream and its time.
-    marks: [Option<(u8, u64)>; ROOM],
+    /// Of each frame in `tx` that is a SYN, which one.
+    marks: [Option<Mark>; ROOM],
     pending: usize,
     traffic: Traffic,
     lag: Histogram<u64>,
@@ -109,6 +120,7 @@ impl<I: PacketIo> Engine<I> {
                 limit: stream.first_flow,
                 seen: Seen::new(window),
                 closed: Seen::new(if stream.mode == Mode::Syn { 1 } else { window }),
+                copies: stream.copied().map(Copies::new),
                 tally: Tally::default(),
                 shared: Arc::clone(shared),
             }
@@ -166,7 +178,11 @@ impl<I: PacketIo> Engine<I> {
     pub fn finish(mut self) -> Done<I> {
         self.tx[..self.pending].fill_with(|| None);
         let Self { io, shares, traffic, lag, .. } = self;
-        Done { io, tallies: shares.into_iter().map(|share| share.tally).collect(), traffic, lag }
+        let tallies = shares.into_iter().map(|share| {
+            let excused = share.copies.as_ref().map_or(0, Copies::excused);
+            Tally { excused, ..share.tally }
+        });
+        Done { io, tallies: tallies.collect(), traffic, lag }
     }
 
     fn receive(&mut self, received: usize, now: u64) {
@@ -206,7 +222,7 @@ impl<I: PacketIo> Engine<I> {
     }
 
     /// Puts `frame` in line; the caller has seen that there is room.
-    fn push(&mut self, frame: I::Frame, mark: Option<(u8, u64)>) {
+    fn push(&mut self, frame: I::Frame, mark: Option<Mark>) {
         self.tx[self.pending] = Some(frame);
         self.marks[self.pending] = mark;
         self.pending += 1;
@@ -246,15 +262,17 @@ impl<I: PacketIo> Engine<I> {
                     traffic.no_buffer += 1;
                     break;
                 };
-                if !frame.set_len(share.plan.frame_len(share.next)) {
+                let (flow, at) = (share.next, share.at);
+                // What fits in no buffer never will: the next one has its turn.
+                if frame.set_len(share.plan.frame_len(flow)) {
+                    share.plan.write_frame(flow, at, frame.bytes_mut());
+                    frame.set_tx_offload(TxOffload::default());
+                    let mark = Mark { share: index as u8, flow, at };
+                    (tx[*pending], marks[*pending]) = (Some(frame), share.plan.is_syn(flow).then_some(mark));
+                    *pending += 1;
+                } else {
                     traffic.no_buffer += 1;
-                    break;
                 }
-                share.plan.write_frame(share.next, share.at, frame.bytes_mut());
-                frame.set_tx_offload(TxOffload::default());
-                let mark = share.plan.is_syn(share.next).then_some((index as u8, share.at));
-                (tx[*pending], marks[*pending]) = (Some(frame), mark);
-                *pending += 1;
                 begun += 1;
                 share.next += *cores;
                 share.at = share.plan.at(share.next);
@@ -270,10 +288,14 @@ impl<I: PacketIo> Engine<I> {
         }
         let sent = io.tx_burst(&mut tx[..*pending]);
         let (mut syns, mut first) = (0, now);
-        let marked = marks[..sent.done].iter().enumerate();
-        let taken = marked.filter(|(slot, _)| sent.rejected >> slot & 1 == 0);
-        for (share, at) in taken.filter_map(|(_, mark)| mark.as_ref()) {
-            shares[usize::from(*share)].tally.counts.add(Count::Sent);
+        let marked = (0u32..).zip(&marks[..sent.done]);
+        let taken = marked.filter(|(slot, _)| sent.rejected.checked_shr(*slot).unwrap_or(0) & 1 == 0);
+        for Mark { share, flow, at } in taken.filter_map(|(_, mark)| mark.as_ref()) {
+            let share = &mut shares[usize::from(*share)];
+            share.tally.counts.add(Count::Sent);
+            if let Some(copies) = &mut share.copies {
+                copies.sent(share.plan.syn_number(*flow), *at);
+            }
             syns += 1;
             first = first.min(*at);
         }
@@ -340,22 +362,22 @@ impl Share {
         (ends, target): (Ends, Target),
         now: u64,
     ) -> Option<Reply> {
-        let at = self.plan.at(acked.flow);
-        let counts = &mut self.tally.counts;
         if acked.octets != 1 {
-            counts.add(Count::WrongAck);
+            self.tally.counts.add(Count::WrongAck);
             return None;
         }
         let (offer, tsval) = self.plan.offered(acked.flow);
         if !heard.options_fit(&offer, tsval) {
-            counts.add(Count::WrongOptions);
+            self.tally.counts.add(Count::WrongOptions);
             return None;
         }
-        match self.seen.insert(acked.flow) {
+        let (sight, took) = self.sight(acked.flow, now);
+        let counts = &mut self.tally.counts;
+        match sight {
             Sight::First if target.expect == Expect::Closed => counts.add(Count::Unexpected),
             Sight::First => {
                 counts.add(Count::SynAck);
-                self.tally.synack.saturating_record(now.saturating_sub(at).max(1));
+                took.into_iter().for_each(|took| self.tally.synack.saturating_record(took));
                 if self.plan.mode != Mode::Syn {
                     counts.add(Count::Acked);
                 }
@@ -364,6 +386,19 @@ impl Share {
             Sight::Forgotten => counts.add(Count::Forgotten),
         }
         self.follow(heard, acked.flow, ends, now)
+    }
+
+    /// Whether this answer to `flow` is the first, and the nanoseconds that it took if that is known.
+    fn sight(&mut self, flow: u64, now: u64) -> (Sight, Option<u64>) {
+        let took = |at: u64| now.saturating_sub(at).max(1);
+        let Some(copies) = &mut self.copies else {
+            return (self.seen.insert(flow), Some(took(self.plan.at(flow))));
+        };
+        match copies.answered(self.plan.syn_number(flow), now) {
+            Answer::First(at) => (Sight::First, at.map(took)),
+            Answer::Again => (Sight::Again, None),
+            Answer::Stale => (Sight::Forgotten, None),
+        }
     }
 
     /// What follows a SYN-ACK, also one that comes again: its server did not hear us.
@@ -384,20 +419,20 @@ impl Share {
     }
 
     fn rst(&mut self, acked: &Acked, target: Target, now: u64) {
-        let at = self.plan.at(acked.flow);
-        let counts = &mut self.tally.counts;
         if acked.octets > 1 && self.plan.mode != Mode::Syn {
-            counts.add(Count::Reset);
+            self.tally.counts.add(Count::Reset);
             return;
         }
         if acked.octets != 1 {
-            counts.add(Count::WrongAck);
+            self.tally.counts.add(Count::WrongAck);
             return;
         }
-        match self.seen.insert(acked.flow) {
+        let (sight, took) = self.sight(acked.flow, now);
+        let counts = &mut self.tally.counts;
+        match sight {
             Sight::First => {
                 counts.add(if target.expect == Expect::Open { Count::Refused } else { Count::Rst });
-                self.tally.rst.saturating_record(now.saturating_sub(at).max(1));
+                took.into_iter().for_each(|took| self.tally.rst.saturating_record(took));
             }
             Sight::Again => counts.add(Count::Reset),
             Sight::Forgotten => counts.add(Count::Forgotten),

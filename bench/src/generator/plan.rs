@@ -103,9 +103,29 @@ impl Stream {
         }
     }
 
-    /// True if `addr` is the address of a source that is made here: somebody may ask for its MAC address.
+    /// True if `addr` is the address of a source: somebody may ask for its MAC address.
     pub fn has_source(&self, addr: InetAddr) -> bool {
-        matches!(&self.flows, Flows::Made(made) if made.space.owns(addr))
+        match &self.flows {
+            Flows::Made(made) => made.space.owns(addr),
+            Flows::Replayed(replay) => replay.has_source(addr),
+        }
+    }
+
+    /// Of a file, how many different SYNs it has: they are sent more than once.
+    pub fn copied(&self) -> Option<usize> {
+        match &self.flows {
+            Flows::Made(_) => None,
+            Flows::Replayed(replay) => Some(replay.syns()),
+        }
+    }
+
+    /// Of a file, which of its SYNs the frame of `flow` is a copy of.
+    #[inline]
+    pub fn syn_number(&self, flow: u64) -> usize {
+        match &self.flows {
+            Flows::Made(_) => 0,
+            Flows::Replayed(replay) => replay.syn_number(flow),
+        }
     }
 
     /// True if `heard` came to a source of this stream.
@@ -209,7 +229,7 @@ impl Stream {
                 let first = made.space.first_flow(heard.dst.0, heard.dst.1)?;
                 made.space.acked(first, heard.ack, limit)
             }
-            Flows::Replayed(replay) => replay.acked(heard, limit),
+            Flows::Replayed(replay) => replay.acked(heard),
         }
     }
 

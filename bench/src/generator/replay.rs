@@ -1,11 +1,13 @@
-//! Frames of a capture file as a stream: sent over and over in their order, their answers found by addresses and ports.
+//! Frames of a capture file as a stream: sent over and over in their order, their answers found by addresses, ports and
+//! sequence number.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use dataplane::io::{Csum, RxMeta};
-use dataplane::wire::ether::MacAddr;
+use dataplane::savefile::{Record, Retarget, Savefile};
+use dataplane::wire::ether::{HEADER_LEN, MacAddr};
 use listener::segment::flag;
 use listener::types::InetAddr;
 
@@ -14,29 +16,151 @@ use super::neighbour;
 use super::space::Acked;
 use super::targets::{Expect, Target};
 use super::template::{Ends, Offer};
-use crate::pcap;
 
-/// What is said of a SYN: that its checksums are somebody else's affair.
-const UNCHECKED: RxMeta = RxMeta { ip_csum: Csum::Good, l4_csum: Csum::Good, vlan_tci: None, chained: false };
+/// No device has checked what stands in a file.
+const UNCHECKED: RxMeta =
+    RxMeta { ip_csum: Csum::Unknown, l4_csum: Csum::Unknown, vlan_tci: None, chained: false };
 
 /// A SYN of the file.
 #[derive(Clone, Copy, Debug)]
 struct Syn {
     ends: Ends,
     isn: u32,
+    /// Sequence numbers that it takes.
+    seq_len: u32,
     offer: Offer,
     tsval: u32,
+    /// Its first frame.
+    frame: usize,
+}
+
+/// The frames of a file that can be sent, and why others cannot.
+#[derive(Clone, Debug, Default)]
+pub struct Frames {
+    frames: Vec<Vec<u8>>,
+    /// Numbers in the file.
+    numbers: Vec<u64>,
+    /// How many are left out, and the number of the first one and why.
+    left_out: u64,
+    first_left_out: Option<(u64, String)>,
+    /// Why the file was not read to its end.
+    ended: Option<String>,
+}
+
+impl Frames {
+    /// Reads `file`, its packets sent to `to` if that says anything.
+    ///
+    /// # Errors
+    /// It cannot be read, or nothing of it can be sent.
+    pub fn read(file: &Path, to: &Retarget) -> anyhow::Result<Self> {
+        let mut all = Self::default();
+        for record in Savefile::open(file)? {
+            match record {
+                Ok(Record::Packet(mut packet)) => match to.apply(&mut packet.frame) {
+                    Ok(()) if packet.frame.len() < HEADER_LEN => {
+                        let why = format!("has {} octets, and a header has {HEADER_LEN}", packet.frame.len());
+                        all.leave_out(packet.number, &why);
+                    }
+                    Ok(()) => {
+                        all.frames.push(packet.frame);
+                        all.numbers.push(packet.number);
+                    }
+                    Err(why) => all.leave_out(packet.number, &why),
+                },
+                Ok(Record::Unusable { number, why }) => all.leave_out(number, &why),
+                Err(error) if all.frames.is_empty() => return Err(error.into()),
+                Err(error) => all.ended = Some(error.to_string()),
+            }
+        }
+        all.not_empty(file)?;
+        Ok(all)
+    }
+
+    fn not_empty(&self, file: &Path) -> anyhow::Result<()> {
+        let why = |(number, why): &(u64, String)| format!(" that can be sent: frame {number} {why}");
+        let why = self.first_left_out.as_ref().map_or(String::new(), why);
+        ensure!(!self.frames.is_empty(), "{} holds no frame{why}", file.display());
+        Ok(())
+    }
+
+    fn leave_out(&mut self, number: u64, why: &str) {
+        self.left_out += 1;
+        if self.first_left_out.as_ref().is_none_or(|(first, _)| number < *first) {
+            self.first_left_out = Some((number, why.to_owned()));
+        }
+    }
+
+    /// Leaves out what `fits` has something against: the end of a sentence that names the frame.
+    ///
+    /// # Errors
+    /// Nothing is left.
+    pub fn keep(
+        &mut self,
+        file: &Path,
+        mut fits: impl FnMut(&[u8]) -> Result<(), String>,
+    ) -> anyhow::Result<()> {
+        let frames = std::mem::take(&mut self.frames).into_iter().zip(std::mem::take(&mut self.numbers));
+        for (frame, number) in frames {
+            match fits(&frame) {
+                Ok(()) => {
+                    self.frames.push(frame);
+                    self.numbers.push(number);
+                }
+                Err(why) => self.leave_out(number, &why),
+            }
+        }
+        self.not_empty(file)
+    }
+
+    /// Sends all to the MAC address `dst`, from `src` if there is one: answers then come to it.
+    pub fn address(&mut self, src: Option<MacAddr>, dst: MacAddr) {
+        for frame in &mut self.frames {
+            frame[..6].copy_from_slice(&dst.0);
+            if let Some(src) = src {
+                frame[6..12].copy_from_slice(&src.0);
+            }
+        }
+    }
+
+    /// What is not sent, for people.
+    pub fn notes(&self) -> Vec<String> {
+        let left_out = self.first_left_out.as_ref().map(|(first, why)| match self.left_out {
+            1 => format!("One frame of the file is left out: frame {first} {why}."),
+            more => format!("{more} frames of the file are left out; the first, frame {first}, {why}."),
+        });
+        let ended = self.ended.as_ref().map(|why| format!("{why}."));
+        let heard = self.frames.iter().filter_map(|frame| hear(frame, neighbour::packet(frame)?, UNCHECKED));
+        let broken = heard.filter(|heard| heard.kind() == flag::SYN && !heard.whole).count();
+        let broken = (broken > 0).then(|| {
+            format!("SYNs of the file with a wrong checksum or broken options, to which no answer is expected: {broken}.")
+        });
+        left_out.into_iter().chain(ended).chain(broken).collect()
+    }
+
+    /// Where TCP segments go and come from, SYNs before others, each destination once.
+    pub fn targets(&self) -> Vec<(InetAddr, InetAddr)> {
+        let heard = self.frames.iter().filter_map(|frame| hear(frame, neighbour::packet(frame)?, UNCHECKED));
+        let (syns, others): (Vec<Heard>, Vec<Heard>) = heard.partition(|heard| heard.kind() == flag::SYN);
+        let mut seen = HashSet::new();
+        let ends = syns.iter().chain(&others).map(|heard| (heard.dst.0, heard.src.0));
+        ends.filter(|(dst, _)| seen.insert(*dst)).collect()
+    }
 }
 
 /// The frames of a file.
 #[derive(Debug)]
 pub struct Replay {
     frames: Vec<Vec<u8>>,
-    /// Of those that are SYNs, what is needed to judge an answer.
-    syns: Vec<Option<Syn>>,
-    /// Our end and the server's end → the SYN.
-    places: HashMap<(InetAddr, u16, InetAddr, u16), usize>,
+    syns: Vec<Syn>,
+    /// Of each frame the SYN that it is.
+    numbers: Vec<Option<usize>>,
+    /// Our end and the server's end → the SYNs between them.
+    places: HashMap<Key, Vec<usize>>,
+    sources: HashSet<InetAddr>,
 }
+
+/// Our end and the server's.
+type Key = (InetAddr, u16, InetAddr, u16);
 
 impl Replay {
     /// Reads `file`; its frames go to `dst` if there is one, else where they say.
@@ -44,34 +168,48 @@ impl Replay {
     /// # Errors
     /// What the file system says, or that it holds no frame.
     pub fn read(file: &Path, dst: Option<MacAddr>) -> anyhow::Result<Self> {
-        let mut frames = pcap::read(file)?;
-        frames.retain(|frame| frame.len() >= 14);
-        ensure!(!frames.is_empty(), "{} holds no frame", file.display());
-        if let Some(mac) = dst {
-            frames.iter_mut().for_each(|frame| frame[..6].copy_from_slice(&mac.0));
+        let mut frames = Frames::read(file, &Retarget::default())?;
+        if let Some(dst) = dst {
+            frames.address(None, dst);
         }
-        let syns: Vec<Option<Syn>> = frames.iter().map(|frame| syn(frame)).collect();
-        let mut places = HashMap::new();
-        for (place, syn) in syns.iter().enumerate() {
-            if let Some(Syn { ends: Ends { src, dst }, .. }) = syn {
-                places.insert((src.0, src.1, dst.0, dst.1), place);
-            }
-        }
-        Ok(Self { frames, syns, places })
+        Ok(Self::new(frames))
     }
 
-    /// The destination address of the first SYN, to ask for its MAC address; and its source.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn first(&self) -> anyhow::Result<(InetAddr, InetAddr)> {
-        let first = self.syns.iter().flatten().next().context("the file holds no SYN")?;
-        Ok((first.ends.dst.0, first.ends.src.0))
+    /// Of `frames`, at least one.
+    pub fn new(frames: Frames) -> Self {
+        let frames = frames.frames;
+        let (mut syns, mut numbers) = (Vec::<Syn>::new(), Vec::with_capacity(frames.len()));
+        let (mut places, mut sources) = (HashMap::<Key, Vec<usize>>::new(), HashSet::new());
+        for (place, frame) in frames.iter().enumerate() {
+            let Some(syn) = syn(frame, place) else {
+                numbers.push(None);
+                continue;
+            };
+            let Ends { src, dst } = syn.ends;
+            let known = places.entry((src.0, src.1, dst.0, dst.1)).or_default();
+            // A SYN that the capture has twice is a copy too.
+            let same = |number: &&usize| syns[**number].isn == syn.isn;
+            let number = known.iter().find(same).copied().unwrap_or_else(|| {
+                known.push(syns.len());
+                syns.len()
+            });
+            if number == syns.len() {
+                syns.push(syn);
+                sources.insert(src.0);
+            }
+            numbers.push(Some(number));
+        }
+        Self { frames, syns, numbers, places, sources }
     }
 
     /// Different sources.
     pub fn sources(&self) -> u64 {
         self.places.len() as u64
+    }
+
+    /// Different SYNs.
+    pub fn syns(&self) -> usize {
+        self.syns.len()
     }
 
     /// Frames.
@@ -88,6 +226,10 @@ impl Replay {
         (flow % self.frames.len() as u64) as usize
     }
 
+    fn syn(&self, flow: u64) -> Option<&Syn> {
+        self.numbers[self.place(flow)].map(|number| &self.syns[number])
+    }
+
     /// The frame of `flow`.
     #[inline]
     pub fn frame(&self, flow: u64) -> &[u8] {
@@ -97,41 +239,54 @@ impl Replay {
     /// True if it is a SYN.
     #[inline]
     pub fn is_syn(&self, flow: u64) -> bool {
-        self.syns[self.place(flow)].is_some()
+        self.numbers[self.place(flow)].is_some()
+    }
+
+    /// Which SYN it is a copy of; behind the last one if it is none.
+    #[inline]
+    pub fn syn_number(&self, flow: u64) -> usize {
+        self.numbers[self.place(flow)].unwrap_or(self.syns.len())
     }
 
     /// True if `addr` is the source of some SYN.
+    pub fn has_source(&self, addr: InetAddr) -> bool {
+        self.sources.contains(&addr)
+    }
+
+    /// True if `heard` came to the source of some SYN, from where that went.
     pub fn owns(&self, heard: &Heard) -> bool {
         self.places.contains_key(&key(heard))
     }
 
-    /// The last flow below `limit` that `heard` answers.
-    pub fn acked(&self, heard: &Heard, limit: u64) -> Option<Acked> {
-        let place = *self.places.get(&key(heard))?;
-        let syn = self.syns[place]?;
-        let frames = self.frames.len() as u64;
-        let rounds = limit.checked_sub(place as u64 + 1)? / frames;
-        Some(Acked { flow: rounds * frames + place as u64, octets: heard.ack.wrapping_sub(syn.isn) })
+    /// The first flow with the SYN that `heard` answers: the one whose sequence number lies least before what it acknowledges.
+    pub fn acked(&self, heard: &Heard) -> Option<Acked> {
+        let between = self.places.get(&key(heard))?.iter().map(|number| &self.syns[*number]);
+        let behind = |syn: &&Syn| heard.ack.wrapping_sub(syn.isn).wrapping_sub(1);
+        let syn = between.min_by_key(behind)?;
+        let octets = heard.ack.wrapping_sub(syn.isn);
+        // A RST acknowledges the data of a SYN too.
+        let whole = heard.flags & flag::RST != 0 && octets == syn.seq_len;
+        Some(Acked { flow: syn.frame as u64, octets: if whole { 1 } else { octets } })
     }
 
     /// Both ends of `flow`; what it meets is not known.
     pub fn ends(&self, flow: u64) -> Option<(Ends, Target)> {
-        let ends = self.syns[self.place(flow)]?.ends;
+        let ends = self.syn(flow)?.ends;
         Some((ends, Target { addr: ends.dst.0, port: ends.dst.1, expect: Expect::Any }))
     }
 
     /// What the SYN of `flow` offers, and its time stamp.
     pub fn offer(&self, flow: u64) -> Option<(Offer, u32)> {
-        self.syns[self.place(flow)].map(|syn| (syn.offer, syn.tsval))
+        self.syn(flow).map(|syn| (syn.offer, syn.tsval))
     }
 }
 
-fn key(heard: &Heard) -> (InetAddr, u16, InetAddr, u16) {
+fn key(heard: &Heard) -> Key {
     (heard.dst.0, heard.dst.1, heard.src.0, heard.src.1)
 }
 
-fn syn(frame: &[u8]) -> Option<Syn> {
-    let heard = hear(frame, neighbour::packet(frame)?, UNCHECKED)?;
+fn syn(bytes: &[u8], frame: usize) -> Option<Syn> {
+    let heard = hear(bytes, neighbour::packet(bytes)?, UNCHECKED)?;
     let options = heard.options;
     let offer = Offer {
         mss: (options.mss != 0).then_some(options.mss),
@@ -141,5 +296,10 @@ fn syn(frame: &[u8]) -> Option<Syn> {
     };
     let tsval = options.timestamps.map_or(0, |(val, _)| val);
     let ends = Ends { src: heard.src, dst: heard.dst };
-    (heard.kind() == flag::SYN && heard.whole).then_some(Syn { ends, isn: heard.seq, offer, tsval })
+    let seq_len = 1 + heard.data;
+    let syn = Syn { ends, isn: heard.seq, seq_len, offer, tsval, frame };
+    (heard.kind() == flag::SYN && heard.whole).then_some(syn)
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,7 +81,10 @@ pub struct StreamReport {
     pub destinations: u64,
     /// All counts by name.
     pub counts: BTreeMap<String, u64>,
-    /// SYNs without any answer.
+    /// Copies of a SYN that was answered, themselves without an answer, from a server that answers copies now and then.
+    #[serde(default)]
+    pub copies: u64,
+    /// SYNs without any answer, besides those.
     pub silent: u64,
     /// Wrong answers of all kinds.
     pub wrong: u64,
@@ -237,7 +240,7 @@ impl Report {
 
 fn stream(plan: &Plan, outcome: &Outcome, index: usize) -> StreamReport {
     let (stream, total) = (&plan.streams[index], outcome.total(index));
-    let Tally { counts, synack, rst, closed } = &total;
+    let Tally { counts, synack, rst, closed, .. } = &total;
     let latency = [("synack", synack), ("rst", rst), ("closed", closed)];
     let latency = latency.into_iter().filter(|(_, histogram)| !histogram.is_empty());
     let due = stream.schedule.total();
@@ -251,9 +254,10 @@ fn stream(plan: &Plan, outcome: &Outcome, index: usize) -> StreamReport {
         sources,
         destinations,
         counts: Count::ALL.iter().map(|&count| (count.name().to_owned(), counts.of(count))).collect(),
-        silent: counts.silent(),
+        copies: total.copies(),
+        silent: total.silent(),
         wrong: counts.wrong(),
-        loss: counts.loss(),
+        loss: total.loss(),
         latency: latency.map(|(name, histogram)| (name.to_owned(), histogram.into())).collect(),
     }
 }

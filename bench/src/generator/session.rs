@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, ensure};
-use dataplane::wire::ether::MacAddr;
+use anyhow::{Context, bail, ensure};
+use dataplane::savefile::{Retarget, To};
+use dataplane::wire::ether::{HEADER_LEN, MacAddr};
 use listener::types::{InetAddr, Then};
 
 use super::cli::{RunArgs, utc};
 use super::device::{self, OwnSetup, SELF, Wire};
-use super::neighbour::resolve;
+use super::neighbour::{self, resolve};
 use super::plan::{Plan, Stream};
-use super::replay::Replay;
+use super::replay::{Frames, Replay};
 use super::report::{self, About, Report};
 use super::run::{Outcome, Sample, run};
 use super::spec::{Manner, Net, Rate, Spec, disjoint};
@@ -22,6 +23,8 @@ use super::template::Link;
 
 /// How long a neighbour may take to say its MAC address.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Addresses of a file that a server in this process has.
+const TARGETS_MAX: usize = 256;
 
 /// A device that is open, and the streams that it is to carry.
 pub struct Session {
@@ -33,6 +36,8 @@ pub struct Session {
     plan: Plan,
     specs: Vec<Spec>,
     args: RunArgs,
+    /// What there is to say of every run.
+    notes: Vec<String>,
     stop: Arc<AtomicBool>,
 }
 
@@ -46,7 +51,7 @@ impl Session {
         let stop = stop_flag()?;
         let first = specs.first().context("a run has a stream")?;
         let own = args.address.map(InetAddr::from);
-        let dst = neighbour(&mut wire, args, (first.to().addr, host(first.from())))?;
+        let dst = mac_of_neighbour(&mut wire, args, (first.to().addr, host(first.from())))?;
         let link = Link { src: wire.mac, dst, vlan: args.vlan };
         let plan = Plan {
             streams: Vec::new(),
@@ -55,8 +60,16 @@ impl Session {
             seconds: args.seconds,
             drain: args.drain,
         };
-        let mut session =
-            Self { wire, link, next_flow: 0, plan, specs: Vec::new(), args: args.clone(), stop };
+        let mut session = Self {
+            wire,
+            link,
+            next_flow: 0,
+            plan,
+            specs: Vec::new(),
+            args: args.clone(),
+            notes: Vec::new(),
+            stop,
+        };
         session.load(specs)?;
         Ok(session)
     }
@@ -77,7 +90,8 @@ impl Session {
             drain: args.drain,
         };
         let stop = stop_flag()?;
-        Ok(Self { wire, link, next_flow: 0, plan, specs: vec![spec], args: args.clone(), stop })
+        let (args, notes) = (args.clone(), Vec::new());
+        Ok(Self { wire, link, next_flow: 0, plan, specs: vec![spec], args, notes, stop })
     }
 
     /// Takes other streams.
@@ -114,7 +128,7 @@ impl Session {
         let begun = utc(SystemTime::now());
         let outcome = self.once(seconds, scale)?;
         let after = self.wire.server_state(self.args.socket.as_ref())?;
-        let mut notes = Vec::new();
+        let mut notes = self.notes.clone();
         if self.wire.own.is_some() {
             notes.push(
                 "Generator and server share one process and one machine, and DPDK rings stand for the wire: the numbers \
@@ -211,7 +225,7 @@ fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
 }
 
 /// The MAC address that frames to `target` go to, asked for from `source` unless the command line says who asks.
-fn neighbour(
+fn mac_of_neighbour(
     wire: &mut Wire,
     args: &RunArgs,
     (target, source): (InetAddr, InetAddr),
@@ -225,23 +239,49 @@ fn neighbour(
     resolve(&mut ios, target, (source, wire.mac, args.vlan), PATIENCE)
 }
 
-/// Sends the frames of `file` over and over at `rate` a second.
+/// Sends the frames of `file` over and over at `rate` a second, to the addresses `to` if there are any.
 ///
 /// # Errors
 /// A file or device that does not open, or a server that does not say its MAC address.
-pub fn replay(file: &Path, rate: f64, args: &RunArgs) -> anyhow::Result<(Report, Outcome)> {
+pub fn replay(file: &Path, (rate, to): (f64, &[To]), args: &RunArgs) -> anyhow::Result<(Report, Outcome)> {
     ensure!(args.cores.len() < 2, "a file is replayed by one core, in its order; --cores wants one");
     ensure!(!args.search.find_max, "--find-max goes with syn, connect and mix");
-    let (target, source) = Replay::read(file, None)?.first()?;
-    let spec = Spec {
-        to: Some(Net { addr: target, len: if target.is_v4() { 32 } else { 128 } }),
+    let to = Retarget::new(to).map_err(anyhow::Error::msg)?;
+    let mut frames = Frames::read(file, &to)?;
+    let targets = frames.targets();
+    let specs = targets.iter().take(TARGETS_MAX).map(|(addr, _)| Spec {
+        to: Some(Net { addr: *addr, len: if addr.is_v4() { 32 } else { 128 } }),
         ..Spec::default()
+    });
+    let specs: Vec<Spec> = specs.collect();
+    let mut wire = open_wire(&specs, args)?;
+    let (mtu, mut probe) = (usize::from(wire.mtu), wire.alloc());
+    frames.keep(file, |frame| {
+        let (packet, len) =
+            (frame.len() - neighbour::packet(frame).map_or(HEADER_LEN, |(_, at)| at), frame.len());
+        if packet > mtu {
+            return Err(format!(
+                "has {len} octets, {packet} of them a packet, and the device's MTU is {mtu}"
+            ));
+        }
+        let fits = probe.as_mut().is_none_or(|probe| probe.set_len(len));
+        fits.then_some(()).ok_or_else(|| format!("has {len} octets, more than a buffer of the device holds"))
+    })?;
+    drop(probe);
+    let dst = match (args.to_mac, targets.first()) {
+        (Some(mac), _) => mac,
+        (None, Some(first)) => mac_of_neighbour(&mut wire, args, *first)?,
+        (None, None) => bail!("{} holds no TCP segment to find the server by; give --to-mac", file.display()),
     };
-    let mut wire = open_wire(std::slice::from_ref(&spec), args)?;
-    let dst = neighbour(&mut wire, args, (target, source))?;
-    let replay = Replay::read(file, Some(dst))?;
+    frames.address(Some(wire.mac), dst);
+    let notes = frames.notes();
+    if !args.quiet {
+        notes.iter().for_each(|note| eprintln!("{note}"));
+    }
+    let replay = Replay::new(frames);
     let title = format!("{}: {} frames", file.display(), replay.len());
     let mut session = Session::for_replay(wire, (replay, rate), args)?;
+    session.notes = notes;
     let measured = session.measure(&title, (args.seconds, 1.0));
     session.close()?;
     measured

@@ -156,18 +156,44 @@ pub struct Tally {
     pub rst: Histogram<u64>,
     /// The same, to the ACK of our FIN.
     pub closed: Histogram<u64>,
+    /// SYNs without an answer that are no loss: copies of one that was answered ([`super::copies`]).
+    pub excused: u64,
 }
 
 impl Default for Tally {
     fn default() -> Self {
-        Self { counts: Counts::default(), synack: histogram(), rst: histogram(), closed: histogram() }
+        Self {
+            counts: Counts::default(),
+            synack: histogram(),
+            rst: histogram(),
+            closed: histogram(),
+            excused: 0,
+        }
     }
 }
 
 impl Tally {
+    /// Flows without any answer, right or wrong, those left out that need none.
+    pub fn silent(&self) -> u64 {
+        self.counts.silent() - self.copies()
+    }
+
+    /// SYNs without an answer that are no loss.
+    pub fn copies(&self) -> u64 {
+        // Wrong answers may be theirs.
+        self.excused.min(self.counts.silent())
+    }
+
+    /// Flows without a right answer, those left out that need none, as a share of those sent.
+    pub fn loss(&self) -> f64 {
+        let sent = self.counts.of(Count::Sent).max(1) as f64;
+        (self.counts.loss() - self.copies() as f64 / sent).max(0.0)
+    }
+
     /// Adds all of `other`.
     pub fn merge(&mut self, other: &Self) {
         self.counts.merge(&other.counts);
+        self.excused += other.excused;
         for (to, from) in [
             (&mut self.synack, &other.synack),
             (&mut self.rst, &other.rst),

@@ -66,14 +66,15 @@ pub(super) struct WhyArgs {
 
 /// A frame of a file, and what would become of it or why that is not known; as JSON.
 #[derive(Serialize)]
-struct Explained<'a> {
+struct Explained {
     /// Its place in the file, from 1.
     number: u64,
     /// What is not as it stands in the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
     #[serde(flatten)]
-    why: Option<&'a Why>,
+    why: Option<Why>,
+    /// Why it is not tried: the end of a sentence that names the frame.
     #[serde(skip_serializing_if = "Option::is_none")]
     not_tried: Option<String>,
 }
@@ -110,11 +111,9 @@ impl WhyArgs {
                     break;
                 }
             };
-            let (number, note, why) = self.explain(record, &retarget, &mut server)?;
-            explained += u64::from(why.is_ok());
-            let (why, not_tried) = (why.as_ref().ok(), why.as_ref().err().cloned());
-            let answer = Explained { number, note, why, not_tried };
-            if number > 1 && !self.json {
+            let answer = self.explain(record, &retarget, &mut server)?;
+            explained += u64::from(answer.why.is_some());
+            if answer.number > 1 && !self.json {
                 writeln!(out)?;
             }
             super::print(out, self.json, &answer, || answer.text())?;
@@ -143,31 +142,34 @@ impl WhyArgs {
         Ok(())
     }
 
-    /// The number of `record`, what is not as it stands in the file, and what would become of it or why it is not tried.
+    /// What would become of the frame of `record`, or why it is not tried.
     fn explain(
         &self,
         record: Record,
         retarget: &Retarget,
         server: &mut Client,
-    ) -> Result<(u64, Option<String>, Result<Why, String>), CliError> {
+    ) -> Result<Explained, CliError> {
+        let not_tried = |number: u64, note: Option<String>, why: String| {
+            Ok(Explained { number, note, why: None, not_tried: Some(why) })
+        };
         let mut packet = match record {
             Record::Packet(packet) => packet,
-            Record::Unusable { number, why } => return Ok((number, None, Err(why))),
+            Record::Unusable { number, why } => return not_tried(number, None, why),
         };
         let (number, note) = (packet.number, packet.note());
         if let Err(why) = retarget.apply(&mut packet.frame) {
-            return Ok((number, note, Err(why)));
+            return not_tried(number, note, why);
         }
         let to_us = self.to_us || packet.to_host || !retarget.is_empty();
         let ask = self.ask(&packet.frame, to_us);
         if proto::request_line(&ask).len() > LINE_MAX {
             let why = format!("has {} octets, more than the server takes in a request", packet.frame.len());
-            return Ok((number, note, Err(why)));
+            return not_tried(number, note, why);
         }
         match server.call(&ask) {
-            Ok(why) => Ok((number, note, Ok(why))),
+            Ok(why) => Ok(Explained { number, note, why: Some(why), not_tried: None }),
             Err(ClientError::Refused(refusal)) if refusal.errno.as_deref() == Some(TOO_LONG) => {
-                Ok((number, note, Err(refusal.message)))
+                not_tried(number, note, refusal.message)
             }
             Err(error) => Err(error.into()),
         }
@@ -208,7 +210,7 @@ impl WhyArgs {
     }
 }
 
-impl Explained<'_> {
+impl Explained {
     fn text(&self) -> String {
         let number = self.number;
         let head = match (&self.not_tried, &self.note) {
@@ -216,7 +218,7 @@ impl Explained<'_> {
             (None, Some(note)) => format!("file      frame {number}: {note}\n"),
             (None, None) => format!("file      frame {number}\n"),
         };
-        head + &self.why.map(text).unwrap_or_default()
+        head + &self.why.as_ref().map(text).unwrap_or_default()
     }
 }
 

@@ -273,6 +273,7 @@ mod tests {
             sources: 1,
             destinations: 1,
             counts: [("sent".to_owned(), 4711)].into(),
+            copies: 0,
             silent: 1,
             wrong: 0,
             loss: 0.1,

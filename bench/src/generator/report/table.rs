@@ -7,6 +7,10 @@ use comfy_table::{CellAlignment, Table};
 use super::{Percentiles, Report, StreamReport};
 use crate::generator::tally::Count;
 
+/// What is said of copies.
+pub(super) const COPIES: &str =
+    "Copies of a SYN that was answered, themselves without an answer: no loss, Linux answers one in 500 ms.";
+
 /// The summary.
 pub fn table(report: &Report) -> String {
     let mut text = format!(
@@ -50,6 +54,10 @@ fn stream_text(stream: &StreamReport) -> String {
         if number > 0 || matches!(count, Count::Sent | Count::SynAck) {
             let _ = writeln!(text, "  {:<18}{number:>14}  {}", count.name(), count.sentence());
         }
+    }
+    if stream.copies > 0 {
+        let copies = stream.copies;
+        let _ = writeln!(text, "  {:<18}{copies:>14}  {COPIES}", "copies");
     }
     let (silent, percent) = (stream.silent, stream.loss * 100.0);
     let _ = writeln!(text, "  {:<18}{silent:>14}  SYNs without any answer.", "silence");
