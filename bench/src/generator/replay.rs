@@ -43,6 +43,8 @@ pub struct Frames {
     /// How many are left out, and the number of the first one and why.
     left_out: u64,
     first_left_out: Option<(u64, String)>,
+    /// Frames that the capture cut, filled up again.
+    filled: u64,
     /// Why the file was not read to its end.
     ended: Option<String>,
 }
@@ -62,6 +64,7 @@ impl Frames {
                         all.leave_out(packet.number, &why);
                     }
                     Ok(()) => {
+                        all.filled += u64::from(packet.kept < packet.frame.len());
                         all.frames.push(packet.frame);
                         all.numbers.push(packet.number);
                     }
@@ -134,7 +137,13 @@ impl Frames {
         let broken = (broken > 0).then(|| {
             format!("SYNs of the file with a wrong checksum or broken options, to which no answer is expected: {broken}.")
         });
-        left_out.into_iter().chain(ended).chain(broken).collect()
+        let filled = (self.filled > 0).then(|| {
+            format!(
+                "Frames that the capture cut, with zeros for what is missing and a checksum that fits: {}.",
+                self.filled
+            )
+        });
+        left_out.into_iter().chain(ended).chain(broken).chain(filled).collect()
     }
 
     /// Where TCP segments go and come from, SYNs before others, each destination once.

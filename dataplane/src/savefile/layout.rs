@@ -8,6 +8,8 @@ use crate::wire::checksum::{Sum, pseudo_v4, pseudo_v6};
 use crate::wire::ipv4::{PROTO_ICMP, PROTO_TCP};
 use crate::wire::ipv6::PROTO_ICMPV6;
 
+/// Octets of a TCP header without options.
+const TCP_FIXED: usize = 20;
 /// Octets of a link header and an ARP packet.
 const ARP_END: usize = 14 + 28;
 
@@ -19,8 +21,8 @@ pub(super) struct Packet {
     pub at: usize,
     /// Where it ends by its own account, which may lie behind the frame's end.
     pub end: usize,
-    /// Where the transport header begins, and its protocol; none in a fragment and where headers in front of it cannot
-    /// be read.
+    /// Where the transport header begins, and its protocol; none in a fragment, and where it or headers in front of it are not
+    /// there. Of TCP's, options may be missing.
     pub transport: Option<(usize, u8)>,
 }
 
@@ -41,7 +43,8 @@ impl Packet {
             }
             _ => return (None, short),
         };
-        let readable = !payload.fragmented && sliced.transport.is_some();
+        let fixed = payload.ip_number.0 == PROTO_TCP && payload.payload.len() >= TCP_FIXED;
+        let readable = !payload.fragmented && (sliced.transport.is_some() || fixed);
         let transport = readable.then(|| (place(payload.payload), payload.ip_number.0));
         (Some(Self { v6, at: header, end: header + len, transport }), short)
     }
@@ -58,8 +61,8 @@ impl Packet {
     }
 }
 
-/// Makes `frame`, of which a capture kept what is there, `len` octets long: zeros for data that is not there, and a
-/// checksum that is right for them.
+/// Makes `frame`, of which a capture kept what is there, `len` octets long: zeros for data that is not there, which end a list
+/// of TCP options in front of the first that is not whole, and a checksum that is right for them.
 ///
 /// # Errors
 /// Headers are not there either: the end of a sentence that names the frame.
@@ -69,8 +72,11 @@ pub(super) fn fill(frame: &mut Vec<u8>, len: usize) -> Result<(), String> {
         return Ok(());
     }
     let (packet, short) = Packet::read(frame);
-    let arp = packet.is_none() && frame.get(12..14) == Some(&[8, 6]) && kept < ARP_END;
-    if packet.is_none_or(|packet| packet.end > kept) && (short || arp) {
+    let lacks = match packet {
+        Some(packet) => short && packet.end > kept && packet.transport.is_none(),
+        None => short || frame.get(12..14) == Some(&[8, 6]) && kept < ARP_END,
+    };
+    if lacks {
         return Err(format!("was cut in its headers by the capture, which kept {kept} of {len} octets"));
     }
     frame.resize(len, 0);
@@ -80,6 +86,13 @@ pub(super) fn fill(frame: &mut Vec<u8>, len: usize) -> Result<(), String> {
     else {
         return Ok(());
     };
+    if protocol == PROTO_TCP {
+        let header_end = start + usize::from(frame[start + 12] >> 4) * 4;
+        let options = start + TCP_FIXED..header_end.clamp(start + TCP_FIXED, len);
+        if kept < options.end {
+            end_options(&mut frame[options.clone()], kept - options.start);
+        }
+    }
     let Some(checksum) = frame.get_mut(field..field + 2) else { return Ok(()) };
     checksum.fill(0);
     let segment = &frame[start..packet.end];
@@ -89,6 +102,27 @@ pub(super) fn fill(frame: &mut Vec<u8>, len: usize) -> Result<(), String> {
     let sum = if protocol == PROTO_UDP && sum == 0 { 0xffff } else { sum };
     frame[field..field + 2].copy_from_slice(&sum.to_be_bytes());
     Ok(())
+}
+
+/// Puts zeros in place of the option in `options` that is not whole in the first `kept` octets of them.
+fn end_options(options: &mut [u8], kept: usize) {
+    let mut at = 0;
+    while at < kept {
+        let len = match options.get(at..) {
+            Some([0, ..]) => return,
+            Some([1, ..]) => 1,
+            // A length that is wrong stays so: who sent it meant it.
+            Some([_, len, ..]) if at + 1 < kept => match usize::from(*len) {
+                0 | 1 => return,
+                len => len,
+            },
+            _ => 2,
+        };
+        if at + len > kept {
+            return options[at..kept].fill(0);
+        }
+        at += len;
+    }
 }
 
 fn pseudo(frame: &[u8], packet: &Packet, protocol: u8, len: usize) -> Sum {

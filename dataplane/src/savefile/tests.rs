@@ -213,6 +213,35 @@ fn what_a_capture_cut_of_the_data_is_filled_up() {
     assert!(why.contains("no frame has more"), "{why}");
 }
 
+/// Options that are not there end the list: none is half there, and none has a length of 0.
+#[test]
+fn what_a_capture_cut_of_the_options_is_none() {
+    use etherparse::TcpOptionElement as Opt;
+    let options = [
+        Opt::MaximumSegmentSize(1460),
+        Opt::SelectiveAcknowledgementPermitted,
+        Opt::Timestamp(7, 8),
+        Opt::Noop,
+    ];
+    let options = [&options[..], &[Opt::WindowScale(7)]].concat();
+    let mut whole = Vec::new();
+    let packet = PacketBuilder::ethernet2(PEER, HOST).ipv4([198, 18, 0, 2], [198, 18, 0, 1], 64);
+    let packet = packet.tcp(5, 80, 1000, 64_240).syn().options(&options).expect("they fit");
+    packet.write(&mut whole, &[7; 9]).expect("a frame");
+    for kept in 54..whole.len() {
+        let packet = File::pcap(false, 0, 1).record(&whole[..kept], whole.len()).packet();
+        assert!(
+            packet.kept == kept && packet.frame.len() == whole.len() && is_whole(&packet.frame),
+            "{kept}"
+        );
+        let sliced = SlicedPacket::from_ethernet(&packet.frame).expect("a frame");
+        let Some(etherparse::TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("{sliced:?}") };
+        let read: Vec<_> = tcp.options_iterator().map(|option| option.expect("whole")).collect();
+        let there = [58, 60, 70, 71, 74].iter().filter(|end| **end <= kept).count();
+        assert_eq!(read, options[..there], "{kept}");
+    }
+}
+
 /// The packet behind each header that is no Ethernet header, and what becomes of it.
 #[test]
 fn other_link_types_become_ethernet() {
