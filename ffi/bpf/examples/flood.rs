@@ -28,11 +28,16 @@ fn run() -> Result<(), Box<dyn Error>> {
     )?;
     let octets: Result<Vec<u8>, _> = mac.split(':').map(|octet| u8::from_str_radix(octet, 16)).collect();
     let template = Template { frame: syn(&octets?, port), hosts: 65_536, forge_ack: false };
-    let flood = Flood::new(ifindex, &template)?;
+    let flood = Flood::with_sink(ifindex, &template)?;
     let begin = Instant::now();
     let sent = flood.run(u64::MAX, None, Duration::from_secs(seconds.parse()?))?;
     let rate = sent as f64 / begin.elapsed().as_secs_f64();
-    println!("{sent} frames in {:?}, {:.0} a second", begin.elapsed(), rate);
+    let syn_acks = flood.answers()?.syn_acks;
+    let answered = syn_acks as f64 / begin.elapsed().as_secs_f64();
+    println!(
+        "{sent} frames in {:?}, {rate:.0} a second; {syn_acks} SYN-ACKs came back, {answered:.0} a second",
+        begin.elapsed()
+    );
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ObjectBuilder, ProgramInput};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, ProgramInput};
 
 use crate::BpfError;
 use crate::maps::{map_of, sums};
@@ -35,7 +35,19 @@ pub struct Template {
 pub struct Flood {
     object: Object,
     sent: MapHandle,
+    answers: MapHandle,
     frame: Vec<u8>,
+    /// Detaches the sink when it is dropped.
+    _sink: Option<Link>,
+}
+
+/// What came back to the forged sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answers {
+    /// SYN-ACKs.
+    pub syn_acks: u64,
+    /// Other TCP segments.
+    pub others: u64,
 }
 
 impl Flood {
@@ -55,8 +67,35 @@ impl Flood {
         settings.resize(4 * 4 + FRAME_MAX, 0);
         let written = map_of(&object, "flood")?.update(&0u32.to_ne_bytes(), &settings, MapFlags::ANY);
         written.map_err(|source| BpfError::Map { map: "flood", source })?;
-        let sent = map_of(&object, "sent")?;
-        Ok(Self { object, sent, frame: template.frame.clone() })
+        let (sent, answers) = (map_of(&object, "sent")?, map_of(&object, "answers")?);
+        Ok(Self { object, sent, answers, frame: template.frame.clone(), _sink: None })
+    }
+
+    /// As [`Flood::new`], and what is answered to the forged sources is counted and dropped by an XDP program on the interface,
+    /// as if they were far away. Without it this machine takes its own answers in, at the cost of the side that answers.
+    ///
+    /// # Errors
+    /// The kernel refuses, or there is an XDP program on the interface.
+    pub fn with_sink(ifindex: u32, template: &Template) -> Result<Self, BpfError> {
+        let mut flood = Self::new(ifindex, template)?;
+        let err = |source| BpfError::Load { program: "hearken_sink", source };
+        let index = i32::try_from(ifindex).map_err(|_| err(crate::error::missing("no such interface")))?;
+        let program = flood.object.progs_mut().find(|program| program.name() == "hearken_sink");
+        let program = program.ok_or_else(|| err(crate::error::missing("no such program")))?;
+        let link = program.attach_xdp(index).map_err(err)?;
+        flood._sink = Some(link);
+        Ok(flood)
+    }
+
+    /// What the sink has counted; nothing without one.
+    ///
+    /// # Errors
+    /// The kernel does not read the map.
+    pub fn answers(&self) -> Result<Answers, BpfError> {
+        let [syn_acks, others] = sums(&self.answers, "answers", 2)?[..] else {
+            return Err(BpfError::Map { map: "answers", source: crate::error::missing("two counters") });
+        };
+        Ok(Answers { syn_acks, others })
     }
 
     /// Sends `frames` frames, or as many as go in `patience`, at `rate` a second at the most (none: as fast as it goes). Returns how many

@@ -108,12 +108,38 @@ static __always_inline __u32 write_options(__u8 *to, __u32 mss, bool stamps, boo
 	return at;
 }
 
+/* The ones' complement sum of a segment with room for options, which are 0 beyond its end. */
+static __always_inline __u64 sum_of(const struct synack *syn)
+{
+	const __be32 *words = (const __be32 *)syn;
+	__u64 sum = 0;
+
+	for (__u32 i = 0; i < sizeof(*syn) / 4; i++)
+		sum += words[i];
+	return sum;
+}
+
+/* Reads the options in the layout that Linux sends, the commonest: MSS, SACK, timestamps, NOP, window scale. */
+static __always_inline bool read_linux(const struct synack *syn, __u32 len, struct walk *walk)
+{
+	const __be32 *words = (const __be32 *)syn->options;
+
+	if (len != 20 || (words[0] & bpf_htonl(0xffff0000)) != bpf_htonl(0x02040000) || words[1] != bpf_htonl(0x0402080a) ||
+	    (words[4] & bpf_htonl(0xffffff00)) != bpf_htonl(0x01030300))
+		return false;
+	walk->mss = bpf_ntohl(words[0]) & 0xffff;
+	walk->sack = 1;
+	walk->has_stamps = 1;
+	walk->tsval = bpf_ntohl(words[2]);
+	walk->wscale = bpf_ntohl(words[4]) & 0xff;
+	return true;
+}
+
 /* Reads the SYN's header and options; false unless it is plain and whole. */
 static __always_inline bool read_syn(struct xdp_md *ctx, const struct segment *seg, __u32 at, struct walk *walk)
 {
 	__u32 frame = bpf_xdp_get_buff_len(ctx), len = (seg->tcp->off >> 4) * 4;
-	struct synack copy = {};
-	__u64 sum;
+	struct synack copy __attribute__((aligned(8))) = {};
 
 	/* No data, and at most the padding of a short frame. */
 	if (len < TCP_LEN || frame < at + len || (frame > at + len && frame > 60) || seg->vid)
@@ -122,14 +148,31 @@ static __always_inline bool read_syn(struct xdp_md *ctx, const struct segment *s
 		return false;
 	if (bpf_xdp_load_bytes(ctx, at, &copy, len))
 		return false;
-	sum = pseudo(seg, len) + (__u32)bpf_csum_diff(NULL, 0, (__be32 *)&copy, sizeof(copy), 0);
-	if (fold64(sum) != 0xffff)
+	if (fold64(pseudo(seg, len) + sum_of(&copy)) != 0xffff)
 		return false;
+	walk->wscale = 15;
+	if (read_linux(&copy, len - TCP_LEN, walk))
+		return true;
 	__builtin_memcpy(walk->options, copy.options, OPTIONS_MAX);
 	walk->len = len - TCP_LEN;
-	walk->wscale = 15;
 	bpf_loop(OPTIONS_MAX, read_option, walk, 0);
 	return !walk->odd;
+}
+
+/* The ones' complement sum of a header without options. */
+static __always_inline __u64 sum_of_ipv4(const struct ipv4 *ip)
+{
+	const __be32 *words = (const __be32 *)ip;
+
+	return (__u64)words[0] + words[1] + words[2] + words[3] + words[4];
+}
+
+/* True unless it is an IPv4 header with a wrong checksum. */
+static __always_inline bool is_header_whole(struct xdp_md *ctx, const struct segment *seg)
+{
+	const struct ipv4 *ip = (void *)(long)ctx->data + ETH_LEN;
+
+	return !seg->v4 || ((void *)(ip + 1) <= (void *)(long)ctx->data_end && fold64(sum_of_ipv4(ip)) == 0xffff);
 }
 
 /* Turns the addresses of the frame round and cuts or grows it to its new length; false if that cannot be. */
@@ -141,7 +184,7 @@ static __always_inline bool turn_round(struct xdp_md *ctx, bool v4, __u32 tcp_le
 	struct eth *eth;
 	__u8 mac[6];
 
-	if (bpf_xdp_adjust_tail(ctx, delta))
+	if (delta && bpf_xdp_adjust_tail(ctx, delta))
 		return false;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
@@ -161,7 +204,7 @@ static __always_inline bool turn_round(struct xdp_md *ctx, bool v4, __u32 tcp_le
 		ip->frag = bpf_htons(0x4000);
 		ip->ttl = 64;
 		ip->csum = 0;
-		ip->csum = ~fold64((__u32)bpf_csum_diff(NULL, 0, (__be32 *)ip, sizeof(*ip), 0));
+		ip->csum = ~fold64(sum_of_ipv4(ip));
 	} else {
 		struct ipv6 *ip = (void *)(eth + 1);
 		__be32 src[4];
@@ -188,13 +231,13 @@ static __always_inline bool answer(struct xdp_md *ctx, const struct segment *seg
 	__u64 clock_ns = now_ns + set->clock_offset_ns;
 	__u32 isn, mss, wscale, sack, ecn, tsval = 0, len, window, cookie;
 	struct walk walk = {};
-	struct synack out = {};
+	struct synack out __attribute__((aligned(8))) = {};
 	bool stamps;
 
 	if (set->expires_ns && now_ns > set->expires_ns)
 		return false;
 	/* IP options would move the segment. */
-	if ((void *)seg->tcp != (void *)(long)ctx->data + at || !read_syn(ctx, seg, at, &walk))
+	if ((void *)seg->tcp != (void *)(long)ctx->data + at || !is_header_whole(ctx, seg) || !read_syn(ctx, seg, at, &walk))
 		return false;
 	stamps = walk.has_stamps && set->timestamps;
 	sack = walk.sack && set->sack;
@@ -226,7 +269,7 @@ static __always_inline bool answer(struct xdp_md *ctx, const struct segment *seg
 	out.tcp.off = len / 4 << 4;
 	out.tcp.flags = TH_SYN | TH_ACK | (ecn ? TH_ECE : 0);
 	out.tcp.window = bpf_htons(window);
-	out.tcp.csum = ~fold64(pseudo(seg, len) + (__u32)bpf_csum_diff(NULL, 0, (__be32 *)&out, sizeof(out), 0));
+	out.tcp.csum = ~fold64(pseudo(seg, len) + sum_of(&out));
 	if (!turn_round(ctx, seg->v4, len))
 		return false;
 	return bpf_xdp_store_bytes(ctx, at, &out, len) == 0;

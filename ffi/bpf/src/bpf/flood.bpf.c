@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 /*
- * A sender for tests: run on live frames (BPF_F_TEST_XDP_LIVE_FRAMES) it gives each copy of a SYN or ACK another source and
- * sends it out by an interface. Frames are untagged IPv4 or IPv6 with a TCP header; the template's checksum is right, and each
+ * A sender for tests and benches, and the end of what comes back. Run on live frames (BPF_F_TEST_XDP_LIVE_FRAMES) it gives each copy of a SYN or ACK another source and
+ * sends it out by an interface. Attached to that interface, the sink counts and drops what is answered, as if the forged hosts
+ * were far away: else the machine under test would pay for taking its own answers in. Frames are untagged IPv4 or IPv6 with a TCP header; the template's checksum is right, and each
  * change is added to it (RFC 1624).
  */
 #include "packet.h"
@@ -28,6 +29,14 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } sent SEC(".maps");
+
+/* SYN-ACKs to forged sources, and other segments to them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, __u64);
+} answers SEC(".maps");
 
 /* The ones' complement difference that replacing `from` by `to` makes in a sum. */
 static __always_inline __u32 change(__be32 from, __be32 to)
@@ -107,6 +116,41 @@ int hearken_flood(struct xdp_md *ctx)
 	if (count)
 		*count += 1;
 	return bpf_redirect(set->ifindex, 0);
+}
+
+/* True if it is one of the sources that are forged from the template's. */
+static __always_inline bool is_forged(const struct flood *set, const struct segment *seg)
+{
+	__be32 source[4] = {}, mask = ~bpf_htonl(set->hosts - 1);
+
+	if (seg->v4)
+		__builtin_memcpy(source + 3, set->frame + 26, 4);
+	else
+		__builtin_memcpy(source, set->frame + 22, 16);
+	for (int i = seg->v4 ? 3 : 0; i < 3; i++) {
+		if (seg->dst.words[i] != source[i])
+			return false;
+	}
+	return (seg->dst.words[3] & mask) == (source[3] & mask);
+}
+
+SEC("xdp")
+int hearken_sink(struct xdp_md *ctx)
+{
+	struct segment seg = {};
+	__u32 zero = 0, kind;
+	struct flood *set = bpf_map_lookup_elem(&flood, &zero);
+	__u64 *count;
+
+	if (!set || !read_segment((void *)(long)ctx->data, (void *)(long)ctx->data_end, &seg))
+		return XDP_PASS;
+	kind = (seg.tcp->flags & (TH_SYN | TH_ACK)) == (TH_SYN | TH_ACK) ? 0 : 1;
+	if (!is_forged(set, &seg))
+		return XDP_PASS;
+	count = bpf_map_lookup_elem(&answers, &kind);
+	if (count)
+		*count += 1;
+	return XDP_DROP;
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
