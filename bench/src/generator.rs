@@ -33,6 +33,7 @@ pub mod seen;
 pub mod session;
 pub mod space;
 pub mod spec;
+pub mod surroundings;
 pub mod tally;
 pub mod targets;
 pub mod template;

@@ -204,6 +204,11 @@ fn scenarios_show_what_they_are_for() {
     assert!(counters["ListenOverflows"] > 0 && count(full, "refused") == 0, "{counters:?}");
     assert!(full.streams[0].silent > 0, "{:?}", full.streams);
     assert!(emptied.notes.iter().any(|note| note.ends_with("were accepted.")), "{:?}", emptied.notes);
+    for stream in [&full.streams[0], &emptied.streams[0]] {
+        let made = stream.counts["handshakes"] - stream.counts["reset"].min(stream.counts["handshakes"]);
+        assert_eq!(stream.completed, Some(made), "{stream:?}");
+        assert_eq!(stream.curves.keys().collect::<Vec<_>>(), stream.latency.keys().collect::<Vec<_>>());
+    }
     for part in scenario("churn").parts.iter().chain(&scenario("closed").parts) {
         assert_right(part);
     }
@@ -220,6 +225,18 @@ fn what_cannot_be_is_said() {
     assert!(refused("syn --cores 4711").contains("4711 is none that this process may use"));
     assert!(refused("mix /nowhere.toml").contains("cannot read /nowhere.toml"));
     assert!(refused("syn --rate fast").contains("write a number a second"));
+    // Before the run: none of these has a server to start.
+    let begun = std::time::Instant::now();
+    assert!(
+        refused("scenario overview --seconds 100 --hgrm F")
+            .contains("--hgrm: a scenario has several histograms")
+    );
+    for option in ["--json", "--report", "--hgrm"] {
+        let said = refused(&format!("syn --seconds 100 {option} /nowhere/F"));
+        assert!(said.contains("cannot write /nowhere/F"), "{said}");
+    }
+    assert!(refused("syn --seconds 100 --json /tmp").contains("it is a folder"));
+    assert!(begun.elapsed() < std::time::Duration::from_secs(100));
 }
 
 #[test]

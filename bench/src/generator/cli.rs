@@ -1,6 +1,6 @@
 //! The command line of `hearken-load`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
@@ -42,6 +42,19 @@ enum Command {
     Cost(CostArgs),
     #[command(hide = true)]
     KernelListener(ListenerArgs),
+}
+
+impl Command {
+    /// How a run is done, where the command is one.
+    const fn run_args(&self) -> Option<&RunArgs> {
+        match self {
+            Self::Syn(args) | Self::Connect(args) => Some(&args.run),
+            Self::Mix(args) => Some(&args.run),
+            Self::Replay(args) => Some(&args.run),
+            Self::Scenario(args) => Some(&args.run),
+            Self::Kernel(_) | Self::Cost(_) | Self::KernelListener(_) => None,
+        }
+    }
 }
 
 /// One stream on the command line.
@@ -155,12 +168,45 @@ pub struct RunArgs {
     pub search: Search,
 }
 
+impl RunArgs {
+    /// Looks whether what is to be written at the end can be: a run is too dear to find that out behind it.
+    ///
+    /// # Errors
+    /// A folder that is not there, or may not be written to.
+    fn check_outputs(&self) -> anyhow::Result<()> {
+        let json = self.json.as_deref().filter(|file| file.as_os_str() != "-");
+        let hgrm = self.hgrm.as_ref().map(|prefix| PathBuf::from(format!("{prefix}.hgrm")));
+        check_writable(json.into_iter().chain(self.report.as_deref()).chain(hgrm.as_deref()))
+    }
+}
+
+/// Looks whether `files` can be written, and leaves them as they are.
+///
+/// # Errors
+/// One is a folder, its folder is not there, or there is no right.
+pub fn check_writable<'a>(files: impl IntoIterator<Item = &'a Path>) -> anyhow::Result<()> {
+    for file in files {
+        let cannot = || format!("cannot write {}", file.display());
+        ensure!(!file.is_dir(), "cannot write {}: it is a folder", file.display());
+        if file.exists() {
+            std::fs::OpenOptions::new().append(true).open(file).with_context(cannot)?;
+            continue;
+        }
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        tempfile::tempfile_in(folder.unwrap_or(Path::new("."))).with_context(cannot)?;
+    }
+    Ok(())
+}
+
 impl Cli {
     /// Does what the command line says.
     ///
     /// # Errors
     /// What went wrong, for people.
     pub fn run(self) -> anyhow::Result<()> {
+        if let Some(args) = self.command.run_args() {
+            args.check_outputs()?;
+        }
         let (title, specs, args) = match self.command {
             Command::Syn(args) => {
                 ("SYNs".to_owned(), vec![Spec { mode: Manner::Syn, ..args.spec }], args.run)
@@ -218,7 +264,6 @@ pub fn publish(report: &Report, outcome: &Outcome, args: &RunArgs) -> anyhow::Re
 /// # Errors
 /// A file that cannot be written.
 pub fn publish_parts(parts: &Parts, args: &RunArgs) -> anyhow::Result<()> {
-    ensure!(args.hgrm.is_none(), "--hgrm: a scenario has several histograms; use --json or --report");
     let to_stdout = args.json.as_ref().is_some_and(|file| file.as_os_str() == "-");
     let json = serde_json::to_string_pretty(parts)? + "\n";
     match &args.json {

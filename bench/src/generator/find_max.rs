@@ -66,7 +66,7 @@ fn next(good: Option<f64>, bad: Option<f64>) -> Option<f64> {
 /// # Errors
 /// No rate is good enough, or a trial fails.
 pub fn find(session: &mut Session, title: &str, search: &Search) -> anyhow::Result<(Report, Outcome)> {
-    let (mut good, mut bad, mut best, mut limit) = (None::<f64>, None, None, Verdict::Loss);
+    let (mut good, mut bad, mut best, mut limit) = (None::<f64>, None, None, None);
     let mut trials = String::new();
     let rule = format!(
         "loss of at most {} % of the SYNs, and at least {:.0} % of those due sent, in trials of {} s",
@@ -97,7 +97,7 @@ pub fn find(session: &mut Session, title: &str, search: &Search) -> anyhow::Resu
             good = Some(scale);
             best = Some((report, outcome));
         } else {
-            (bad, limit) = (Some(scale), verdict);
+            (bad, limit) = (Some(scale), Some(verdict));
         }
     }
     let Some((mut report, outcome)) = best else {
@@ -107,10 +107,11 @@ pub fn find(session: &mut Session, title: &str, search: &Search) -> anyhow::Resu
     };
     let found: f64 = report.streams.iter().map(|stream| stream.rate).sum();
     let limit = match limit {
-        Verdict::NotSent => {
+        Some(Verdict::NotSent) => {
             "above it the generator or its device does not keep up, so the server may do more"
         }
-        Verdict::Good | Verdict::Loss => "above it answers are lost",
+        Some(Verdict::Loss) => "above it answers are lost",
+        Some(Verdict::Good) | None => "no larger one was tried, so the server may do more",
     };
     report.notes.insert(0, format!("Largest rate: {}/s, with {rule}; {limit}. Trials:{trials}", rate(found)));
     Ok((report, outcome))

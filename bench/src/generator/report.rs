@@ -1,5 +1,6 @@
 //! What a run brought, as numbers to keep: the JSON, from which the table and the page are made.
 
+mod findings;
 mod page;
 mod parts;
 pub mod plots;
@@ -13,7 +14,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::device::{ServerState, grown};
-use super::plan::{Mode, Plan};
+use super::plan::{End, Mode, Plan};
 use super::run::Outcome;
 use super::tally::{Count, Counts, Tally};
 use crate::machine::Machine;
@@ -48,6 +49,9 @@ pub struct Report {
     pub drain: f64,
     /// It was ended before its time.
     pub interrupted: bool,
+    /// Why it says less of the server than it should.
+    #[serde(default)]
+    pub disturbed: Vec<String>,
     /// The streams, cores added up.
     pub streams: Vec<StreamReport>,
     /// The cores.
@@ -63,7 +67,7 @@ pub struct Report {
 }
 
 /// One stream.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct StreamReport {
     /// Its name.
     pub name: String,
@@ -90,12 +94,19 @@ pub struct StreamReport {
     pub wrong: u64,
     /// Share of the SYNs without a right answer.
     pub loss: f64,
+    /// Of a stream of connections, those that came to their end: the server acknowledged our FIN; or, if none is sent, our ACK
+    /// completed the handshake and no RST came behind it.
+    #[serde(default)]
+    pub completed: Option<u64>,
     /// From the scheduled time, by what ended it: synack, rst, closed.
     pub latency: BTreeMap<String, Percentiles>,
+    /// The same as curves: quantile, nanoseconds; all cores.
+    #[serde(default)]
+    pub curves: BTreeMap<String, Vec<(f64, u64)>>,
 }
 
 /// One core.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CoreReport {
     /// CPU.
     pub cpu: usize,
@@ -208,7 +219,8 @@ impl Report {
         about: About,
         server: Option<(ServerState, ServerState)>,
     ) -> Self {
-        let streams = (0..plan.streams.len()).map(|index| stream(plan, outcome, index)).collect();
+        let streams: Vec<_> = (0..plan.streams.len()).map(|index| stream(plan, outcome, index)).collect();
+        let cores = cores(outcome);
         Self {
             title: about.title,
             command: std::env::args().collect::<Vec<_>>().join(" "),
@@ -219,8 +231,9 @@ impl Report {
             seconds: plan.seconds,
             drain: plan.drain,
             interrupted: outcome.interrupted,
+            disturbed: findings::disturbances(&streams, &cores, &outcome.around),
             streams,
-            cores: cores(outcome),
+            cores,
             cpu_busy: outcome.cpu_busy.clone(),
             samples: samples(outcome),
             server: server.map(|(before, after)| server_report(&before, &after)),
@@ -243,6 +256,11 @@ fn stream(plan: &Plan, outcome: &Outcome, index: usize) -> StreamReport {
     let Tally { counts, synack, rst, closed, .. } = &total;
     let latency = [("synack", synack), ("rst", rst), ("closed", closed)];
     let latency = latency.into_iter().filter(|(_, histogram)| !histogram.is_empty());
+    let completed = match stream.mode {
+        Mode::Syn => None,
+        Mode::Connect { end: End::Fin, .. } => Some(counts.of(Count::Closed)),
+        Mode::Connect { .. } => Some(counts.of(Count::Acked).saturating_sub(counts.of(Count::Reset))),
+    };
     let due = stream.schedule.total();
     let (sources, destinations) = stream.variety();
     StreamReport {
@@ -258,6 +276,8 @@ fn stream(plan: &Plan, outcome: &Outcome, index: usize) -> StreamReport {
         silent: total.silent(),
         wrong: counts.wrong(),
         loss: total.loss(),
+        completed,
+        curves: latency.clone().map(|(name, histogram)| (name.to_owned(), curve(histogram))).collect(),
         latency: latency.map(|(name, histogram)| (name.to_owned(), histogram.into())).collect(),
     }
 }

@@ -11,6 +11,7 @@ use hdrhistogram::Histogram;
 
 use super::engine::{Done, Engine, Traffic};
 use super::plan::Plan;
+use super::surroundings::{Snapshot, Surroundings};
 use super::tally::{Counts, Shared, Tally};
 
 /// Time between two samples.
@@ -54,6 +55,8 @@ pub struct Outcome {
     pub cores: Vec<CoreResult>,
     /// Share of the time in which each of the machine's CPUs was busy, with whatever, by the kernel's account.
     pub cpu_busy: Vec<(usize, f64)>,
+    /// What else the machine did.
+    pub around: Surroundings,
     /// It was ended before its time.
     pub interrupted: bool,
 }
@@ -91,7 +94,7 @@ where
     let shared: Vec<Vec<Arc<Shared>>> =
         queues.iter().map(|_| plan.streams.iter().map(|_| Arc::default()).collect()).collect();
     let mut samples = Vec::new();
-    let mut cpus = Vec::new();
+    let (mut cpus, mut before) = (Vec::new(), Snapshot::take());
     let ended_with = std::thread::scope(|scope| {
         let (barrier, start, failed, enter) = (&barrier, &start, &failed, &enter);
         let threads: Vec<_> = queues
@@ -122,6 +125,7 @@ where
         let begin = Instant::now() + Duration::from_millis(10);
         let _ = start.set(begin);
         cpus = cpu_times();
+        before = Snapshot::take();
         barrier.wait();
         let mut next = begin + SAMPLE;
         while !threads.iter().all(std::thread::ScopedJoinHandle::is_finished) {
@@ -137,6 +141,7 @@ where
             threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
         joined.collect::<anyhow::Result<Vec<_>>>()
     })?;
+    let around = Snapshot::take().since(&before);
     let (mut queues, mut cores) = (Vec::new(), Vec::new());
     for (cpu, done, on_cpu_ns, wall) in ended_with {
         let Done { io, tallies, traffic, lag } = done;
@@ -144,7 +149,7 @@ where
         cores.push(CoreResult { cpu, tallies, traffic, lag, on_cpu_ns, wall_ns: wall.as_nanos() as u64 });
     }
     let cpu_busy = busy_since(&cpus, &cpu_times());
-    Ok((queues, Outcome { samples, cores, cpu_busy, interrupted: stop.load(Ordering::Relaxed) }))
+    Ok((queues, Outcome { samples, cores, cpu_busy, around, interrupted: stop.load(Ordering::Relaxed) }))
 }
 
 /// Turns until all is sent and the answers had their time; the result, and nanoseconds on the CPU.

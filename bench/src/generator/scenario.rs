@@ -73,6 +73,7 @@ fn clients(rate: f64) -> Spec {
 /// # Errors
 /// A server that does not start, or a file that cannot be written.
 pub fn run(scenario: Scenario, args: &RunArgs) -> anyhow::Result<()> {
+    ensure!(args.hgrm.is_none(), "--hgrm: a scenario has several histograms; use --json or --report");
     ensure!(args.device == SELF, "scenarios bring their own server; for others use syn, connect or mix");
     let syncookies =
         if matches!(scenario, Scenario::Flood | Scenario::Overflow) { 1 } else { args.syncookies };
@@ -94,7 +95,11 @@ pub fn run(scenario: Scenario, args: &RunArgs) -> anyhow::Result<()> {
     let Stage { session, stack, parts, .. } = stage;
     drop(stack);
     session.close()?;
-    let parts = Parts { title: title.to_owned(), what: what.to_owned(), parts };
+    let mut what = what;
+    if args.search.find_max {
+        what += " With --find-max the rates are those that the search for the largest begins with.";
+    }
+    let parts = Parts { title: title.to_owned(), what, parts };
     super::cli::publish_parts(&parts, args)
 }
 
@@ -106,7 +111,8 @@ struct Stage<'a> {
     parts: Vec<Report>,
 }
 
-type Told = (&'static str, &'static str);
+/// Title, and what is done. What came of it is said by the numbers' own sentences.
+type Told = (&'static str, String);
 
 impl Stage<'_> {
     fn listen(&self, port: u16, backlog: i32, then: Then) -> anyhow::Result<SockFd> {
@@ -127,6 +133,16 @@ impl Stage<'_> {
         Ok(())
     }
 
+    /// What the server does with a SYN.
+    fn cookies(&self) -> String {
+        let what = match self.args.syncookies {
+            0 => "a SYN takes a request entry, and finds none once the queue is full",
+            1 => "a SYN takes a request entry, or gets a cookie once the queue is full",
+            _ => "every SYN gets a cookie and takes no memory",
+        };
+        format!("tcp_syncookies = {}: {what}.", self.args.syncookies)
+    }
+
     fn flood(&mut self) -> anyhow::Result<Told> {
         self.listen(80, 128, Then::Close)?;
         let flood = syns("flood", 200e3);
@@ -136,7 +152,8 @@ impl Stage<'_> {
             "Legitimate clients during a SYN flood",
             "2,000 clients a second connect to one listener with a backlog of 128, first alone, then during a flood of 200,000 \
              SYNs a second whose senders never answer. A client sends each segment once: what is lost stays lost. The \
-             server makes request entries until its queue is full, then sends cookies (tcp_syncookies = 1).",
+             server makes request entries until its queue is full, then sends cookies (tcp_syncookies = 1)."
+                .to_owned(),
         ))
     }
 
@@ -160,8 +177,11 @@ impl Stage<'_> {
         )?;
         Ok((
             "One listener against 65,536",
-            "The same 200,000 SYNs a second go to one listener, then to all of 65,536 listeners on 256 addresses and 256 ports, \
-             evenly and as skewed as real services are. Every SYN gets a cookie, so that only the lookup differs.",
+            format!(
+                "The same 200,000 SYNs a second go to one listener, then to all of 65,536 listeners on 256 addresses and 256 \
+                 ports, evenly and as skewed as real services are. {}",
+                self.cookies()
+            ),
         ))
     }
 
@@ -198,9 +218,10 @@ impl Stage<'_> {
         }
         Ok((
             "An accept queue overflows",
-            "2,000 clients a second connect to a listener with a backlog of 16. While nobody accepts, 17 connections wait and, as \
-             in Linux, every further SYN is dropped and counted (ListenOverflows, ListenDrops): clients meet silence, not a \
-             RST, so that they try again. Once somebody accepts, all get in.",
+            "2,000 clients a second connect to a listener with a backlog of 16: first nobody accepts, then somebody does at once. \
+             By Linux's rule 17 connections may wait, and a SYN that finds the queue full is dropped and counted \
+             (ListenOverflows, ListenDrops): its client meets silence, not a RST, so that it tries again."
+                .to_owned(),
         ))
     }
 
@@ -212,8 +233,9 @@ impl Stage<'_> {
         self.part("all ports, ten of them open", &[scan])?;
         Ok((
             "A port scan",
-            "100,000 SYNs a second go to all ports of one address, ten of which are open. Each one is answered: by a SYN-ACK \
-             where somebody listens, by a RST elsewhere.",
+            "100,000 SYNs a second go to all ports of one address, ten of which are open. Due are a SYN-ACK from where somebody \
+             listens, a RST from elsewhere."
+                .to_owned(),
         ))
     }
 
@@ -235,7 +257,8 @@ impl Stage<'_> {
         Ok((
             "Listeners come and go under load",
             "200,000 SYNs a second go to one listener; then the same while a thread opens and closes up to 20,000 other listeners a \
-             second. Not one SYN may be lost by it.",
+             second. None of that may cost a SYN its answer: the two parts should not differ."
+                .to_owned(),
         ))
     }
 
@@ -254,8 +277,12 @@ impl Stage<'_> {
         }
         Ok((
             "What this machine does",
-            "The largest rate at which next to no SYN stays without its answer, then half of that rate, at which latency means \
-             something; first SYNs, each answered with a cookie, then whole connections.",
+            format!(
+                "The largest rate at which at most {} % of the SYNs stay without a right answer, then half of that rate, at which \
+                 latency means something; first SYNs alone, then whole connections. {}",
+                self.args.search.loss,
+                self.cookies()
+            ),
         ))
     }
 
@@ -265,7 +292,7 @@ impl Stage<'_> {
         self.part("closed ports only", &[closed])?;
         Ok((
             "Closed ports only",
-            "200,000 SYNs a second go to ports on which nobody listens: each is answered by a RST that acknowledges it.",
+            "200,000 SYNs a second go to ports on which nobody listens; due is a RST that acknowledges the SYN.".to_owned(),
         ))
     }
 }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::cli::check_writable;
 use super::netns::{CLIENT_DEV, Running, SERVER_DEV, Wire, run};
 use super::report::plots::{Line, odds, percentile_lines};
 use super::report::{Report, rate};
@@ -166,6 +167,7 @@ impl KernelArgs {
     /// No right to make namespaces, or a contestant that does not start.
     pub fn run(&self) -> anyhow::Result<()> {
         ensure!(self.cpus.len() == 2 && self.rounds > 0, "--cpus wants two numbers, --rounds more than 0");
+        check_writable(self.json.as_deref().into_iter().chain(self.plot.as_deref()))?;
         let mut turns: Vec<Vec<Turn>> = CONTESTANTS.iter().map(|_| Vec::new()).collect();
         for round in 1..=self.rounds {
             for (contestant, turns) in CONTESTANTS.iter().zip(&mut turns) {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::{Percentiles, Report, StreamReport, plots, rate};
+use super::{Percentiles, Report, StreamReport, findings, plots, rate, table};
 use crate::generator::tally::Count;
 
 const STYLE: &str = "
@@ -31,6 +31,8 @@ th:first-child,td:first-child,td.text,th.text{text-align:left}
 td.text{color:var(--soft)}
 figure{margin:.8rem 0}
 svg{width:100%;height:auto;display:block}
+.disturbed{border-left:4px solid var(--bad);background:#fdecea;padding:.5rem .8rem;margin:.8rem 0}
+.disturbed ul,.found{margin:.3rem 0;padding-left:1.2rem}
 .note{border-left:4px solid #d29922;background:#fff8e6;padding:.5rem .8rem;margin:.8rem 0;white-space:pre-line}
 .columns{columns:2;column-gap:2.5rem}
 .columns div{display:flex;justify-content:space-between;break-inside:avoid;border-bottom:1px solid var(--line);padding:.2rem .3rem;font-size:.9rem;font-variant-numeric:tabular-nums}
@@ -87,7 +89,8 @@ pub fn foot(report: &Report) -> String {
 
 /// Everything between head and foot that is about numbers.
 pub fn body(report: &Report) -> anyhow::Result<String> {
-    let mut html = String::new();
+    let mut html = disturbed(&report.disturbed);
+    html += &list("found", &findings::sentences(report));
     for note in &report.notes {
         let _ = writeln!(html, "<p class=\"note\">{}</p>", escape(note));
     }
@@ -95,16 +98,17 @@ pub fn body(report: &Report) -> anyhow::Result<String> {
     // What is behind the last SYN is no rate any more.
     let end = report.seconds + 0.05;
     let samples: Vec<_> = report.samples.iter().copied().filter(|sample| sample.at < end).collect();
+    let together = if report.streams.len() > 1 { ", all streams together" } else { "" };
     if samples.len() > 1 {
-        let _ = write!(html, "<h2>Rates over time</h2>\n<figure>{}</figure>\n", plots::rates(&samples)?);
+        let plot = plots::rates(&samples)?;
+        let _ = write!(html, "<h2>Rates over time{together}</h2>\n<figure>{plot}</figure>\n");
     }
-    if report.cores.iter().any(|core| !core.curve.is_empty()) {
-        let _ = write!(
-            html,
-            "<h2>Time to the SYN-ACK, per core</h2>\n<figure>{}</figure>\n\
-             <p class=\"soft\">From the time at which a SYN should have left; the further right, the rarer.</p>\n",
-            plots::percentiles(&report.cores)?
-        );
+    for (answer, what) in [("synack", "SYN-ACK"), ("rst", "RST")] {
+        html +=
+            &figure(&format!("Time to the {what}, per stream"), &plots::streams(&report.streams, answer))?;
+    }
+    if report.cores.len() > 1 {
+        html += &figure(&format!("Time to the SYN-ACK, per core{together}"), &plots::cores(&report.cores))?;
     }
     html += &latency(report);
     for stream in &report.streams {
@@ -113,6 +117,33 @@ pub fn body(report: &Report) -> anyhow::Result<String> {
     html += &cores(report);
     html += &server(report);
     Ok(html)
+}
+
+/// Why a run says less of the server than it should.
+pub fn disturbed(why: &[String]) -> String {
+    if why.is_empty() {
+        return String::new();
+    }
+    format!("<div class=\"disturbed\"><b>{}</b>\n{}</div>\n", findings::DISTURBED, list("", why))
+}
+
+/// Sentences, one below the other.
+pub fn list(class: &str, sentences: &[String]) -> String {
+    let rows: String = sentences.iter().map(|text| format!("<li>{}</li>\n", escape(text))).collect();
+    format!("<ul class=\"{class}\">\n{rows}</ul>\n")
+}
+
+/// Percentile curves below a heading; nothing without one.
+pub fn figure(title: &str, lines: &[plots::Line]) -> anyhow::Result<String> {
+    if lines.is_empty() {
+        return Ok(String::new());
+    }
+    Ok(format!(
+        "<h2>{}</h2>\n<figure>{}</figure>\n<p class=\"soft\">From the time at which a SYN should have left; the further right, \
+         the rarer.</p>\n",
+        escape(title),
+        plots::percentile_lines(lines)?
+    ))
 }
 
 fn tiles(report: &Report) -> String {
@@ -131,9 +162,14 @@ fn tiles(report: &Report) -> String {
         tile(class, format!("{:.4} %", stream.loss * 100.0), &format!("{name}: without a right answer"));
         let class = if stream.wrong == 0 { "good" } else { "bad" };
         tile(class, stream.wrong.to_string(), &format!("{name}: wrong answers"));
-        if let Some(latency) = stream.latency.get("synack").or_else(|| stream.latency.get("rst")) {
-            tile("", us(latency.p50), &format!("{name}: median answer, us"));
-            tile("", us(latency.p99_9), &format!("{name}: 99.9 % within, us"));
+        if let Some(completed) = stream.completed {
+            let sent = stream.counts.get(Count::Sent.name()).copied().unwrap_or(0);
+            let what = format!("{name}: connections completed, {}", findings::percent(completed, sent));
+            tile("", grouped(completed), &what);
+        }
+        if let Some((answer, latency)) = findings::main_answer(stream) {
+            tile("", us(latency.p50), &format!("{name}: median to the {answer}, us"));
+            tile("", us(latency.p99_9), &format!("{name}: 99.9 % of {answer}s within, us"));
         }
     }
     html + "</div>\n"
@@ -199,6 +235,16 @@ fn counts(stream: &StreamReport) -> String {
             escape(count.sentence())
         );
     }
+    let mut row = |name: &str, number: u64, text: &str| {
+        let number = grouped(number);
+        let _ = writeln!(rows, "<tr><td>{name}</td><td>{number}</td><td class=\"text\">{text}</td></tr>");
+    };
+    if let Some(completed) = stream.completed {
+        row("completed", completed, "Connections that came to their end.");
+    }
+    if stream.copies > 0 {
+        row("copies", stream.copies, table::COPIES);
+    }
     let _ = writeln!(
         rows,
         "<tr><td>silence</td><td>{}</td><td class=\"text\">SYNs without any answer.</td></tr>",
@@ -261,6 +307,8 @@ mod tests {
     use crate::generator::report::{CoreReport, SampleReport};
     use crate::machine::Machine;
 
+    const CURVE: [(f64, u64); 4] = [(0.0, 1000), (0.5, 2000), (0.99, 10_000), (1.0, 20_000)];
+
     fn report() -> Report {
         let latency =
             Percentiles { count: 9, min: 1000, p50: 2000, p99_9: 3_000_000, ..Percentiles::default() };
@@ -273,11 +321,11 @@ mod tests {
             sources: 1,
             destinations: 1,
             counts: [("sent".to_owned(), 4711)].into(),
-            copies: 0,
             silent: 1,
-            wrong: 0,
             loss: 0.1,
             latency: [("synack".to_owned(), latency)].into(),
+            curves: [("synack".to_owned(), CURVE.to_vec())].into(),
+            ..StreamReport::default()
         };
         let core = CoreReport {
             cpu: 3,
@@ -289,7 +337,7 @@ mod tests {
             busy: 0.5,
             lag: latency,
             synack: latency,
-            curve: vec![(0.0, 1000), (0.5, 2000), (0.99, 10_000), (1.0, 20_000)],
+            curve: CURVE.to_vec(),
         };
         let sample = |at| SampleReport { at, sent: 10.0, synack: 9.0, rst: 0.0, wrong: 0.0 };
         Report {
@@ -302,6 +350,7 @@ mod tests {
             seconds: 1.0,
             drain: 0.5,
             interrupted: false,
+            disturbed: vec!["a <reason>".into()],
             streams: vec![stream],
             cores: vec![core],
             cpu_busy: vec![(0, 0.5)],
@@ -316,6 +365,8 @@ mod tests {
         let page = page(&report()).expect("it can be drawn");
         assert!(page.contains("a &quot;title&quot; &amp; more") && page.contains("a&lt;b"), "escaped");
         assert_eq!(page.matches("<svg").count(), 2);
+        let (head, _) = page.split_once("<svg").expect("a picture");
+        assert!(head.contains("A disturbed run") && head.contains("a &lt;reason&gt;"), "in its head");
         assert!(page.contains("4,711") && page.contains("3000.0") && page.contains("a note"));
         for elsewhere in ["<script", "src=", "href=", "@import", "url("] {
             assert!(!page.contains(elsewhere), "{elsewhere}");

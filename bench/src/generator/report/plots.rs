@@ -4,7 +4,7 @@ use anyhow::anyhow;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::{CoreReport, SampleReport, rate};
+use super::{CoreReport, SampleReport, StreamReport, rate};
 
 const SIZE: (u32, u32) = (960, 380);
 const GRID: RGBColor = RGBColor(226, 230, 235);
@@ -97,17 +97,16 @@ pub fn rates(samples: &[SampleReport]) -> anyhow::Result<String> {
     })
 }
 
-/// Percentile curves of cores.
-///
-/// # Errors
-/// What the drawing library says.
-pub fn percentiles(cores: &[CoreReport]) -> anyhow::Result<String> {
-    let lines: Vec<Line> = cores
-        .iter()
-        .filter(|core| !core.curve.is_empty())
-        .map(|core| (format!("CPU {}", core.cpu), odds(&core.curve)))
-        .collect();
-    percentile_lines(&lines)
+/// Percentile curves of cores, each with all its streams.
+pub fn cores(cores: &[CoreReport]) -> Vec<Line> {
+    let cores = cores.iter().filter(|core| !core.curve.is_empty());
+    cores.map(|core| (format!("CPU {}", core.cpu), odds(&core.curve))).collect()
+}
+
+/// Percentile curves of streams, each with all its cores, to the answer `answer`.
+pub fn streams(streams: &[StreamReport], answer: &str) -> Vec<Line> {
+    let curves = streams.iter().filter_map(|stream| Some((stream, stream.curves.get(answer)?)));
+    curves.map(|(stream, curve)| (stream.name.clone(), odds(curve))).collect()
 }
 
 /// Quantiles as "one in so many", nanoseconds as microseconds.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, Table};
 
-use super::{Percentiles, Report, StreamReport};
+use super::{Percentiles, Report, StreamReport, findings};
 use crate::generator::tally::Count;
 
 /// What is said of copies.
@@ -22,6 +22,9 @@ pub fn table(report: &Report) -> String {
         report.drain,
         if report.interrupted { "; INTERRUPTED" } else { "" }
     );
+    if !report.disturbed.is_empty() {
+        let _ = writeln!(text, "\n{}\n  {}", findings::DISTURBED, report.disturbed.join("\n  "));
+    }
     for stream in &report.streams {
         let _ = write!(text, "\n{}", stream_text(stream));
     }
@@ -58,6 +61,14 @@ fn stream_text(stream: &StreamReport) -> String {
     if stream.copies > 0 {
         let copies = stream.copies;
         let _ = writeln!(text, "  {:<18}{copies:>14}  {COPIES}", "copies");
+    }
+    if let Some(completed) = stream.completed {
+        let of = findings::percent(completed, stream.counts.get(Count::Sent.name()).copied().unwrap_or(0));
+        let _ = writeln!(
+            text,
+            "  {:<18}{completed:>14}  Connections that were completed, of the SYNs sent: {of}.",
+            "completed"
+        );
     }
     let (silent, percent) = (stream.silent, stream.loss * 100.0);
     let _ = writeln!(text, "  {:<18}{silent:>14}  SYNs without any answer.", "silence");
