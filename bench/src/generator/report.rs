@@ -95,7 +95,7 @@ pub struct StreamReport {
     /// Share of the SYNs without a right answer.
     pub loss: f64,
     /// Of a stream of connections, those that came to their end: the server acknowledged our FIN; or, if none is sent, our ACK
-    /// completed the handshake and no RST came behind it.
+    /// completed the handshake.
     #[serde(default)]
     pub completed: Option<u64>,
     /// From the scheduled time, by what ended it: synack, rst, closed.
@@ -259,7 +259,7 @@ fn stream(plan: &Plan, outcome: &Outcome, index: usize) -> StreamReport {
     let completed = match stream.mode {
         Mode::Syn => None,
         Mode::Connect { end: End::Fin, .. } => Some(counts.of(Count::Closed)),
-        Mode::Connect { .. } => Some(counts.of(Count::Acked).saturating_sub(counts.of(Count::Reset))),
+        Mode::Connect { .. } => Some(counts.of(Count::Acked)),
     };
     let due = stream.schedule.total();
     let (sources, destinations) = stream.variety();

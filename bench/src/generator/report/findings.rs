@@ -77,15 +77,16 @@ pub fn sentence(stream: &StreamReport) -> String {
     let (synacks, rsts) = (count(Count::SynAck), count(Count::Rst) + count(Count::Refused));
     let grouped = super::page::grouped;
     let mut text = format!(
-        "{}: of {} SYNs ({}/s) {} were answered by a SYN-ACK ({}) and {} by a RST ({})",
+        "{}: of {} SYNs ({}/s) {} were answered by a SYN-ACK ({})",
         stream.name,
         grouped(sent),
         rate(stream.rate),
         grouped(synacks),
-        percent(synacks, sent),
-        grouped(rsts),
-        percent(rsts, sent)
+        percent(synacks, sent)
     );
+    if rsts > 0 {
+        text += &format!(", {} by a RST ({})", grouped(rsts), percent(rsts, sent));
+    }
     text += &format!(", {} not at all ({})", grouped(stream.silent), percent(stream.silent, sent));
     if stream.copies > 0 {
         text += &format!(", and {} were copies that need no answer", grouped(stream.copies));
@@ -115,6 +116,7 @@ pub fn sentences(report: &Report) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::slice::from_ref;
 
     #[test]
     fn a_percentage_says_all_and_none_only_of_all_and_none() {
@@ -159,7 +161,7 @@ mod tests {
         let stream =
             StreamReport { name: "s".into(), rate: 99.5, due_rate: 100.0, ..StreamReport::default() };
         let quiet = Surroundings { threads: vec![("w".into(), 0.01)], stolen: 0.0, pressure: Some(0.05) };
-        assert!(disturbances(&[stream.clone()], &[core.clone()], &quiet).is_empty());
+        assert!(disturbances(from_ref(&stream), from_ref(&core), &quiet).is_empty());
         let starved = CoreReport {
             on_cpu: 0.33,
             lag: Percentiles { p99: 12_300_000, ..Percentiles::default() },

@@ -29,6 +29,7 @@ th,td{text-align:right;padding:.28rem .55rem;border-bottom:1px solid var(--line)
 th{font-weight:600;color:var(--soft)}
 th:first-child,td:first-child,td.text,th.text{text-align:left}
 td.text{color:var(--soft)}
+.parts td:nth-child(n+3){white-space:nowrap}
 figure{margin:.8rem 0}
 svg{width:100%;height:auto;display:block}
 .disturbed{border-left:4px solid var(--bad);background:#fdecea;padding:.5rem .8rem;margin:.8rem 0}

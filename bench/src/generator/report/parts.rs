@@ -135,7 +135,7 @@ impl Parts {
         let begun = self.parts.first().map_or("", |part| &part.begun);
         let _ = write!(
             html,
-            "<p class=\"soft\">{} UTC</p>\n<p>{}</p>\n{}<table><tr>",
+            "<p class=\"soft\">{} UTC</p>\n<p>{}</p>\n{}<table class=\"parts\"><tr>",
             escape(begun),
             escape(&self.what),
             page::disturbed(&self.disturbed())
@@ -152,7 +152,7 @@ impl Parts {
             html += "</tr>\n";
         }
         html += "</table>\n<p class=\"soft\">Shares are of the SYNs sent. Completed: connections whose FIN the server \
-                 acknowledged; of a stream that sends none, handshakes that our ACK completed and no RST took back.</p>\n";
+                 acknowledged; of a stream that sends none, handshakes that our ACK completed.</p>\n";
         let common = self.parts.first().map(|part| part.notes.clone()).unwrap_or_default();
         let common: Vec<String> = common.into_iter().filter(|note| self.is_common(note)).collect();
         for note in &common {
@@ -229,7 +229,7 @@ mod tests {
         assert!(parts.table().contains("2,000 connections were completed (66.67 %)"), "{}", parts.table());
         parts.parts[1].disturbed.push("Something else runs.".into());
         let page = parts.page().expect("it can be drawn");
-        let (head, _) = page.split_once("<table>").expect("a table");
+        let (head, _) = page.split_once("<table ").expect("a table");
         assert!(
             head.contains("A disturbed run") && head.contains("flood: Something else runs."),
             "in its head"

@@ -145,10 +145,12 @@ pub fn percentile_lines(lines: &[Line]) -> anyhow::Result<String> {
             .draw()?;
         for (at, (name, points)) in lines.iter().enumerate() {
             let colour = COLOURS[at % COLOURS.len()];
+            // Narrower one by one, so that each is seen below what equals it.
+            let width = 2 + 2 * (lines.len() - 1 - at).min(3) as u32;
             chart
-                .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(3)))?
+                .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(width)))?
                 .label(name.as_str())
-                .legend(label(colour, 3u32));
+                .legend(label(colour, width));
         }
         legend(&mut chart, SeriesLabelPosition::LowerRight)
     })
