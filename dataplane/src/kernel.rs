@@ -16,6 +16,7 @@
 mod adopt;
 pub mod net;
 mod vlan;
+mod way;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -33,6 +34,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::config::{self, Config};
 use adopt::Adopted;
 pub use adopt::KernelRow;
+pub use way::Way;
 
 /// How long handshakes in flight may take after the last SYN was answered.
 pub const LINGER: Duration = Duration::from_secs(1);

@@ -80,6 +80,80 @@ fn nginx_serves_files_and_keeps_connections() {
     assert!(stats.contains("handed_over_to_kernel") && stats.contains("round trip from SYN-ACK"), "{stats}");
 }
 
+/// The last segment of the handshake of `why`'s SYN to port 7.
+fn ack_frame(ack: u32, tsecr: u32) -> Vec<u8> {
+    let ip = frame::Ip::new(Ipv4Addr::new(198, 18, 0, 2).into(), SERVER.into(), 6);
+    let options = [frame::option::nop(), frame::option::nop(), frame::option::timestamps(2, tsecr)].concat();
+    let tcp = frame::Tcp {
+        sport: 4000,
+        dport: 7,
+        seq: 1001,
+        ack,
+        flags: 0x10,
+        window: 501,
+        options,
+        ..frame::Tcp::default()
+    };
+    let link =
+        frame::Link { src: [2, 0, 0, 0, 0, 9], dst: [2, 0, 0, 0, 0, 1], ethertype: None, padding: 0, cut: 0 };
+    frame::frame(&link, &ip, &frame::segment(&ip, &tcp))
+}
+
+/// Writes a capture file with one frame.
+fn capture_of(file: &Path, octets: &[u8]) {
+    let mut writer =
+        pcap_file::pcap::PcapWriter::new(std::fs::File::create(file).expect("a file")).expect("a capture");
+    let len = octets.len() as u32;
+    writer.write_packet(&pcap_file::pcap::PcapPacket::new(Duration::ZERO, len, octets)).expect("a frame");
+}
+
+#[test]
+fn why_says_what_the_hand_over_makes_of_an_ack() {
+    let _turn = turn();
+    let Some((site, hearken)) = shielded("") else { return };
+    let _listener = site.listen((Ipv4Addr::UNSPECIFIED, 7)).expect("a listener");
+    wait_until_adopted(&hearken, (Ipv4Addr::UNSPECIFIED, 7).into());
+    let why = |port: u16, more: &str| {
+        let asked = format!("why 198.18.0.2:4000 {} {more}", SocketAddr::new(SERVER.into(), port));
+        hearken.json(&asked).expect("an answer")
+    };
+    let syn = why(7, "");
+    assert_eq!((&syn["verdict"], &syn["outcome"]), (&"reply".into(), &"synack".into()), "{syn}");
+    let reply = syn["reply_frame"].as_str().expect("a SYN-ACK");
+    let cookie = u32::from_str_radix(&reply[2 * 38..2 * 42], 16).expect("a sequence number");
+    let tsval = u32::from_str_radix(&reply[2 * 62..2 * 66], 16).expect("a timestamp");
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("ack.pcap");
+    let ack = |ack: u32, tsecr: u32, more: &str| {
+        let octets = ack_frame(ack, tsecr);
+        capture_of(&file, &octets);
+        hearken.ctl(&format!("why --pcap {} --to-us {more}", file.display())).expect("an answer")
+    };
+    let json = |text: String| serde_json::from_str::<serde_json::Value>(&text).expect("JSON");
+    let good = json(ack(cookie.wrapping_add(1), tsval, "--json"));
+    assert_eq!(good["verdict"], "handover", "{good}");
+    assert_eq!(good["counters"], serde_json::json!(["handed_over_to_kernel"]));
+    let sentence = good["sentence"].as_str().expect("a sentence");
+    assert!(sentence.contains("MSS 1460, window scale 7, SACK, no ECN"), "{sentence}");
+    let text = ack(cookie.wrapping_add(1), tsval, "");
+    assert!(
+        text.contains("before the workers") && text.contains("verdict   handover: Its cookie is good"),
+        "{text}"
+    );
+    for (number, tsecr, counter) in [
+        (cookie.wrapping_add(2), tsval, "handover_bad_cookie"),
+        (cookie.wrapping_add(1), tsval ^ 1 << 30, "handover_bad_timestamp"),
+    ] {
+        let refused = json(ack(number, tsecr, "--json"));
+        assert_eq!((&refused["verdict"], &refused["counters"][0]), (&"kernel".into(), &counter.into()));
+    }
+    // Not in front of that port; nor of what is no SYN and no ACK.
+    for told in [why(8, ""), why(8, "--flags A --ack 1"), why(7, "--flags R")] {
+        assert_eq!((&told["verdict"], told["reply"].is_null()), (&"kernel".into(), true), "{told}");
+    }
+    assert_eq!(kernel_counter(&hearken, "handed_over_to_kernel"), 0, "nothing was counted");
+}
+
 #[test]
 fn ten_megabytes_go_both_ways_and_half_a_connection_closes() {
     let _turn = turn();
@@ -228,6 +302,29 @@ fn sshd_and_python_serve_as_they_are_packaged() {
         ]));
         assert_eq!(said.expect("a page"), "by python\n");
     }
+    all_through_hearken(&site, &hearken);
+}
+
+/// A server in Go: its runtime opens sockets and waits for them in its own way.
+#[test]
+fn prometheus_serves_as_it_is_packaged() {
+    let _turn = turn();
+    let Some((site, hearken)) = shielded("") else { return };
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(path("prometheus.yml"), "scrape_configs: []\n").expect("a file");
+    let mut prometheus = site.server.command(Path::new("prometheus"));
+    prometheus.args(["--web.listen-address=:9090", &format!("--config.file={}", path("prometheus.yml"))]);
+    prometheus.arg(format!("--storage.tsdb.path={}", path("data")));
+    let _prometheus = Program::start(&site.server, &mut prometheus, 9090).expect("prometheus runs");
+    wait_until_adopted(&hearken, (Ipv6Addr::UNSPECIFIED, 9090).into());
+    for target in targets() {
+        let url = format!("http://{}/-/healthy", SocketAddr::new(target, 9090));
+        let mut curl = site.client.command("curl");
+        let said = run(curl.args(["-sS", "--max-time", "20", &url, &url])).expect("a page");
+        assert_eq!(said.matches("Healthy").count(), 2, "{said}");
+    }
+    assert_eq!(site.counter("Tcp", "PassiveOpens"), 2, "connections are kept for the second request");
     all_through_hearken(&site, &hearken);
 }
 

@@ -239,7 +239,9 @@ fn handed_over(why: &Why) -> Option<String> {
 }
 
 fn text(why: &Why) -> String {
-    let mut lines = vec![format!("frame     {} on {}, core {}", why.frame, why.device, why.core)];
+    let kept = matches!(&*why.verdict, "handover" | "kernel");
+    let place = if kept { "before the workers".to_owned() } else { format!("core {}", why.core) };
+    let mut lines = vec![format!("frame     {} on {}, {place}", why.frame, why.device)];
     lines.extend(handed_over(why));
     for tried in &why.tried {
         let count = match tried.candidates.len() {
@@ -270,7 +272,8 @@ fn text(why: &Why) -> String {
         ));
     }
     let name = why.reason.as_ref().or(why.outcome.as_ref()).cloned().unwrap_or_default();
-    lines.push(format!("verdict   {} {name}: {}", why.verdict, why.sentence));
+    let name = if name.is_empty() { name } else { format!(" {name}") };
+    lines.push(format!("verdict   {}{name}: {}", why.verdict, why.sentence));
     if let Some(reply) = &why.reply {
         lines.push(format!("answer    {reply}"));
     }

@@ -5,7 +5,9 @@ use std::os::fd::OwnedFd;
 use std::task::Poll;
 
 use super::cookie_keys::CookieKeysReply;
-use super::proto::{KernelListener, KernelStats, Refusal};
+use listener::segment::Segment;
+
+use super::proto::{KernelListener, KernelStats, Refusal, Why};
 use super::server::Peer;
 use super::service::{Desk, Devices};
 
@@ -74,6 +76,22 @@ impl<D: Devices> Desk<D> {
         rows.map(row).collect()
     }
 
+    /// Says in `why` what becomes of a frame on the port `place` that the kernel's path keeps; false if it comes to a worker.
+    pub(super) fn tell_way(
+        &self,
+        why: &mut Why,
+        (place, frame): (usize, &[u8]),
+        seg: Option<&Segment>,
+    ) -> bool {
+        let beside = self.loaded.config.port.get(place).is_some_and(crate::config::Port::is_beside_kernel);
+        let kernel = self.kernel.as_ref().filter(|_| beside);
+        let Some(way) = kernel.and_then(|kernel| kernel.way(&self.stack, frame, seg)) else { return false };
+        why.verdict = way.verdict.into();
+        why.sentence = way.sentence;
+        why.counters.extend(way.counter.map(str::to_owned));
+        true
+    }
+
     /// The server is to end: the kernel answers SYNs from now on. True if that was asked of anyone.
     pub fn release_kernel(&mut self) -> bool {
         self.kernel.as_mut().map(|kernel| kernel.release()).is_some()
@@ -132,6 +150,11 @@ impl<D: Devices> Desk<D> {
     /// None that are known.
     pub fn kernel_listeners(&self) -> Vec<KernelListener> {
         Vec::new()
+    }
+
+    /// Every frame comes to a worker.
+    pub(super) fn tell_way(&self, _why: &mut Why, _frame: (usize, &[u8]), _seg: Option<&Segment>) -> bool {
+        false
     }
 
     /// Nothing to release.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use listener::Stack;
 use listener::columns::Answers;
 use listener::core::dry_run::{Belongs, DryRun, HandedOver, Peek, Peeked};
+use listener::drop_reason::DropReason;
 use listener::inet_hashtables::{BucketOf, ListenKey, Tried, compute_score};
 use listener::segment::{Outcome, Segment, Verdict};
 use listener::types::{CoreId, DevIndex, InetAddr, ListenerId, TcpState};
@@ -16,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::proto::{AskWhy, Refusal, Why, WhyCandidate, WhyListener, WhyTried};
 use super::server::Peer;
-use super::service::{Desk, dev_index, local};
+use super::service::{Desk, Devices, dev_index, local};
 use crate::burst::{Fate, Head, Lanes, Plain};
 use crate::hex;
 use crate::io::mem::{BUFFER_LEN, Mem, MemConfig, MemFrame};
@@ -145,12 +146,21 @@ impl Walk {
         stage::reply::tell(&answers, fates);
     }
 
+    /// True if no worker would see it where only SYNs come to workers. A SYN that is broken or not sent to us does.
+    fn is_for_the_kernel(&self) -> bool {
+        use DropReason::{EtherType, IpFragment, IpProto};
+        match self.fates[0] {
+            Fate::Drop(reason) => matches!(reason, EtherType | IpFragment | IpProto),
+            _ => true,
+        }
+    }
+
     fn is_tcp(&self) -> bool {
         !self.lanes.tcp.is_empty()
     }
 }
 
-impl<D> Desk<D> {
+impl<D: Devices> Desk<D> {
     /// What would become of the frame: at once, or when the cores have said what they know of its flow.
     ///
     /// An error: it is no frame, it is too long (`EMSGSIZE`), there is no such port or core, or the core does not answer.
@@ -200,6 +210,10 @@ impl<D> Desk<D> {
             core: ask.core.unwrap_or_default(),
             ..Why::default()
         };
+        let seg = walk.is_tcp().then_some(&walk.segs[0]);
+        if walk.is_for_the_kernel() && self.tell_way(&mut why, (place, &bytes), seg) {
+            return Ok(why);
+        }
         if walk.is_tcp() {
             let seg = walk.segs[0];
             let core = comes_to(ask.core, peeked)?;

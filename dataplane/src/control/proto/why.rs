@@ -36,7 +36,8 @@ pub struct Why {
     /// The workers that it is handed to from there, in order; the last one decides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub handed_to: Vec<u16>,
-    /// `reply`, `consume` or `drop`.
+    /// `reply`, `consume` or `drop`; of a frame that comes to no worker, `handover` if hearken's programs have the kernel make a
+    /// connection of it, `kernel` if it is the kernel's matter alone.
     pub verdict: String,
     /// Unless it is dropped, the outcome's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,7 +45,7 @@ pub struct Why {
     /// If it is dropped, the reason's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The reason's or the outcome's sentence.
+    /// The reason's or the outcome's sentence, or what becomes of the frame on the kernel's path.
     pub sentence: String,
     /// What it belongs to, of a TCP segment that is whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
