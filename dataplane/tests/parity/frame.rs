@@ -163,12 +163,16 @@ pub fn icmp(ip: &Ip, kind: u8, code: u8, rest: &[u8]) -> Vec<u8> {
 
 /// The frame that carries `payload`.
 pub fn frame(link: &Link, ip: &Ip, payload: &[u8]) -> Vec<u8> {
-    let (ethertype, packet) = match (ip.src, ip.dst) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => (0x0800, ipv4(ip, src, dst, payload)),
-        (IpAddr::V6(src), IpAddr::V6(dst)) => (0x86dd, ipv6(ip, src, dst, payload)),
+    ether(link, if ip.src.is_ipv4() { 0x0800 } else { 0x86dd }, &packet(ip, payload))
+}
+
+/// The packet that carries `payload`.
+pub fn packet(ip: &Ip, payload: &[u8]) -> Vec<u8> {
+    match (ip.src, ip.dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => ipv4(ip, src, dst, payload),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => ipv6(ip, src, dst, payload),
         _ => unreachable!("addresses of two families in one packet"),
-    };
-    ether(link, ethertype, &packet)
+    }
 }
 
 /// The frame around `packet`.

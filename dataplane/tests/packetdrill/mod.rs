@@ -1,0 +1,5 @@
+//! The interpreter of packetdrill's notation, and the hosts that scripts run on.
+
+pub mod mem;
+pub mod run;
+pub mod script;
