@@ -13,14 +13,14 @@ use dataplane::worker::{Port, Worker, WorkerConfig};
 use listener::Stack;
 use listener::config::{Device, Secret, StackConfig};
 use listener::core::Core;
-use listener::error::{Errno, ListenError};
+use listener::error::ListenError;
 use listener::limits::Limits;
 use listener::sockaddr::{Caller, Family, How};
 use listener::sockopt::{SockOpt, SockOptName};
 use listener::sysctl::Sysctl;
 use listener::types::{CoreId, DevIndex, InetAddr, Nanos, SockFd};
 
-use super::run::{Failed, Host, Mode, SERVER_PORT, SERVER_V4, SERVER_V6};
+use super::run::{Failed, Host, Mode, SERVER_PORT, SERVER_V4, SERVER_V6, errno_name};
 use crate::frame::{self, Link};
 
 const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -237,18 +237,18 @@ impl Host for MemHost {
 
     /// Data is not kept, so only the end of it and errors can be read.
     fn read(&mut self, fd: i64, _len: usize) -> Result<i64, Failed> {
-        use listener::types::TcpState::{CloseWait, Closing, LastAck};
+        use listener::types::TcpState::{Close, CloseWait, Closing, LastAck};
         let error = self.pending(sock(fd))?;
         if error != 0 {
-            let errno = Errno::ALL.iter().find(|errno| i32::from(errno.number()) == error);
-            return Err(errno.map_or_else(|| error.to_string(), |errno| errno.name().to_owned()));
+            return Err(errno_name(error));
         }
         let state = self.stack.tcp_info(sock(fd)).map_err(failed)?.state;
-        let ended = matches!(state, CloseWait | Closing | LastAck | listener::types::TcpState::Close);
-        if ended { Ok(0) } else { Err(Errno::EAGAIN.name().to_owned()) }
+        let ended = matches!(state, CloseWait | Closing | LastAck | Close);
+        if ended { Ok(0) } else { Err("EAGAIN".to_owned()) }
     }
 
-    fn errno(&self, name: &str) -> Option<i32> {
-        Errno::ALL.iter().find(|errno| errno.name() == name).map(|errno| errno.number().into())
+    fn write(&mut self, fd: i64, _len: usize) -> Result<i64, Failed> {
+        let error = self.pending(sock(fd))?;
+        Err(if error == 0 { "EPIPE".to_owned() } else { errno_name(error) })
     }
 }

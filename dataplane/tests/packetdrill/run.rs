@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use etherparse::{NetSlice, SlicedPacket, TcpOptionElement, TcpSlice, TransportSlice};
 
+use nix::errno::Errno;
+
 use super::script::{Call, Event, Opt, Packet, Script, Tcp, What, When};
 use crate::frame::{self, Ip};
-
-/// What passes for "at this time" on a host that nothing else disturbs.
-pub const TOLERANCE: Duration = Duration::from_millis(10);
 
 /// The port that scripts bind to, and the peer's.
 pub const SERVER_PORT: u16 = 8080;
@@ -78,8 +77,19 @@ pub trait Host {
     fn close(&mut self, fd: i64) -> Result<i64, Failed>;
     /// read(2) without waiting.
     fn read(&mut self, fd: i64, len: usize) -> Result<i64, Failed>;
-    /// The number of an errno.
-    fn errno(&self, name: &str) -> Option<i32>;
+    /// write(2) without waiting.
+    fn write(&mut self, fd: i64, len: usize) -> Result<i64, Failed>;
+}
+
+/// The name of an errno's number.
+pub fn errno_name(number: i32) -> Failed {
+    format!("{:?}", Errno::from_raw(number))
+}
+
+/// The number that SO_ERROR gives for `text`: a number, or an errno's name.
+fn errno_number(text: &str) -> Result<i32, String> {
+    let number = text.parse().ok().or_else(|| (1..256).find(|number| errno_name(*number) == text));
+    number.ok_or(format!("{text} is neither a number nor an errno"))
 }
 
 /// A script under way.
@@ -165,10 +175,6 @@ impl<H: Host> Run<'_, H> {
         ];
         let set = letters.iter().filter(|(letter, _)| tcp.flags.contains(*letter));
         let flags = set.fold(0, |flags, (_, bit)| flags | bit);
-        if tcp.flags == "S" {
-            // Another connection, whose numbers are not known yet.
-            self.isn = None;
-        }
         let ack = match tcp.ack {
             Some(ack) => self.isn.ok_or("the server has not said its first number yet")?.wrapping_add(ack),
             None => 0,
@@ -290,7 +296,9 @@ impl<H: Host> Run<'_, H> {
         if tcp.syn() {
             self.isn = Some(tcp.sequence_number());
         }
-        let isn = self.isn.unwrap_or(if tcp.rst() { tcp.sequence_number() } else { 0 });
+        // A RST for a segment without ACK has no number of its own.
+        let bare = tcp.rst() && tcp.ack() && tcp.sequence_number() == 0;
+        let isn = self.isn.filter(|_| !bare).unwrap_or(tcp.sequence_number());
         let ack = tcp.ack().then(|| tcp.acknowledgment_number().wrapping_sub(PEER_ISN));
         Ok(Tcp {
             flags: letters(tcp),
@@ -338,6 +346,7 @@ impl<H: Host> Run<'_, H> {
             "close" => self.host.close(fd(0)?),
             "shutdown" => self.host.shutdown(fd(0)?, arg(1)?),
             "read" | "recv" => self.host.read(fd(0)?, number(arg(2)?)? as usize),
+            "write" | "send" => self.host.write(fd(0)?, number(arg(2)?)? as usize),
             "setsockopt" => {
                 let value = arg(3)?.trim_matches(['[', ']', '{', '}']);
                 let value = value.split([',', '=']).filter_map(|word| word.trim().parse().ok());
@@ -345,10 +354,7 @@ impl<H: Host> Run<'_, H> {
             }
             "getsockopt" => {
                 let wanted = arg(3)?.trim_matches(['[', ']']);
-                let wanted = match wanted.parse().ok().or_else(|| self.host.errno(wanted)) {
-                    Some(wanted) => wanted,
-                    None => return Err(format!("{wanted} is neither a number nor an errno")),
-                };
+                let wanted = errno_number(wanted)?;
                 match self.host.getsockopt(fd(0)?, arg(2)?) {
                     Ok(found) if found != wanted => return Err(format!("the value is {found}")),
                     said => said.map(|_| 0),
