@@ -44,7 +44,8 @@ fn scripts() -> Vec<(String, Script)> {
     let more = std::env::var_os("HEARKEN_PACKETDRILL").unwrap_or_default();
     let only = std::env::var("HEARKEN_PACKETDRILL_ONLY").unwrap_or_default();
     let mut files: Vec<PathBuf> = Vec::new();
-    for folder in std::iter::once(own).chain(shared).chain(std::env::split_paths(&more)) {
+    let more = std::env::split_paths(&more).filter(|folder| !folder.as_os_str().is_empty());
+    for folder in std::iter::once(own).chain(shared).chain(more) {
         let entries =
             std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
         files.extend(entries.map(|entry| entry.expect("an entry").path()));

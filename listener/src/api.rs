@@ -88,7 +88,7 @@ impl Stack {
     /// # Errors
     /// [`ListenError::TooManySockets`]
     pub fn socket(&self, family: Family, uid: u32) -> Result<SockFd, ListenError> {
-        let sock = Sock::new(family, uid, self.net.sysctl().bindv6only);
+        let sock = Sock::new(family, uid, &self.net.sysctl());
         self.lock().socks.insert(Entry::Sock(sock))
     }
 
@@ -224,7 +224,8 @@ impl Stack {
     }
 
     /// Ends LISTEN ([`How::Rd`], [`How::RdWr`]; [`How::Wr`] does nothing to a listener), or sends a connection's FIN
-    /// ([`How::Wr`], [`How::RdWr`]).
+    /// ([`How::Wr`], [`How::RdWr`]). A connection that was shut for reading ([`How::Rd`], [`How::RdWr`]) and has sent its
+    /// FIN answers data with a RST.
     ///
     /// # Errors
     /// [`ListenError::BadDescriptor`], [`ListenError::NotConnected`] in CLOSE.
@@ -238,6 +239,9 @@ impl Stack {
                 let child = held.child;
                 if self.child_state(held) == TcpState::Close {
                     return Err(ListenError::NotConnected);
+                }
+                if how != How::Wr {
+                    control.command(&self.net, child.core, Command::ShutRd(child));
                 }
                 if how != How::Rd {
                     control.command(&self.net, child.core, Command::Close(child));

@@ -11,6 +11,7 @@
 use crossbeam::queue::ArrayQueue;
 
 use crate::core::dry_run::Peek;
+use crate::error::Errno;
 use crate::limits::CORES_MAX;
 use crate::live::Live;
 use crate::segment::FlowKey;
@@ -69,6 +70,9 @@ pub enum Command {
     Reset(ChildRef),
     /// Send our FIN; the child is still held. As shutdown(SHUT_WR).
     Close(ChildRef),
+    /// The control side reads nothing more from the child; it is still held. As shutdown(SHUT_RD): once our FIN was sent,
+    /// data is answered by a RST.
+    ShutRd(ChildRef),
     /// The control side holds the child no longer. As close(2): our FIN if it was not sent yet; data that comes
     /// from now on is answered by a RST.
     Release(ChildRef),
@@ -94,8 +98,8 @@ pub struct ChildInfo {
     pub state: TcpState,
     /// The device it is bound to, if its listener was.
     pub dev: DevIndex,
-    /// True if the peer reset it or it timed out: recv(2) would say ECONNRESET or ETIMEDOUT.
-    pub aborted: bool,
+    /// Why it ended, if not in good order (`sk_err`): ECONNRESET, EPIPE or ETIMEDOUT.
+    pub error: Option<Errno>,
     /// SO_REUSEADDR: its listener's, unless it was set since.
     pub reuse: bool,
     /// SO_REUSEPORT, likewise.
@@ -145,7 +149,10 @@ pub struct ChildRecord {
 const REUSE: u8 = 1;
 const REUSEPORT: u8 = 2;
 const V6_FAMILY: u8 = 4;
-const ABORTED: u8 = 8;
+/// Two bits for what is in [`ERRORS`], counted from 1; 0 = no error.
+const ERROR_SHIFT: u8 = 3;
+const ERROR_BITS: u8 = 3 << ERROR_SHIFT;
+const ERRORS: [Errno; 3] = [Errno::ECONNRESET, Errno::EPIPE, Errno::ETIMEDOUT];
 
 #[repr(align(64))]
 #[derive(Debug, Default)]
@@ -341,11 +348,12 @@ impl CoreShared {
 
     /// Follows the child's state. In CLOSE it no longer holds its port.
     #[inline]
-    pub fn set_state(&self, index: u32, state: TcpState, aborted: bool) {
+    pub fn set_state(&self, index: u32, state: TcpState, error: Option<Errno>) {
         let record = &self.records[index as usize];
         let before = TcpState::from_u8(record.state.load(Ordering::Relaxed));
-        if aborted {
-            record.flags.fetch_or(ABORTED, Ordering::Relaxed);
+        let number = ERRORS.iter().zip(1..).find(|(known, _)| Some(**known) == error);
+        if let Some((_, number)) = number {
+            record.flags.fetch_or(number << ERROR_SHIFT, Ordering::Relaxed);
         }
         record.state.store(state as u8, Ordering::Release);
         if state == TcpState::Close && before != TcpState::Close {
@@ -355,7 +363,7 @@ impl CoreShared {
 
     /// Frees the record; the slot's next child has another generation.
     pub fn retire(&self, index: u32) {
-        self.set_state(index, TcpState::Close, false);
+        self.set_state(index, TcpState::Close, None);
         let record = &self.records[index as usize];
         let generation = record.generation.load(Ordering::Relaxed);
         record.generation.store(generation.wrapping_add(1), Ordering::Relaxed);
@@ -406,7 +414,9 @@ impl Record {
                 time_wait: state == TcpState::TimeWait,
                 uid,
             };
-            let info = ChildInfo { flow, state, dev, aborted: flags & ABORTED != 0, reuse, reuseport };
+            let number = usize::from((flags & ERROR_BITS) >> ERROR_SHIFT);
+            let error = number.checked_sub(1).and_then(|error| ERRORS.get(error)).copied();
+            let info = ChildInfo { flow, state, dev, error, reuse, reuseport };
             return Some((generation, owner, info));
         }
     }

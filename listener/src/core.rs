@@ -24,8 +24,8 @@ use crate::snmp::{Mib, Snmp};
 use crate::sync::Arc;
 use crate::syncookies::{self, CookieKeys, Minute};
 use crate::sysctl::Sysctl;
-use crate::tcp_output::{InitialWindows, select_initial_window};
 use crate::tcp_timer;
+use crate::tcp_window::{InitialWindows, field, select_initial_window};
 use crate::timer::{Popped, TimerWheel};
 use crate::types::{CoreId, DevIndex, InetAddr, ListenerRef, Nanos};
 use crate::{tcp, tcp_ipv4};
@@ -112,7 +112,8 @@ impl Env {
         self.mtu.get(usize::from(dev.0)).copied().unwrap_or(1500)
     }
 
-    /// What [`select_initial_window`] says to a SYN of this family on device `dev` whose MSS no listener clamps.
+    /// What [`select_initial_window`] says to a SYN of this family on device `dev` at a listener that clamps no MSS and has
+    /// the receive buffer of `tcp_rmem`.
     #[inline]
     pub fn initial_window(
         &self,
@@ -123,7 +124,20 @@ impl Env {
     ) -> (u16, u8) {
         match self.windows.get(usize::from(dev.0)) {
             Some(windows) => windows.get(v4, tstamp, wscale),
-            None => select_initial_window(&self.sysctl, advmss, tstamp, wscale),
+            None => {
+                let rcvbuf = self.sysctl.tcp_rmem[1];
+                let (window, scale) = select_initial_window(&self.sysctl, rcvbuf, advmss, tstamp, wscale);
+                (field(window), scale)
+            }
+        }
+    }
+
+    /// Takes other knobs, and gives back those that it had.
+    pub fn take_sysctl(&mut self, sysctl: &mut Sysctl) {
+        std::mem::swap(&mut self.sysctl, sysctl);
+        self.tw_max = self.sysctl.tcp_max_tw_buckets.min(self.shared.capacity() / 2);
+        for (windows, &mtu) in self.windows.iter_mut().zip(&self.mtu) {
+            *windows = InitialWindows::new(&self.sysctl, mtu);
         }
     }
 
@@ -341,6 +355,9 @@ impl Core {
         while left > 0 {
             let Some(command) = self.pending.take().or_else(|| self.env.shared.pop()) else { break };
             left -= 1;
+            if command == Command::Settings {
+                self.columns.forget_answers();
+            }
             if !tcp::command(&mut self.env, &mut self.flows, command, now, &mut send) {
                 self.pending = Some(command);
                 return true;

@@ -37,6 +37,7 @@ errnos! {
     ENODEV = 19: "No such device",
     EINVAL = 22: "Invalid argument",
     EMFILE = 24: "Too many open files",
+    EPIPE = 32: "Broken pipe",
     ENOPROTOOPT = 92: "Protocol not available",
     EAFNOSUPPORT = 97: "Address family not supported by protocol",
     EADDRINUSE = 98: "Address already in use",

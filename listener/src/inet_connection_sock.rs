@@ -221,6 +221,7 @@ impl Control {
             dev: sock.dev,
             defer: sock.defer,
             syn_retries: sock.syn_retries,
+            rcvbuf: sock.rcvbuf,
             mss_clamp: sock.user_mss,
             tos: 0,
         };

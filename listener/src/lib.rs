@@ -29,9 +29,12 @@
 //! | request queue and accept queue | [`listen_sock`], [`conn_shared`] | 18 |
 //! | `tcp_v4_rcv`, `tcp_v6_rcv`, `tcp_v4_send_reset` | `tcp_ipv4.rs` | 15 |
 //! | `tcp_conn_request` | `tcp_input.rs`, for many at once `core/columns/answer.rs` | 15, 16 |
-//! | `tcp_check_req`, `tcp_v4_syn_recv_sock`, `tcp_timewait_state_process` | `tcp_minisocks.rs` | |
+//! | `tcp_check_req`, `tcp_v4_syn_recv_sock` | `tcp_minisocks.rs` | |
+//! | `tcp_timewait_state_process` | `tcp_timewait.rs` | |
 //! | `tcp_rcv_state_process`, `tcp_validate_incoming` | `tcp_input/rcv_state.rs` | 10 |
-//! | `tcp_make_synack`, `tcp_select_initial_window`, `secure_tcp_seq` | `tcp_output.rs` | |
+//! | `tcp_make_synack`, `secure_tcp_seq` | `tcp_output.rs` | |
+//! | `tcp_select_initial_window`, `tcp_select_window` | `tcp_window.rs` | 10 |
+//! | `tcp_synack_rtt_meas`, `tcp_rtt_estimator`, `tcp_set_rto` | `tcp_rtt.rs` | |
 //! | `reqsk_timer_handler`, `tcp_write_timer_handler` | `tcp_timer.rs` | |
 //! | `cookie_init_sequence`, `cookie_v4_check`, `cookie_v6_check` | [`syncookies`] | 17 |
 //! | SNMP counters | [`snmp`], [`Stack::snmp`] | |
@@ -111,7 +114,10 @@ mod tcp_input;
 mod tcp_ipv4;
 mod tcp_minisocks;
 mod tcp_output;
+mod tcp_rtt;
 mod tcp_timer;
+mod tcp_timewait;
+mod tcp_window;
 pub mod timer;
 pub mod types;
 pub mod vector;

@@ -21,43 +21,18 @@
 //! `tests/loom_accept_queue.rs`, `tests/loom_credits.rs`, and the tests below.
 
 mod credits;
+mod params;
 mod reqsk_queue;
 mod slab;
 
 pub use credits::{CREDIT_IDLE, Credits};
+pub use params::ListenParams;
 pub use reqsk_queue::QLEN_MAX;
 pub use slab::ListenSocks;
 
 use crate::conn_shared::{ChildNode, ChildRef, CoreShared};
 use crate::sync::{Arc, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use crate::types::{Backlog, DevIndex, ListenerId, ListenerRef, Nanos, Then};
-
-/// What a listener starts with; the setters of [`ListenSock`] change single values later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct ListenParams {
-    /// `sk_max_ack_backlog`: children that may wait for `accept`; the queue holds one more.
-    pub backlog: Backlog,
-    /// What becomes of its connections.
-    pub then: Then,
-    /// SO_REUSEADDR, for its children.
-    pub reuse: bool,
-    /// SO_REUSEPORT, for its children.
-    pub reuseport: bool,
-    /// True for an AF_INET6 socket.
-    pub v6_family: bool,
-    /// Owner, for its children.
-    pub uid: u32,
-    /// SO_BINDTODEVICE.
-    pub dev: DevIndex,
-    /// TCP_DEFER_ACCEPT as a number of SYN-ACK timeouts; 0 = off.
-    pub defer: u8,
-    /// TCP_SYNCNT; 0 = `tcp_synack_retries`.
-    pub syn_retries: u8,
-    /// TCP_MAXSEG; 0 = none.
-    pub mss_clamp: u16,
-    /// IP_TOS or IPV6_TCLASS.
-    pub tos: u8,
-}
 
 /// One listener; a cache line that is mostly read.
 #[repr(align(64))]
@@ -76,6 +51,7 @@ pub struct ListenSock {
     synq_overflow_ts: AtomicU64,
     synq_slot: AtomicU32,
     uid: AtomicU32,
+    rcvbuf: AtomicU32,
     dev: AtomicU16,
     mss_clamp: AtomicU16,
     then: AtomicU8,
@@ -129,6 +105,7 @@ impl ListenSock {
             synq_overflow_ts: AtomicU64::new(0),
             synq_slot: AtomicU32::new(id),
             uid: AtomicU32::new(0),
+            rcvbuf: AtomicU32::new(0),
             dev: AtomicU16::new(0),
             mss_clamp: AtomicU16::new(0),
             then: AtomicU8::new(0),
@@ -152,6 +129,7 @@ impl ListenSock {
         self.uid.store(other.uid(), Ordering::Relaxed);
         self.set_dev(other.dev());
         self.set_mss_clamp(other.mss_clamp());
+        self.rcvbuf.store(other.rcvbuf(), Ordering::Relaxed);
         self.set_then(other.then());
         self.flags.store(other.flags.load(Ordering::Relaxed), Ordering::Relaxed);
         self.set_defer(other.defer());
@@ -176,6 +154,7 @@ impl ListenSock {
         self.set_defer(params.defer);
         self.set_syn_retries(params.syn_retries);
         self.set_mss_clamp(params.mss_clamp);
+        self.rcvbuf.store(params.rcvbuf, Ordering::Relaxed);
         self.set_tos(params.tos);
         self.synq_overflow_ts.store(0, Ordering::Relaxed);
         self.synq_slot.store(id.0, Ordering::Relaxed);
@@ -413,6 +392,12 @@ impl ListenSock {
     /// Sets TCP_MAXSEG.
     pub fn set_mss_clamp(&self, mss: u16) {
         self.mss_clamp.store(mss, Ordering::Relaxed);
+    }
+
+    /// `sk_rcvbuf`
+    #[inline]
+    pub fn rcvbuf(&self) -> u32 {
+        self.rcvbuf.load(Ordering::Relaxed)
     }
 
     /// IP_TOS or IPV6_TCLASS.

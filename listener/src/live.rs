@@ -80,8 +80,7 @@ impl Live {
 pub(crate) fn take_settings(env: &mut Env, flows: &mut Flows) {
     let shared = Arc::clone(&env.shared);
     let Some(mut settings) = shared.live.next.take() else { return };
-    std::mem::swap(&mut env.sysctl, &mut settings.sysctl);
-    env.tw_max = env.sysctl.tcp_max_tw_buckets.min(shared.capacity() / 2);
+    env.take_sysctl(&mut settings.sysctl);
     flows.rst_limit.set(TokenBucket::new(settings.rst_per_second, settings.rst_per_second));
     shared.live.done.store(Some(settings));
 }

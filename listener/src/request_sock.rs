@@ -128,41 +128,66 @@ impl Default for Request {
 }
 
 /// A connection, or its TIME_WAIT: the receive half of a transmission control block (RFC 9293 §3.3.1). It never sends
-/// data, so of the send half only our SYN and FIN remain.
+/// data, so of the send half only our SYN and FIN remain: what was sent and acknowledged follows from the state.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Conn {
     pub route: Route,
     /// ISS + 1: the first number after our SYN.
     pub snd_start: SegSeq,
-    pub snd_una: SegSeq,
-    pub snd_nxt: SegSeq,
     pub rcv_nxt: SegSeq,
+    /// Octets that we take from `rcv_nxt` on; they may be more than the window field can say.
+    pub rcv_wnd: u32,
+    /// What later windows may reach.
+    pub rcv_ssthresh: u32,
     pub ts_recent: u32,
     pub ts_off: u32,
     /// Clock in ms when `ts_recent` was taken.
     pub ts_recent_stamp: u32,
     /// Clock in ms of the last rate-limited answer; 0 = never.
     pub last_oow_ack: u32,
-    /// Clock in ms of the last segment in window.
-    pub last_active: u32,
-    /// Window field of our segments; the window is this, shifted by `rcv_wscale`.
-    pub wnd: u16,
+    /// Clock in ms: of the last segment in window, and once our FIN was sent, of its first retransmission; 0 = none yet.
+    pub stamp: u32,
+    /// The segment that `snd_wnd` is of.
+    pub snd_wl1: SegSeq,
+    /// The peer's window, unscaled.
+    pub snd_wnd: u16,
+    /// Retransmission timeout, and that of the probe that comes first; see [`crate::tcp_rtt`].
+    pub rto: u16,
+    pub probe: u16,
+    /// What is yes or no, a bit each.
+    pub flags: u16,
     pub rcv_wscale: u8,
     pub tos: u8,
     pub state: TcpState,
     pub then: Then,
-    /// FIN timeouts so far.
-    pub retries: u8,
-    pub tstamp_ok: bool,
-    pub ecn_ok: bool,
-    /// A CE mark came in and is echoed until the peer says CWR (RFC 3168 §6.1.3).
-    pub ecn_echo: bool,
-    /// The control side, or an accept queue, holds it: its slot outlives CLOSE.
-    pub held: bool,
-    /// The control side let go of it: data from now on is answered by a RST.
-    pub orphan: bool,
-    /// Data came that nobody takes; our window is closed.
-    pub stuffed: bool,
+}
+
+/// Names a bit of a connection and makes its getter and setter.
+macro_rules! flags {
+    ($($bit:literal $get:ident $set:ident: $doc:literal,)*) => {
+        impl Conn {
+            $(
+                #[doc = $doc]
+                #[inline]
+                pub const fn $get(&self) -> bool { self.flags & (1 << $bit) != 0 }
+                #[inline]
+                pub const fn $set(&mut self, on: bool) {
+                    self.flags = if on { self.flags | 1 << $bit } else { self.flags & !(1 << $bit) };
+                }
+            )*
+        }
+    };
+}
+
+flags! {
+    0 tstamp_ok set_tstamp_ok: "Timestamps were agreed on.",
+    1 ecn_ok set_ecn_ok: "ECN was agreed on.",
+    2 ecn_echo set_ecn_echo: "A CE mark came in and is echoed until the peer says CWR (RFC 3168 §6.1.3).",
+    3 held set_held: "The control side, or an accept queue, holds it: its slot outlives CLOSE.",
+    4 orphan set_orphan: "The control side let go of it: data from now on is answered by a RST.",
+    5 rcv_shut set_rcv_shut: "The control side holds it and wants no more data: once our FIN was sent, it is answered by a RST.",
+    6 stuffed set_stuffed: "Data came that nobody takes; our window is closed.",
+    7 mini set_mini: "In FIN-WAIT-2: a time-wait entry (`tw_substate`), as nobody holds it.",
 }
 
 impl Default for Conn {
@@ -170,47 +195,58 @@ impl Default for Conn {
         Self {
             route: Route::default(),
             snd_start: SegSeq(0),
-            snd_una: SegSeq(0),
-            snd_nxt: SegSeq(0),
             rcv_nxt: SegSeq(0),
+            rcv_wnd: 0,
+            rcv_ssthresh: 0,
             ts_recent: 0,
             ts_off: 0,
             ts_recent_stamp: 0,
             last_oow_ack: 0,
-            last_active: 0,
-            wnd: 0,
+            stamp: 0,
+            snd_wl1: SegSeq(0),
+            snd_wnd: 0,
+            rto: 0,
+            probe: 0,
+            flags: 0,
             rcv_wscale: 0,
             tos: 0,
             state: TcpState::Close,
             then: Then::Queue,
-            retries: 0,
-            tstamp_ok: false,
-            ecn_ok: false,
-            ecn_echo: false,
-            held: false,
-            orphan: false,
-            stuffed: false,
         }
     }
 }
 
 impl Conn {
-    /// Octets that we take from `rcv_nxt` on.
-    #[inline]
-    pub fn rcv_wnd(&self) -> u32 {
-        u32::from(self.wnd) << self.rcv_wscale
-    }
-
     /// True once our FIN was sent.
     #[inline]
-    pub fn fin_sent(&self) -> bool {
-        self.snd_nxt != self.snd_start
+    pub const fn fin_sent(&self) -> bool {
+        use TcpState::{Closing, FinWait1, FinWait2, LastAck, TimeWait};
+        matches!(self.state, FinWait1 | FinWait2 | Closing | LastAck | TimeWait)
     }
 
-    /// True once everything we sent was acknowledged.
+    /// What we send next.
     #[inline]
-    pub fn all_acked(&self) -> bool {
-        self.snd_una == self.snd_nxt
+    pub const fn snd_nxt(&self) -> SegSeq {
+        self.snd_start.plus(self.fin_sent() as u32)
+    }
+
+    /// The first number that the peer has not acknowledged.
+    #[inline]
+    pub const fn snd_una(&self) -> SegSeq {
+        self.snd_start.plus(matches!(self.state, TcpState::FinWait2 | TcpState::TimeWait) as u32)
+    }
+
+    /// True for a time-wait entry of either kind.
+    #[inline]
+    pub const fn is_time_wait(&self) -> bool {
+        matches!(self.state, TcpState::TimeWait) || self.mini()
+    }
+
+    /// `RCV_SHUTDOWN`: nobody will read what comes now.
+    #[inline]
+    pub const fn is_rcv_shutdown(&self) -> bool {
+        use TcpState::{CloseWait, Closing, LastAck};
+        self.orphan() || self.rcv_shut() || matches!(self.state, CloseWait | Closing | LastAck)
     }
 }
 

@@ -69,6 +69,7 @@ counters! {
     PAWSOldAck segments: "ACKs with an old timestamp and an old sequence number, ignored.",
     PAWSTimewait segments: "Segments in TIME-WAIT with a timestamp older than the last one.",
     TCPTimeouts timeouts: "Retransmission timers that ran out.",
+    TCPLossProbes segments: "FINs sent once more before the first timeout (RFC 8985).",
     TCPSynRetrans segments: "SYN-ACKs sent again.",
     TCPChallengeACK segments: "Challenge ACKs sent (RFC 5961).",
     TCPSYNChallenge segments: "SYNs on a connection answered by a challenge ACK.",

@@ -7,6 +7,7 @@ use crate::conn_shared::ChildRef;
 use crate::error::ListenError;
 use crate::segment::FlowKey;
 use crate::sockaddr::Family;
+use crate::sysctl::Sysctl;
 use crate::types::{DevIndex, InetAddr, ListenerId, SockFd, TcpPort, Then};
 
 /// End of an owner chain.
@@ -31,6 +32,8 @@ pub(crate) struct Sock {
     pub dev: DevIndex,
     /// IP_LOCAL_PORT_RANGE, lowest and highest; 0 for no limit.
     pub port_range: (u16, u16),
+    /// `sk_rcvbuf`: what `tcp_rmem` said when the socket was made.
+    pub rcvbuf: u32,
     /// TCP_MAXSEG; 0 for none.
     pub user_mss: u16,
     /// SO_INCOMING_CPU; negative for none.
@@ -95,7 +98,7 @@ flags! {
 
 impl Sock {
     /// A new socket: CLOSE, unbound, no option set.
-    pub(crate) fn new(family: Family, uid: u32, v6only: bool) -> Self {
+    pub(crate) fn new(family: Family, uid: u32, sysctl: &Sysctl) -> Self {
         let inet6 = family == Family::Inet6;
         let mut sock = Self {
             addr: if inet6 { InetAddr::ANY_V6 } else { InetAddr::ANY_V4 },
@@ -106,6 +109,7 @@ impl Sock {
             sport: TcpPort(0),
             dev: DevIndex::NONE,
             port_range: (0, 0),
+            rcvbuf: sysctl.tcp_rmem[1],
             user_mss: 0,
             incoming_cpu: -1,
             defer: 0,
@@ -114,7 +118,7 @@ impl Sock {
             flags: 0,
         };
         sock.set_inet6(inet6);
-        sock.set_v6only(inet6 && v6only);
+        sock.set_v6only(inet6 && sysctl.bindv6only);
         sock
     }
 
@@ -229,7 +233,7 @@ mod tests {
     #[test]
     fn the_lowest_free_descriptor_is_given_out() {
         let mut table = SockTable::default();
-        let open = || Entry::Sock(Sock::new(Family::Inet, 0, false));
+        let open = || Entry::Sock(Sock::new(Family::Inet, 0, &Sysctl::default()));
         let fds: Vec<u32> = (0..4).map(|_| table.insert(open()).expect("there is room").0).collect();
         assert_eq!(fds, [0, 1, 2, 3]);
         assert!(table.remove(SockFd(2)).is_some() && table.remove(SockFd(1)).is_some());
@@ -241,9 +245,10 @@ mod tests {
 
     #[test]
     fn a_new_socket_has_nothing_set() {
-        let sock = Sock::new(Family::Inet6, 7, true);
+        let sysctl = Sysctl { bindv6only: true, ..Sysctl::default() };
+        let sock = Sock::new(Family::Inet6, 7, &sysctl);
         assert!(sock.inet6() && sock.v6only() && !sock.reuse() && !sock.parked());
-        assert!(!Sock::new(Family::Inet, 7, true).v6only(), "an IPv4 socket has no IPV6_V6ONLY");
+        assert!(!Sock::new(Family::Inet, 7, &sysctl).v6only(), "an IPv4 socket has no IPV6_V6ONLY");
         assert_eq!(sock.addr, InetAddr::ANY_V6);
     }
 }

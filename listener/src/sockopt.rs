@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::control::{Control, Net};
-use crate::error::ListenError;
+use crate::error::{Errno, ListenError};
 use crate::inet_connection_sock::{key_of, list_entry};
 use crate::listen_sock::ListenSock;
 use crate::sock::{Child, Sock};
@@ -252,11 +252,14 @@ pub(crate) fn getsockopt_child(child: &mut Child, net: &Net, name: SockOptName) 
         SockOptName::ReuseAddr => Ok(info.is_some_and(|info| info.reuse).into()),
         SockOptName::ReusePort => Ok(info.is_some_and(|info| info.reuseport).into()),
         SockOptName::Error => {
-            let failed = info.is_none_or(|info| info.aborted && info.state == TcpState::Close);
-            let error =
-                if failed && !child.error_read { crate::error::Errno::ECONNRESET.number() } else { 0 };
-            child.error_read |= failed;
-            Ok(error.into())
+            let error = match info {
+                Some(info) if info.state == TcpState::Close => info.error,
+                Some(_) => None,
+                None => Some(Errno::ECONNRESET),
+            };
+            let unread = error.filter(|_| !child.error_read);
+            child.error_read |= error.is_some();
+            Ok(unread.map_or(0, Errno::number).into())
         }
         _ => Err(ListenError::NoSuchOption),
     }

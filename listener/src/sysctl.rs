@@ -29,8 +29,11 @@ pub struct Sysctl {
     pub tcp_ecn: u8,
     /// `net.ipv4.tcp_fastopen`: bits as in the kernel. hearken has no server side of it (bit 0x2): accepted, no effect.
     pub tcp_fastopen: u32,
-    /// `net.ipv4.tcp_rmem`: smallest, default and largest receive buffer in bytes; window and scale come from it.
+    /// `net.ipv4.tcp_rmem`: smallest, default and largest receive buffer in bytes. Windows come from the default as it was
+    /// when the listening socket was made, their scale from the largest as it is now.
     pub tcp_rmem: [u32; 3],
+    /// `net.core.rmem_max`: the window scale is one for a buffer of this size too, which a program may ask for.
+    pub rmem_max: u32,
     /// `net.ipv4.tcp_invalid_ratelimit`: milliseconds between answers to segments out of window.
     pub tcp_invalid_ratelimit: u32,
     /// `net.ipv4.tcp_challenge_ack_limit`: challenge ACKs per second and core; `u32::MAX` means no limit.
@@ -79,6 +82,7 @@ impl Default for Sysctl {
             tcp_ecn: 2,
             tcp_fastopen: 1,
             tcp_rmem: [4096, 131_072, 33_554_432],
+            rmem_max: 4_194_304,
             tcp_invalid_ratelimit: 500,
             tcp_challenge_ack_limit: u32::MAX,
             tcp_rfc1337: false,

@@ -5,12 +5,14 @@ use crate::conn_shared::{ChildRef, Command};
 use crate::core::dry_run::peek;
 use crate::core::{Env, Flows, Send};
 use crate::ehash::EntryId;
+use crate::error::Errno;
 use crate::live::{drain, take_settings};
 use crate::segment::{Originated, OutSegment, Outcome, Segment, Verdict};
 use crate::snmp::Mib;
 use crate::tcp_input::rcv_state::{Cx, Fate, tcp_rcv_state_process};
 use crate::tcp_minisocks::TIMEWAIT_LEN;
-use crate::tcp_output::{rto, tcp_send_ack, tcp_send_active_reset, tcp_send_fin};
+use crate::tcp_output::{tcp_send_ack, tcp_send_active_reset, tcp_send_fin};
+use crate::tcp_rtt::{tcp_fin_time, ticks_to_nanos};
 use crate::types::{Nanos, TcpState, Then};
 
 /// One segment on a connection.
@@ -25,8 +27,8 @@ fn process(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, first: bool,
     let step = tcp_rcv_state_process(&mut cx, conn, seg);
     match step.fate {
         Fate::Stay => follow(env, flows, index, before, now),
-        Fate::Done => done(env, flows, index, false),
-        Fate::Aborted => done(env, flows, index, true),
+        Fate::Done => done(env, flows, index, None),
+        Fate::Aborted(error) => done(env, flows, index, Some(error)),
     }
     step.verdict
 }
@@ -35,8 +37,8 @@ fn process(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, first: bool,
 pub(crate) fn first_segment(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, now: Nanos) -> Verdict {
     let then = flows.table.conns.entry(index).body.then;
     if then == Then::Reset {
-        let reset = tcp_send_active_reset(&flows.table.conns.entry(index).body, now);
-        done(env, flows, index, true);
+        let reset = tcp_send_active_reset(&mut flows.table.conns.entry_mut(index).body, now);
+        done(env, flows, index, Some(Errno::ECONNRESET));
         // By this name the kernel counts a close with SO_LINGER 0 (`tcp_disconnect`).
         env.snmp().inc(Mib::TCPAbortOnData);
         return Verdict::Reply(Outcome::Accept, reset);
@@ -63,10 +65,10 @@ fn close_at_once(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, now: N
     if !matches!(conn.state, TcpState::Established | TcpState::CloseWait) {
         return None;
     }
-    conn.orphan = true;
+    conn.set_orphan(true);
     if seg.payload_len > 0 && conn.rcv_nxt.after(seg.seq) {
         let reset = tcp_send_active_reset(conn, now);
-        done(env, flows, index, true);
+        done(env, flows, index, Some(Errno::ECONNRESET));
         env.snmp().inc(Mib::TCPAbortOnClose);
         return Some(reset);
     }
@@ -80,12 +82,13 @@ fn close_at_once(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, now: N
 fn close(env: &Env, flows: &mut Flows, index: u32, now: Nanos) -> Option<OutSegment> {
     let conn = &mut flows.table.conns.entry_mut(index).body;
     let before = conn.state;
-    conn.state = match before {
+    let after = match before {
         TcpState::Established => TcpState::FinWait1,
         TcpState::CloseWait => TcpState::LastAck,
         _ => return None,
     };
     let fin = tcp_send_fin(conn, now);
+    conn.state = after;
     follow(env, flows, index, before, now);
     Some(fin)
 }
@@ -93,38 +96,68 @@ fn close(env: &Env, flows: &mut Flows, index: u32, now: Nanos) -> Option<OutSegm
 /// Lets timers, record and counters follow a change of state.
 fn follow(env: &Env, flows: &mut Flows, index: u32, before: TcpState, now: Nanos) {
     let conn = &flows.table.conns.entry(index).body;
-    let (state, fin_sent) = (conn.state, conn.fin_sent());
+    let state = conn.state;
     if state == before {
         return;
     }
     let id = EntryId::conn(index);
     count_state(env, before, state);
-    env.shared.set_state(index, state, false);
+    env.shared.set_state(index, state, None);
     match state {
-        TcpState::TimeWait if flows.tw_count >= env.tw_max => {
-            env.snmp().inc(Mib::TCPTimeWaitOverflow);
-            flows.table.conns.entry_mut(index).body.state = TcpState::Closing;
-            done(env, flows, index, false);
-        }
-        TcpState::TimeWait => {
-            flows.tw_count += 1;
-            flows.arm(id, now + TIMEWAIT_LEN);
-        }
+        TcpState::TimeWait => time_wait(env, flows, index, now + TIMEWAIT_LEN),
         TcpState::FinWait2 => fin_wait2(env, flows, index, now),
-        TcpState::FinWait1 | TcpState::LastAck if fin_sent => flows.arm(id, now + rto(0)),
+        TcpState::FinWait1 | TcpState::LastAck => {
+            let first = if conn.probe != 0 { conn.probe } else { conn.rto };
+            flows.arm(id, now + ticks_to_nanos(first));
+        }
         TcpState::CloseWait => flows.cancel(id),
         _ => {}
     }
 }
 
-/// In FIN-WAIT-2 a connection that somebody holds may wait for ever; any other waits `tcp_fin_timeout`.
+/// In FIN-WAIT-2 a connection that somebody holds may wait for ever. Any other becomes a time-wait entry that lasts for
+/// `tcp_fin_timeout`, or for what is left of it beyond a minute once that much has passed.
+///
+/// # Source
+/// Linux v6.18 `tcp_rcv_state_process`, `__tcp_close`.
 fn fin_wait2(env: &Env, flows: &mut Flows, index: u32, now: Nanos) {
-    let id = EntryId::conn(index);
-    if flows.table.conns.entry(index).body.held {
-        flows.cancel(id);
-    } else {
-        flows.arm(id, now + Nanos::from_secs(u64::from(env.sysctl.tcp_fin_timeout)));
+    let conn = &flows.table.conns.entry(index).body;
+    if conn.held() {
+        flows.cancel(EntryId::conn(index));
+        return;
     }
+    let lasts = tcp_fin_time(conn, env.sysctl.tcp_fin_timeout);
+    if lasts > TIMEWAIT_LEN {
+        flows.arm(EntryId::conn(index), now + Nanos(lasts.0 - TIMEWAIT_LEN.0));
+    } else {
+        fin_wait2_entry(env, flows, index, now + lasts);
+    }
+}
+
+/// Nobody holds a connection in FIN-WAIT-2: a time-wait entry up to `end`.
+pub(crate) fn fin_wait2_entry(env: &Env, flows: &mut Flows, index: u32, end: Nanos) {
+    flows.table.conns.entry_mut(index).body.set_mini(true);
+    // What holds its port is a time-wait entry.
+    env.shared.set_state(index, TcpState::TimeWait, None);
+    time_wait(env, flows, index, end);
+}
+
+/// A connection is a time-wait entry from here on, if there is room for one.
+///
+/// # Source
+/// Linux v6.18 `tcp_time_wait`.
+fn time_wait(env: &Env, flows: &mut Flows, index: u32, end: Nanos) {
+    let conn = &mut flows.table.conns.entry_mut(index).body;
+    conn.last_oow_ack = 0;
+    if flows.tw_count >= env.tw_max {
+        env.snmp().inc(Mib::TCPTimeWaitOverflow);
+        conn.set_mini(false);
+        conn.state = TcpState::Closing;
+        done(env, flows, index, None);
+        return;
+    }
+    flows.tw_count += 1;
+    flows.arm(EntryId::conn(index), end);
 }
 
 fn count_state(env: &Env, before: TcpState, after: TcpState) {
@@ -141,18 +174,17 @@ fn count_state(env: &Env, before: TcpState, after: TcpState) {
 ///
 /// # Source
 /// Linux v6.18 `tcp_done`.
-pub(crate) fn done(env: &Env, flows: &mut Flows, index: u32, aborted: bool) {
+pub(crate) fn done(env: &Env, flows: &mut Flows, index: u32, error: Option<Errno>) {
     let id = EntryId::conn(index);
     let conn = &mut flows.table.conns.entry_mut(index).body;
+    flows.tw_count -= u32::from(conn.is_time_wait());
     let before = std::mem::replace(&mut conn.state, TcpState::Close);
-    let held = conn.held;
-    if before == TcpState::TimeWait {
-        flows.tw_count -= 1;
-    }
+    conn.set_mini(false);
+    let held = conn.held();
     count_state(env, before, TcpState::Close);
     flows.cancel(id);
     flows.table.remove(id);
-    env.shared.set_state(index, TcpState::Close, aborted);
+    env.shared.set_state(index, TcpState::Close, error);
     if !held {
         retire(env, flows, index);
     }
@@ -201,6 +233,12 @@ pub(crate) fn command(
         Command::Close(child) => {
             live(env, flows, child).is_none_or(|index| shutdown(env, flows, index, now, send))
         }
+        Command::ShutRd(child) => {
+            if let Some(index) = live(env, flows, child) {
+                flows.table.conns.entry_mut(index).body.set_rcv_shut(true);
+            }
+            true
+        }
         Command::Discard(child) => {
             live(env, flows, child).is_none_or(|index| discard(env, flows, index, now, send))
         }
@@ -217,21 +255,21 @@ fn live(env: &Env, flows: &Flows, child: ChildRef) -> Option<u32> {
 }
 
 fn reset(env: &Env, flows: &mut Flows, index: u32, now: Nanos, send: &mut impl Send) -> bool {
-    let state = flows.table.conns.entry(index).body.state;
+    let mut conn = flows.table.conns.entry(index).body;
     // `tcp_need_reset`: where both FINs were sent, there is nothing left to break off.
     let silent =
-        matches!(state, TcpState::Close | TcpState::TimeWait | TcpState::LastAck | TcpState::Closing);
+        matches!(conn.state, TcpState::Close | TcpState::TimeWait | TcpState::LastAck | TcpState::Closing);
     if !silent {
-        let segment = tcp_send_active_reset(&flows.table.conns.entry(index).body, now);
+        let segment = tcp_send_active_reset(&mut conn, now);
         if !send(env, &originated(flows, index, segment)) {
             return false;
         }
     }
-    flows.table.conns.entry_mut(index).body.held = false;
-    if state == TcpState::Close {
+    flows.table.conns.entry_mut(index).body.set_held(false);
+    if conn.state == TcpState::Close {
         retire(env, flows, index);
     } else {
-        done(env, flows, index, true);
+        done(env, flows, index, Some(Errno::ECONNRESET));
     }
     true
 }
@@ -258,8 +296,9 @@ fn discard(env: &Env, flows: &mut Flows, index: u32, now: Nanos, send: &mut impl
     }
     // Unlike a `discard` listener's, it is held: its FIN is the holder's to send, and it may stay idle.
     conn.then = Then::Close;
-    if std::mem::take(&mut conn.stuffed) {
-        let segment = tcp_send_ack(&conn, now);
+    if conn.stuffed() {
+        conn.set_stuffed(false);
+        let segment = tcp_send_ack(&mut conn, now);
         if !send(env, &originated(flows, index, segment)) {
             return false;
         }
@@ -271,7 +310,7 @@ fn discard(env: &Env, flows: &mut Flows, index: u32, now: Nanos, send: &mut impl
 fn release(env: &Env, flows: &mut Flows, index: u32, now: Nanos, send: &mut impl Send) -> bool {
     let conn = flows.table.conns.entry(index).body;
     // Data came that nobody will ever read: close(2) says so with a RST.
-    if conn.stuffed && !matches!(conn.state, TcpState::Close | TcpState::TimeWait) {
+    if conn.stuffed() && !matches!(conn.state, TcpState::Close | TcpState::TimeWait) {
         let done = reset(env, flows, index, now, send);
         env.snmp().add(Mib::TCPAbortOnClose, u64::from(done));
         return done;
@@ -280,8 +319,8 @@ fn release(env: &Env, flows: &mut Flows, index: u32, now: Nanos, send: &mut impl
         return false;
     }
     let conn = &mut flows.table.conns.entry_mut(index).body;
-    conn.held = false;
-    conn.orphan = true;
+    conn.set_held(false);
+    conn.set_orphan(true);
     match conn.state {
         TcpState::Close => retire(env, flows, index),
         TcpState::FinWait2 => fin_wait2(env, flows, index, now),

@@ -18,9 +18,9 @@ use crate::snmp::Mib;
 use crate::syncookies::{self, CookieOptions, cookie_init_sequence, cookie_init_timestamp, cookie_of, rich};
 use crate::sysctl::Sysctl;
 use crate::tcp_output::{
-    TCP_TIMEOUT_INIT, advertised_mss, secure_tcp_seq, secure_tcp_ts_off, select_initial_window, seq_scale,
-    tcp_make_synack,
+    TCP_TIMEOUT_INIT, advertised_mss, secure_tcp_seq, secure_tcp_ts_off, seq_scale, tcp_make_synack,
 };
+use crate::tcp_window::{field, select_initial_window};
 use crate::types::{DevIndex, ListenerRef, Nanos, SegSeq, Then};
 
 /// MSS of a peer that names none (RFC 9293 §3.7.1).
@@ -247,9 +247,13 @@ pub(crate) fn tcp_openreq_init(env: &Env, syn: &Syn<'_>, cookie: bool) -> Reques
         .map(|scale| scale.min(TCP_MAX_WSCALE));
     let advmss = advertised_mss(env, slot, seg.dev, seg.flow.is_v4());
     let wscale_ok = snd_wscale.is_some();
-    let (rcv_wnd, rcv_wscale) = match slot.mss_clamp() {
-        0 => env.initial_window((seg.dev, seg.flow.is_v4()), advmss, tstamp_ok, wscale_ok),
-        _ => select_initial_window(sysctl, advmss, tstamp_ok, wscale_ok),
+    let usual = slot.mss_clamp() == 0 && slot.rcvbuf() == sysctl.tcp_rmem[1];
+    let (rcv_wnd, rcv_wscale) = if usual {
+        env.initial_window((seg.dev, seg.flow.is_v4()), advmss, tstamp_ok, wscale_ok)
+    } else {
+        let (window, scale) =
+            select_initial_window(sysctl, slot.rcvbuf(), advmss, tstamp_ok, wscale_ok);
+        (field(window), scale)
     };
     Request {
         route: seg.route,

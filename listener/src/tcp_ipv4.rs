@@ -9,9 +9,10 @@ use crate::segment::{Outcome, Segment, Verdict, flag};
 use crate::snmp::Mib;
 use crate::tcp;
 use crate::tcp_input::{Syn, tcp_conn_request};
-use crate::tcp_minisocks::{tcp_check_req, tcp_v4_cookie_check, timewait_rcv};
+use crate::tcp_minisocks::{tcp_check_req, tcp_v4_cookie_check};
 use crate::tcp_output::tcp_send_reset;
-use crate::types::{ListenerRef, Nanos, SegSeq, TcpState, Then};
+use crate::tcp_timewait::timewait_rcv;
+use crate::types::{ListenerRef, Nanos, SegSeq, Then};
 
 /// What a step says about a segment.
 #[derive(Clone, Copy, Debug)]
@@ -83,10 +84,10 @@ pub(crate) fn tcp_v4_rcv(
 fn flow(env: &Env, flows: &mut Flows, id: EntryId, seg: &Segment, now: Nanos) -> Next {
     match id.kind() {
         Kind::Request(index) => tcp_check_req(env, flows, index, seg, now),
-        Kind::Conn(index) => match flows.table.conns.entry(index).body.state {
-            TcpState::TimeWait => timewait_rcv(env, flows, index, seg, now),
-            _ => Next::Done(tcp::rcv(env, flows, index, seg, now)),
-        },
+        Kind::Conn(index) if flows.table.conns.entry(index).body.is_time_wait() => {
+            timewait_rcv(env, flows, index, seg, now)
+        }
+        Kind::Conn(index) => Next::Done(tcp::rcv(env, flows, index, seg, now)),
     }
 }
 

@@ -1,9 +1,10 @@
-//! From a request to a connection, and TIME_WAIT.
+//! From a request to a connection.
 
 use crate::conn_shared::{ChildNode, ChildRecord};
 use crate::core::{Env, Flows, bound_dev, clock_ms};
 use crate::drop_reason::DropReason;
 use crate::ehash::{EntryId, Kind};
+use crate::error::Errno;
 use crate::inet_hashtables::HashKey;
 use crate::listen_sock::{ListenSock, Refused};
 use crate::request_sock::{Conn, Request};
@@ -11,13 +12,12 @@ use crate::segment::{Outcome, Segment, Verdict, flag};
 use crate::snmp::Mib;
 use crate::syncookies::{self, COOKIE_VALID_NS, cookie_timestamp_decode};
 use crate::tcp;
-use crate::tcp_input::rcv_state::{oow_rate_limited, paws_reject, rate_limited, tcp_replace_ts_recent};
+use crate::tcp_input::rcv_state::{oow_rate_limited, paws_reject, rate_limited};
 use crate::tcp_input::{Syn, synack_tos};
 use crate::tcp_ipv4::{Next, listen_overflow, send_reset};
-use crate::tcp_output::{
-    advertised_mss, reqsk_send_ack, rto, secure_tcp_ts_off, select_initial_window, tcp_make_synack,
-    tcp_send_ack,
-};
+use crate::tcp_output::{advertised_mss, reqsk_send_ack, rto, secure_tcp_ts_off, tcp_make_synack};
+use crate::tcp_rtt::{Timeouts, tcp_synack_rtt_meas};
+use crate::tcp_window::{field, select_initial_window, tcp_init_buffer_space};
 use crate::types::{InetAddr, ListenerRef, Nanos, SegSeq, TcpState, Then};
 
 /// How long TIME_WAIT lasts (`TCP_TIMEWAIT_LEN`).
@@ -125,11 +125,6 @@ pub(crate) fn tcp_check_req(env: &Env, flows: &mut Flows, index: u32, seg: &Segm
             Verdict::Reply(Outcome::Other, reqsk_send_ack(req, seg, now))
         });
     }
-    if let Some((tsval, _)) = seg.options.timestamps.filter(|_| req.tstamp_ok)
-        && !seg.seq.after(rcv_nxt)
-    {
-        req.ts_recent = tsval;
-    }
     // A SYN at the peer's ISN was taken already; the connection answers it with a challenge ACK.
     let taken = if seg.seq == req.irs { flag::SYN } else { 0 };
     if seg.flags & !taken & flag::SYN != 0 {
@@ -150,8 +145,21 @@ pub(crate) fn tcp_check_req(env: &Env, flows: &mut Flows, index: u32, seg: &Segm
 /// Turns a request into a connection, or says why not.
 fn final_ack(env: &Env, flows: &mut Flows, slot: &ListenSock, index: u32, seg: &Segment, now: Nanos) -> Next {
     let hash = flows.table.requests.entry(index).head.hash;
-    let req = flows.table.requests.entry(index).body;
-    match syn_recv_sock(env, flows, &Final { slot, req: &req, seg, hash }, Some(index), now) {
+    let mut req = flows.table.requests.entry(index).body;
+    let rtt_ms = tcp_synack_rtt_meas(&req, false, seg, now);
+    let rcv_wnd = if req.rcv_wnd == u16::MAX {
+        let (tstamp, wscale) = (req.tstamp_ok, req.snd_wscale.is_some());
+        select_initial_window(&env.sysctl, slot.rcvbuf(), req.advmss, tstamp, wscale).0
+    } else {
+        u32::from(req.rcv_wnd)
+    };
+    // The connection begins with the timestamp of this segment; a request that stays keeps that of its SYN.
+    if let Some((tsval, _)) = seg.options.timestamps.filter(|_| req.tstamp_ok)
+        && !seg.seq.after(req.irs.plus(1))
+    {
+        req.ts_recent = tsval;
+    }
+    match syn_recv_sock(env, flows, &Final { slot, req: &req, seg, hash, rtt_ms, rcv_wnd }, Some(index), now) {
         Ok(verdict) => Next::Done(verdict),
         Err(DropReason::ListenerGone) => {
             reqsk_queue_drop(env, flows, index, now);
@@ -221,7 +229,7 @@ fn tsecr_reject(req: &Request, seg: &Segment) -> bool {
 ///
 /// # Source
 /// Linux v6.18 `tcp_in_window`.
-fn in_window(seg: &Segment, start: SegSeq, window: u32) -> bool {
+pub(crate) fn in_window(seg: &Segment, start: SegSeq, window: u32) -> bool {
     let (end, end_seq) = (start.plus(window), seg.seq.plus(seg.seg_len()));
     seg.seq == start
         || (end_seq.after(start) && seg.seq.before(end))
@@ -234,6 +242,10 @@ pub(crate) struct Final<'a> {
     pub req: &'a Request,
     pub seg: &'a Segment,
     pub hash: u32,
+    /// How long the handshake took, if that is known.
+    pub rtt_ms: Option<u32>,
+    /// The window that was offered; more than a request has room for.
+    pub rcv_wnd: u32,
 }
 
 /// Makes the connection, lets it have the segment, and queues it for `accept`. `request` is the entry that it
@@ -251,7 +263,7 @@ pub(crate) fn syn_recv_sock(
     request: Option<u32>,
     now: Nanos,
 ) -> Result<Verdict, DropReason> {
-    let Final { slot, req, seg, hash } = *last;
+    let Final { slot, req, seg, hash, .. } = *last;
     let generation = req.listener.generation;
     let then = slot.then();
     let queue = then == Then::Queue;
@@ -287,8 +299,8 @@ pub(crate) fn syn_recv_sock(
     if queue {
         let node = ChildNode::new(env.core, index);
         if slot.acceptq_add(generation, node, env.shared.accept_next(index)).is_err() {
-            flows.table.conns.entry_mut(index).body.held = false;
-            tcp::done(env, flows, index, true);
+            flows.table.conns.entry_mut(index).body.set_held(false);
+            tcp::done(env, flows, index, Some(Errno::ECONNRESET));
             return Ok(send_reset(flows, seg, now));
         }
     }
@@ -296,29 +308,34 @@ pub(crate) fn syn_recv_sock(
 }
 
 fn create_openreq_child(env: &Env, last: &Final<'_>, then: Then, now: Nanos) -> Conn {
-    let Final { slot, req, seg, .. } = *last;
-    // Rounded up, as the kernel rounds the first window that it scales.
-    let wnd = u32::from(req.rcv_wnd).div_ceil(1 << req.rcv_wscale);
-    Conn {
+    let Final { slot, req, seg, rtt_ms, rcv_wnd, .. } = *last;
+    let Timeouts { rto, probe } = Timeouts::new(rtt_ms, req.sack_ok);
+    let rcv_ssthresh =
+        tcp_init_buffer_space(slot.rcvbuf(), req.advmss, req.tstamp_ok, (rcv_wnd, req.rcv_wscale));
+    let mut conn = Conn {
         route: seg.route,
         snd_start: req.iss.plus(1),
-        snd_una: req.iss.plus(1),
-        snd_nxt: req.iss.plus(1),
         rcv_nxt: req.irs.plus(1),
+        rcv_wnd,
+        rcv_ssthresh,
         ts_recent: req.ts_recent,
         ts_off: req.ts_off,
         ts_recent_stamp: clock_ms(now),
-        last_active: clock_ms(now),
-        wnd: wnd as u16,
+        stamp: clock_ms(now),
+        snd_wl1: seg.seq,
+        snd_wnd: seg.wnd,
+        rto,
+        probe,
         rcv_wscale: req.rcv_wscale,
         tos: if env.sysctl.tcp_reflect_tos { req.tos } else { synack_tos(&env.sysctl, slot, 0) },
         state: TcpState::Established,
         then,
-        tstamp_ok: req.tstamp_ok,
-        ecn_ok: req.ecn_ok,
-        held: then == Then::Queue,
         ..Conn::default()
-    }
+    };
+    conn.set_tstamp_ok(req.tstamp_ok);
+    conn.set_ecn_ok(req.ecn_ok);
+    conn.set_held(then == Then::Queue);
+    conn
 }
 
 /// Writes the child down for the control side; both sides of the slot then have one generation.
@@ -391,69 +408,17 @@ pub(crate) fn tcp_v4_cookie_check(
         req.ecn_ok = options.ecn && env.sysctl.tcp_ecn != 0;
     }
     // In whole segments of the size that the cookie remembers, timestamps not counted: not quite what the SYN-ACK said.
-    (req.rcv_wnd, req.rcv_wscale) = select_initial_window(&env.sysctl, mss, false, req.snd_wscale.is_some());
+    let wscale = req.snd_wscale.is_some();
+    let (rcv_wnd, rcv_wscale) = select_initial_window(&env.sysctl, slot.rcvbuf(), mss, false, wscale);
+    (req.rcv_wnd, req.rcv_wscale) = (field(rcv_wnd), rcv_wscale);
+    let rtt_ms = tcp_synack_rtt_meas(&req, true, seg, now);
     // A request of the same flow has lost: the peer chose the cookie.
     let request = match flows.table.lookup(hash, &seg.flow, seg.dev).map(EntryId::kind) {
         Some(Kind::Request(index)) => Some(index),
         _ => None,
     };
-    let verdict = syn_recv_sock(env, flows, &Final { slot, req: &req, seg, hash }, request, now);
+    let verdict = syn_recv_sock(env, flows, &Final { slot, req: &req, seg, hash, rtt_ms, rcv_wnd }, request, now);
     Some(verdict.unwrap_or_else(Verdict::Drop))
-}
-
-/// A segment in TIME_WAIT.
-///
-/// # Source
-/// Linux v6.18 `tcp_timewait_state_process` (net/ipv4/tcp_minisocks.c), substate `TCP_TIME_WAIT`.
-pub(crate) fn timewait_rcv(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, now: Nanos) -> Next {
-    let tw = &mut flows.table.conns.entry_mut(index).body;
-    let paws = paws_reject(tw.ts_recent, seg, Some(tw.ts_recent_stamp), now);
-    let rst = seg.has(flag::RST);
-    if !paws && seg.seq == tw.rcv_nxt && (seg.seg_len() == 0 || rst) {
-        tcp_replace_ts_recent(tw, seg, now);
-        if rst && !env.sysctl.tcp_rfc1337 {
-            tcp::done(env, flows, index, false);
-        } else {
-            flows.arm(EntryId::conn(index), now + TIMEWAIT_LEN);
-        }
-        return Next::Done(if rst {
-            Verdict::Drop(DropReason::TcpReset)
-        } else {
-            Verdict::Consume(Outcome::Other)
-        });
-    }
-    let newer = seg.seq.after(tw.rcv_nxt)
-        || seg
-            .options
-            .timestamps
-            .is_some_and(|(tsval, _)| tw.tstamp_ok && (tw.ts_recent.wrapping_sub(tsval) as i32) < 0);
-    if seg.flags & (flag::SYN | flag::RST | flag::ACK) == flag::SYN
-        && !paws
-        && newer
-        && let Some(listener) = env.lookup_listener(seg)
-    {
-        let isn = tw.snd_nxt.plus(65_535 + 2).0.max(1);
-        tcp::done(env, flows, index, false);
-        env.snmp().inc(Mib::TWRecycled);
-        return Next::Recycle(listener, SegSeq(isn));
-    }
-    if paws {
-        env.snmp().inc(Mib::PAWSTimewait);
-    }
-    if rst {
-        return Next::Done(Verdict::Drop(DropReason::TcpOutOfWindow));
-    }
-    let limited = oow_rate_limited(env, Mib::TCPACKSkippedTimeWait, &mut tw.last_oow_ack, seg, now);
-    let ack = tcp_send_ack(tw, now);
-    // A SYN may be an old duplicate or a new one with a small number: it does not prolong the wait.
-    if paws || seg.has(flag::ACK) {
-        flows.arm(EntryId::conn(index), now + TIMEWAIT_LEN);
-    }
-    Next::Done(if limited {
-        Verdict::Drop(DropReason::TcpOldData)
-    } else {
-        Verdict::Reply(Outcome::Other, ack)
-    })
 }
 
 #[cfg(all(test, not(loom)))]

@@ -8,21 +8,17 @@ use crate::segment::{FlowKey, OutSegment, Segment, TcpOptions, flag};
 use crate::siphash::{siphash_2_4, siphash_2_4_tail};
 use crate::syncookies::CookieKey;
 use crate::sysctl::Sysctl;
+use crate::tcp_window::tcp_select_window;
 use crate::types::{DevIndex, Nanos, SegSeq};
 
-/// First retransmission timeout, for SYN-ACK and FIN (RFC 6298 §2.1; Linux v6.18 `TCP_TIMEOUT_INIT`).
+/// First retransmission timeout of a SYN-ACK (RFC 6298 §2.1; Linux v6.18 `TCP_TIMEOUT_INIT`).
 pub(crate) const TCP_TIMEOUT_INIT: Nanos = Nanos::from_secs(1);
 /// Longest retransmission timeout (`TCP_RTO_MAX`).
 const TCP_RTO_MAX: Nanos = Nanos::from_secs(120);
 
 /// What an answer without a connection takes over from the TOS byte (`INET_DSCP_MASK`): not the ECN codepoint.
 pub(crate) const DSCP: u8 = 0xfc;
-/// Octets that the timestamps option takes, with its padding.
-const TIMESTAMP_LEN: u32 = 12;
-/// Largest window scale (RFC 7323 §2.3).
-const WSCALE_MAX: u32 = 14;
-
-/// Timeout number `timeouts`, from 0: doubling, with a cap.
+/// Timeout number `timeouts` of a SYN-ACK, from 0: doubling, with a cap.
 pub(crate) fn rto(timeouts: u8) -> Nanos {
     Nanos((TCP_TIMEOUT_INIT.0 << timeouts.min(7)).min(TCP_RTO_MAX.0))
 }
@@ -40,43 +36,6 @@ pub(crate) fn advertised_mss(env: &Env, slot: &ListenSock, dev: DevIndex, v4: bo
     match slot.mss_clamp() {
         0 => mss,
         clamp => mss.min(clamp),
-    }
-}
-
-/// Window and scale of a SYN-ACK.
-///
-/// # Source
-/// Linux v6.18 `tcp_select_initial_window`, `tcp_openreq_init_rwin`; half of the receive buffer is window
-/// (`tcp_win_from_space` with its starting ratio).
-#[inline]
-pub(crate) fn select_initial_window(sysctl: &Sysctl, advmss: u16, tstamp: bool, wscale: bool) -> (u16, u8) {
-    let space = (sysctl.tcp_rmem[1] / 2).min(u32::from(u16::MAX) << WSCALE_MAX);
-    let mss = u32::from(advmss).saturating_sub(if tstamp { TIMESTAMP_LEN } else { 0 }).max(1);
-    let window = if space > mss { space - space % mss } else { space };
-    let scale = if wscale {
-        let largest = space.max(sysctl.tcp_rmem[2]).min(u32::from(u16::MAX) << WSCALE_MAX);
-        largest.max(1).ilog2().saturating_sub(15).min(WSCALE_MAX)
-    } else {
-        0
-    };
-    (window.min(u32::from(u16::MAX)) as u16, scale as u8)
-}
-
-/// What [`select_initial_window`] says for the MSS of one device: it divides, and there are eight answers.
-#[derive(Debug)]
-pub(crate) struct InitialWindows([(u16, u8); 8]);
-
-impl InitialWindows {
-    pub fn new(sysctl: &Sysctl, mtu: u16) -> Self {
-        Self(std::array::from_fn(|of| {
-            let (v4, tstamp, wscale) = (of & 4 != 0, of & 2 != 0, of & 1 != 0);
-            select_initial_window(sysctl, mss_of(mtu, v4), tstamp, wscale)
-        }))
-    }
-
-    #[inline]
-    pub fn get(&self, v4: bool, tstamp: bool, wscale: bool) -> (u16, u8) {
-        self.0[usize::from(v4) << 2 | usize::from(tstamp) << 1 | usize::from(wscale)]
     }
 }
 
@@ -153,14 +112,21 @@ pub(crate) fn reqsk_send_ack(req: &Request, seg: &Segment, now: Nanos) -> OutSeg
     }
 }
 
-/// A segment of a connection that starts at `seq`.
-pub(crate) fn conn_segment(conn: &Conn, flags: u8, seq: SegSeq, now: Nanos) -> OutSegment {
-    let timestamps = conn.tstamp_ok.then(|| (clock_ms(now).wrapping_add(conn.ts_off), conn.ts_recent));
+/// A segment of a connection that starts at `seq`; what it offers as its window is offered from now on.
+///
+/// # Source
+/// Linux v6.18 `tcp_transmit_skb`; of a time-wait entry `tcp_v4_timewait_ack`, whose window stays what it was.
+pub(crate) fn conn_segment(conn: &mut Conn, flags: u8, seq: SegSeq, now: Nanos) -> OutSegment {
+    let timestamps = conn.tstamp_ok().then(|| (clock_ms(now).wrapping_add(conn.ts_off), conn.ts_recent));
     let rst = flags & flag::RST != 0;
     OutSegment {
-        flags: flags | if conn.ecn_echo && !rst { flag::ECE } else { 0 },
+        flags: flags | if conn.ecn_echo() && !rst { flag::ECE } else { 0 },
         tos: conn.tos,
-        wnd: if conn.stuffed { 0 } else { conn.wnd },
+        wnd: match (conn.stuffed(), conn.is_time_wait()) {
+            (true, _) => 0,
+            (false, true) => (conn.rcv_wnd >> conn.rcv_wscale) as u16,
+            (false, false) => tcp_select_window(conn, 0),
+        },
         seq,
         ack: conn.rcv_nxt,
         options: TcpOptions { timestamps, ..TcpOptions::default() },
@@ -169,24 +135,22 @@ pub(crate) fn conn_segment(conn: &Conn, flags: u8, seq: SegSeq, now: Nanos) -> O
 
 /// An ACK of what was received so far.
 #[inline]
-pub(crate) fn tcp_send_ack(conn: &Conn, now: Nanos) -> OutSegment {
-    conn_segment(conn, flag::ACK, conn.snd_nxt, now)
+pub(crate) fn tcp_send_ack(conn: &mut Conn, now: Nanos) -> OutSegment {
+    conn_segment(conn, flag::ACK, conn.snd_nxt(), now)
 }
 
-/// Our FIN, sent for the first time: takes one sequence number.
+/// Our FIN, sent for the first time: the caller moves to a state in which it was sent.
 pub(crate) fn tcp_send_fin(conn: &mut Conn, now: Nanos) -> OutSegment {
-    let seq = conn.snd_nxt;
-    conn.snd_nxt = seq.plus(1);
-    conn.retries = 0;
-    conn_segment(conn, flag::FIN | flag::ACK, seq, now)
+    conn.stamp = 0;
+    conn_segment(conn, flag::FIN | flag::ACK, conn.snd_start, now)
 }
 
 /// A RST that we send of our own accord.
 ///
 /// # Source
 /// Linux v6.18 `tcp_send_active_reset`: with ACK and window, at SND.NXT.
-pub(crate) fn tcp_send_active_reset(conn: &Conn, now: Nanos) -> OutSegment {
-    conn_segment(conn, flag::RST | flag::ACK, conn.snd_nxt, now)
+pub(crate) fn tcp_send_active_reset(conn: &mut Conn, now: Nanos) -> OutSegment {
+    conn_segment(conn, flag::RST | flag::ACK, conn.snd_nxt(), now)
 }
 
 /// The RST that answers a segment of no connection. The caller has made sure that the segment is not a RST itself.
@@ -207,17 +171,6 @@ pub(crate) fn tcp_send_reset(seg: &Segment) -> OutSegment {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn windows_are_the_kernels() {
-        let sysctl = Sysctl::default();
-        assert_eq!(select_initial_window(&sysctl, 1460, false, true), (64_240, 10));
-        assert_eq!(select_initial_window(&sysctl, 1460, true, true), (65_160, 10));
-        assert_eq!(select_initial_window(&sysctl, 1460, true, false), (65_160, 0));
-        assert_eq!(select_initial_window(&sysctl, 1440, false, true), (64_800, 10));
-        // Never above what the field holds: 65536 is a multiple of 512.
-        assert_eq!(select_initial_window(&sysctl, 512, false, false), (65_535, 0));
-    }
 
     #[test]
     fn timeouts_double_up_to_two_minutes() {

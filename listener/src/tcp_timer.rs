@@ -2,17 +2,16 @@
 
 use crate::core::{Env, Flows, Send, clock_ms};
 use crate::ehash::EntryId;
+use crate::error::Errno;
 use crate::listen_sock::ListenSock;
-use crate::request_sock::Request;
+use crate::request_sock::{Conn, Request};
 use crate::segment::{Originated, flag};
 use crate::snmp::Mib;
-use crate::tcp::{done, originated};
-use crate::tcp_minisocks::{req_listener, reqsk_queue_drop};
+use crate::tcp::{done, fin_wait2_entry, originated};
+use crate::tcp_minisocks::{TIMEWAIT_LEN, req_listener, reqsk_queue_drop};
 use crate::tcp_output::{conn_segment, rto, tcp_make_synack, tcp_send_active_reset};
+use crate::tcp_rtt::{backed_off, retransmits_timed_out, tcp_fin_time, tcp_orphan_retries, ticks_to_nanos};
 use crate::types::{Nanos, TcpState, Then};
-
-/// FIN timeouts of a connection that nobody holds, with `tcp_orphan_retries` 0 (`tcp_orphan_retries`, Linux v6.18).
-const ORPHAN_RETRIES_DEFAULT: u8 = 8;
 
 /// SYN-ACK timeouts that a request may see: fewer while old requests fill the queue, so that about half of it is for
 /// young ones. `in_hand` are places that this core has in hand and no request uses.
@@ -104,14 +103,17 @@ pub(crate) fn tcp_write_timer(
     now: Nanos,
     send: &mut impl Send,
 ) -> bool {
-    match flows.table.conns.entry(index).body.state {
-        TcpState::TimeWait => {
+    let conn = &flows.table.conns.entry(index).body;
+    match conn.state {
+        _ if conn.is_time_wait() => {
             env.snmp().inc(Mib::TW);
-            done(env, flows, index, false);
+            done(env, flows, index, None);
             true
         }
+        // `tcp_keepalive_timer`: the first part of a long `tcp_fin_timeout` is over.
         TcpState::FinWait2 => {
-            done(env, flows, index, false);
+            let lasts = tcp_fin_time(conn, env.sysctl.tcp_fin_timeout);
+            fin_wait2_entry(env, flows, index, now + Nanos(lasts.0.saturating_sub(TIMEWAIT_LEN.0)));
             true
         }
         TcpState::FinWait1 | TcpState::Closing | TcpState::LastAck => {
@@ -121,46 +123,65 @@ pub(crate) fn tcp_write_timer(
     }
 }
 
+/// Sends our FIN again: as a probe first where there is SACK, then at timeouts that double.
+///
+/// # Source
+/// Linux v6.18 `tcp_send_loss_probe`, `tcp_retransmit_timer`, `tcp_write_timeout`.
 fn retransmit_fin(env: &Env, flows: &mut Flows, index: u32, now: Nanos, send: &mut impl Send) -> bool {
-    let conn = flows.table.conns.entry(index).body;
-    let limit = match (conn.held, env.sysctl.tcp_orphan_retries) {
-        (true, _) => env.sysctl.tcp_retries2,
-        (false, 0) => ORPHAN_RETRIES_DEFAULT,
-        (false, retries) => retries,
-    };
-    if conn.retries >= limit {
+    let mut conn = flows.table.conns.entry(index).body;
+    let probe = conn.probe != 0;
+    if !probe && fin_timed_out(env, &conn, now) {
         env.snmp().inc(Mib::TCPTimeouts);
         env.snmp().inc(Mib::TCPAbortOnTimeout);
-        done(env, flows, index, true);
+        done(env, flows, index, Some(Errno::ETIMEDOUT));
         return true;
     }
     let seq = conn.snd_start;
-    let segment = conn_segment(&conn, flag::FIN | flag::ACK, seq, now);
+    let segment = conn_segment(&mut conn, flag::FIN | flag::ACK, seq, now);
     if !send(env, &originated(flows, index, segment)) {
         return false;
     }
-    env.snmp().inc(Mib::TCPTimeouts);
     env.snmp().inc(Mib::RetransSegs);
-    flows.table.conns.entry_mut(index).body.retries = conn.retries + 1;
-    flows.arm(EntryId::conn(index), now + rto(conn.retries + 1));
+    if probe {
+        env.snmp().inc(Mib::TCPLossProbes);
+        conn.probe = 0;
+    } else {
+        env.snmp().inc(Mib::TCPTimeouts);
+        if conn.stamp == 0 {
+            conn.stamp = clock_ms(now).max(1);
+        }
+        conn.rto = backed_off(conn.rto);
+    }
+    flows.table.conns.entry_mut(index).body = conn;
+    flows.arm(EntryId::conn(index), now + ticks_to_nanos(conn.rto));
     true
+}
+
+fn fin_timed_out(env: &Env, conn: &Conn, now: Nanos) -> bool {
+    let boundary = if conn.held() {
+        env.sysctl.tcp_retries2
+    } else {
+        tcp_orphan_retries(env.sysctl.tcp_orphan_retries, conn.rto)
+    };
+    retransmits_timed_out((conn.stamp != 0).then_some(conn.stamp), boundary, now)
 }
 
 /// The idle timer is not moved by segments; it asks when it fires how long ago the last one was.
 fn reap_idle(env: &Env, flows: &mut Flows, index: u32, now: Nanos, send: &mut impl Send) -> bool {
-    let conn = flows.table.conns.entry(index).body;
+    let mut conn = flows.table.conns.entry(index).body;
     if conn.then != Then::Discard {
         return true;
     }
-    let silent_ns = u64::from(clock_ms(now).wrapping_sub(conn.last_active)) * 1_000_000;
+    let silent_ns = u64::from(clock_ms(now).wrapping_sub(conn.stamp)) * 1_000_000;
     if silent_ns < env.idle_ns {
         flows.arm(EntryId::conn(index), now + Nanos(env.idle_ns - silent_ns));
         return true;
     }
-    if !send(env, &originated(flows, index, tcp_send_active_reset(&conn, now))) {
+    let segment = tcp_send_active_reset(&mut conn, now);
+    if !send(env, &originated(flows, index, segment)) {
         return false;
     }
     env.snmp().inc(Mib::TCPAbortOnTimeout);
-    done(env, flows, index, true);
+    done(env, flows, index, Some(Errno::ETIMEDOUT));
     true
 }

@@ -49,6 +49,7 @@ knobs! {
     tcp_ecn: u8,
     tcp_fastopen: u32,
     tcp_rmem: [u32; 3],
+    rmem_max: u32,
     tcp_invalid_ratelimit: u32,
     tcp_challenge_ack_limit: u32,
     tcp_rfc1337: Switch,
@@ -90,6 +91,7 @@ impl Sysctl {
             Some(super::default_value([numbers.next()?, numbers.next()?, numbers.next()?]))
         };
         self.tcp_rmem = self.tcp_rmem.take().or_else(rmem);
+        self.rmem_max = self.rmem_max.take().or_else(|| kernels(&dir.join("../core"), "rmem_max"));
     }
 
     /// Ranges that the kernel enforces too.

@@ -32,7 +32,7 @@ fn a_record_tells_what_was_written() {
     assert_eq!(shared.child_ref(2), child);
     let info = shared.child(child).expect("in use");
     assert_eq!(info.flow, record(9, 80).flow);
-    assert_eq!((info.state, info.aborted), (TcpState::Established, false));
+    assert_eq!((info.state, info.error), (TcpState::Established, None));
     shared.owners_of_port(TcpPort(80), |owner| {
         let expected = PortOwner {
             child,
@@ -46,7 +46,7 @@ fn a_record_tells_what_was_written() {
         };
         assert_eq!(owner, expected);
     });
-    shared.set_state(2, TcpState::TimeWait, false);
+    shared.set_state(2, TcpState::TimeWait, None);
     shared.owners_of_port(TcpPort(80), |owner| assert!(owner.time_wait));
     shared.retire(2);
     assert_eq!(shared.child(child), None);
@@ -62,10 +62,10 @@ fn ports_are_held_by_the_living_only() {
     }
     assert_eq!(owners(&shared, 80), [1, 2]);
     assert_eq!(owners(&shared, 443), [4]);
-    shared.set_state(0, TcpState::Close, true);
+    shared.set_state(0, TcpState::Close, Some(Errno::EPIPE));
     assert_eq!(owners(&shared, 80), [2], "a reset child keeps its slot, not its port");
     assert_eq!(shared.children_on_port(TcpPort(80)), 1);
-    assert!(shared.child(shared.child_ref(0)).expect("still there").aborted);
+    assert_eq!(shared.child(shared.child_ref(0)).expect("still there").error, Some(Errno::EPIPE));
     shared.retire(0);
     shared.retire(1);
     shared.retire(3);

@@ -92,6 +92,11 @@ impl Default for ColumnLookup {
 }
 
 impl ColumnLookup {
+    /// Forgets answers that knobs went into.
+    pub(super) fn forget_answers(&mut self) {
+        self.cookie_answers = [None; 2];
+    }
+
     /// Makes the hashes by which flows are found.
     #[inline]
     fn hash_flows(&mut self, table: &Ehash, columns: &Columns) {

@@ -237,7 +237,7 @@ impl Stack {
                 }
             }
             Copied::Conn(entry) => {
-                flows.tw_count = u32::from(entry.body.state == TcpState::TimeWait);
+                flows.tw_count = u32::from(entry.body.is_time_wait());
                 if let Some(index) = copy(&mut flows.table.conns, &entry) {
                     flows.table.insert(EntryId::conn(index), entry.head.hash);
                 }

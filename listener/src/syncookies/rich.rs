@@ -60,16 +60,18 @@ pub fn words(key: &CookieKey) -> [[u64; 2]; 2] {
 
 /// The window scale that SYN-ACKs announce to a client that scales; it does not depend on the client.
 pub fn announced_wscale(sysctl: &Sysctl) -> u8 {
-    crate::tcp_output::select_initial_window(sysctl, 536, false, true).1
+    crate::tcp_window::select_initial_window(sysctl, sysctl.tcp_rmem[1], 536, false, true).1
 }
 
 /// The MSS that SYN-ACKs announce over IPv4 and IPv6 where the MTU is `mtu`, and their windows: by bit 0, window scaling, bit 1,
 /// timestamps, and bit 2, IPv6.
 pub fn announced(sysctl: &Sysctl, mtu: u16) -> ([u16; 2], [u16; 8]) {
+    use crate::tcp_window::{field, select_initial_window};
     let mss = [true, false].map(|v4| crate::tcp_output::mss_of(mtu, v4));
     let window = |bits: usize| {
         let mss = mss[bits >> 2];
-        crate::tcp_output::select_initial_window(sysctl, mss, bits & 2 != 0, bits & 1 != 0).0
+        let (tstamp, wscale) = (bits & 2 != 0, bits & 1 != 0);
+        field(select_initial_window(sysctl, sysctl.tcp_rmem[1], mss, tstamp, wscale).0)
     };
     (mss, std::array::from_fn(window))
 }

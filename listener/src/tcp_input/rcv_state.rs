@@ -9,21 +9,21 @@
 
 use crate::core::{Env, clock_ms};
 use crate::drop_reason::DropReason;
+use crate::error::Errno;
 use crate::ratelimit::PerSecond;
 use crate::request_sock::Conn;
 use crate::segment::{Outcome, Segment, Verdict, flag};
 use crate::snmp::Mib;
+use crate::tcp_minisocks::TIMEWAIT_LEN;
 use crate::tcp_output::{tcp_send_ack, tcp_send_fin, tcp_send_reset};
+use crate::tcp_rtt::{tcp_fin_time, tcp_tsval_replay};
+use crate::tcp_window::tcp_select_window;
 use crate::types::{Nanos, TcpState, Then};
 
 /// Milliseconds after which a timestamp is too old to compare with (RFC 7323 §5.5).
 const PAWS_24DAYS_MS: u32 = 24 * 24 * 60 * 60 * 1000;
 /// Milliseconds after which a RST with an old timestamp is believed (`TCP_PAWS_MSL`).
 const PAWS_MSL_MS: u32 = 60_000;
-
-/// How much older than the last one the timestamp of an ACK may be that was overtaken: the smallest retransmission
-/// timeout and a fifth (`tcp_tsval_replay`).
-const TSVAL_REPLAY_MS: u32 = 240;
 
 /// What becomes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +32,8 @@ pub(crate) enum Fate {
     Stay,
     /// It has ended in good order.
     Done,
-    /// It was reset, by the peer or by us.
-    Aborted,
+    /// It was reset, by the peer or by us; what its holder is told.
+    Aborted(Errno),
 }
 
 /// What one segment did.
@@ -71,7 +71,7 @@ pub(crate) struct Cx<'a> {
 }
 
 impl Cx<'_> {
-    fn ack(&self, conn: &Conn) -> Step {
+    fn ack(&self, conn: &mut Conn) -> Step {
         Step::stay(Verdict::Reply(Outcome::Other, tcp_send_ack(conn, self.now)))
     }
 
@@ -139,7 +139,7 @@ pub(crate) fn paws_reject(ts_recent: u32, seg: &Segment, stamp: Option<u32>, now
 /// Linux v6.18 `tcp_replace_ts_recent`; RFC 7323 §4.3.
 pub(crate) fn tcp_replace_ts_recent(conn: &mut Conn, seg: &Segment, now: Nanos) {
     if let Some((tsval, _)) = seg.options.timestamps
-        && conn.tstamp_ok
+        && conn.tstamp_ok()
         && !seg.seq.after(conn.rcv_nxt)
         && (conn.ts_recent == 0 || conn.ts_recent.wrapping_sub(tsval) as i32 <= 0)
     {
@@ -163,24 +163,68 @@ pub(crate) fn tcp_rcv_state_process(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segm
         return step;
     }
     conn.route = seg.route;
-    conn.last_active = clock_ms(cx.now);
-    tcp_replace_ts_recent(conn, seg, cx.now);
-    if conn.ecn_ok {
-        let marked = seg.tos & 3 == 3;
-        conn.ecn_echo = marked || (conn.ecn_echo && !seg.has(flag::CWR));
+    if !conn.fin_sent() {
+        conn.stamp = clock_ms(cx.now);
     }
-    if conn.fin_sent() && conn.all_acked() {
-        match conn.state {
-            TcpState::FinWait1 => conn.state = TcpState::FinWait2,
-            TcpState::Closing => {
-                conn.state = TcpState::TimeWait;
-                return Step::consume();
-            }
-            TcpState::LastAck => return Step::done(),
-            _ => {}
-        }
+    tcp_replace_ts_recent(conn, seg, cx.now);
+    if conn.ecn_ok() {
+        let marked = seg.tos & 3 == 3;
+        conn.set_ecn_echo(marked || (conn.ecn_echo() && !seg.has(flag::CWR)));
+    }
+    if conn.fin_sent()
+        && seg.ack == conn.snd_nxt()
+        && let Some(step) = fin_acked(cx, conn, seg)
+    {
+        return step;
     }
     tcp_data(cx, conn, seg)
+}
+
+/// Our FIN was acknowledged, perhaps long ago. `None` = the segment may go on.
+///
+/// # Source
+/// Linux v6.18 `tcp_rcv_state_process`, step 5.
+fn fin_acked(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Option<Step> {
+    match conn.state {
+        TcpState::FinWait1 => {
+            conn.state = TcpState::FinWait2;
+            if !conn.orphan() {
+                return None;
+            }
+            if brings_data(conn, seg) {
+                return Some(abort_on_data(cx, conn, seg));
+            }
+            // A time-wait entry from here on, which has no use for the rest; but a FIN must not be lost.
+            let lasts = tcp_fin_time(conn, cx.env.sysctl.tcp_fin_timeout);
+            (!seg.has(flag::FIN) && lasts <= TIMEWAIT_LEN).then(Step::consume)
+        }
+        TcpState::Closing => {
+            conn.state = TcpState::TimeWait;
+            Some(Step::consume())
+        }
+        TcpState::LastAck => Some(Step::done()),
+        _ => None,
+    }
+}
+
+/// True if the segment brings data, or a FIN behind a hole, that nobody will read.
+fn brings_data(conn: &Conn, seg: &Segment) -> bool {
+    let data_end = seg.seq.plus(u32::from(seg.payload_len) + u32::from(seg.has(flag::SYN)));
+    seg.seg_len() != 0 && data_end.after(conn.rcv_nxt)
+}
+
+/// Data came where nobody reads it any more.
+///
+/// # Source
+/// Linux v6.18 `tcp_reset`, `tcp_v4_do_rcv`, label `reset`.
+fn abort_on_data(cx: &Cx<'_>, conn: &Conn, seg: &Segment) -> Step {
+    cx.env.snmp().inc(Mib::TCPAbortOnData);
+    Step { verdict: Verdict::Reply(Outcome::Rst, tcp_send_reset(seg)), fate: Fate::Aborted(reset_error(conn)) }
+}
+
+/// What the holder of a connection that is reset is told.
+fn reset_error(conn: &Conn) -> Errno {
+    if conn.state == TcpState::CloseWait { Errno::EPIPE } else { Errno::ECONNRESET }
 }
 
 /// Timestamps, sequence, RST, SYN, in this order. `None` = the segment may go on.
@@ -191,7 +235,7 @@ fn tcp_validate_incoming(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Opt
     let rst = seg.has(flag::RST);
     // One tick of grace, as the kernel gives to segments that overtook each other (TCP_PAWS_WINDOW). A RST is
     // believed whatever its timestamp.
-    let old = conn.tstamp_ok
+    let old = conn.tstamp_ok()
         && paws_reject(conn.ts_recent.wrapping_sub(1), seg, Some(conn.ts_recent_stamp), cx.now);
     if old && conn.ts_recent != 0 && !rst {
         match old_segment(conn, seg) {
@@ -207,7 +251,7 @@ fn tcp_validate_incoming(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Opt
             }
         }
     }
-    let window_end = conn.rcv_nxt.plus(conn.rcv_wnd());
+    let window_end = conn.rcv_nxt.plus(conn.rcv_wnd);
     let end_seq = seg.seq.plus(seg.seg_len());
     if end_seq.before(conn.rcv_nxt) || seg.seq.after(window_end) {
         if !rst {
@@ -216,21 +260,35 @@ fn tcp_validate_incoming(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Opt
             }
             return Some(cx.dupack(conn, seg, Mib::TCPACKSkippedSeq, DropReason::TcpOutOfWindow));
         }
-        let closing = matches!(conn.state, TcpState::CloseWait | TcpState::LastAck | TcpState::Closing);
-        return Some(if closing && seg.seq.plus(1) == conn.rcv_nxt {
-            Step { verdict: Verdict::Drop(DropReason::TcpReset), fate: Fate::Aborted }
+        return Some(if tcp_reset_check(conn, seg) {
+            tcp_reset(conn)
         } else {
             Step::drop(DropReason::TcpOutOfWindow)
         });
     }
     if rst {
-        return Some(if seg.seq == conn.rcv_nxt {
-            Step { verdict: Verdict::Drop(DropReason::TcpReset), fate: Fate::Aborted }
+        return Some(if seg.seq == conn.rcv_nxt || tcp_reset_check(conn, seg) {
+            tcp_reset(conn)
         } else {
             cx.challenge_ack(conn)
         });
     }
     seg.has(flag::SYN).then(|| syn_challenge(cx, conn))
+}
+
+/// True for a RST from a peer that does not count its FIN.
+///
+/// # Source
+/// Linux v6.18 `tcp_reset_check`.
+fn tcp_reset_check(conn: &Conn, seg: &Segment) -> bool {
+    matches!(conn.state, TcpState::CloseWait | TcpState::LastAck | TcpState::Closing)
+        && seg.seq.plus(1) == conn.rcv_nxt
+}
+
+/// # Source
+/// Linux v6.18 `tcp_reset`.
+fn tcp_reset(conn: &Conn) -> Step {
+    Step { verdict: Verdict::Drop(DropReason::TcpReset), fate: Fate::Aborted(reset_error(conn)) }
 }
 
 /// What is to be done with a segment whose timestamp is old.
@@ -243,12 +301,16 @@ enum Old {
 }
 
 /// # Source
-/// Linux v6.18 `tcp_validate_incoming`, `tcp_disordered_ack_check`. Nothing is sent that a window of the peer could
-/// open for, so its test for window updates is left out.
+/// Linux v6.18 `tcp_validate_incoming`, `tcp_disordered_ack_check`.
 fn old_segment(conn: &Conn, seg: &Segment) -> Old {
     let pure_ack = seg.has(flag::ACK) && seg.seg_len() == 0;
     let age = seg.options.timestamps.map_or(0, |(tsval, _)| conn.ts_recent.wrapping_sub(tsval));
-    if pure_ack && seg.seq == conn.rcv_nxt && seg.ack == conn.snd_una && age <= TSVAL_REPLAY_MS {
+    if pure_ack
+        && seg.seq == conn.rcv_nxt
+        && seg.ack == conn.snd_una()
+        && !tcp_may_update_window(conn, seg)
+        && age <= tcp_tsval_replay(conn.rto)
+    {
         Old::Overtaken
     } else if seg.has(flag::SYN) {
         Old::Challenged
@@ -257,6 +319,14 @@ fn old_segment(conn: &Conn, seg: &Segment) -> Old {
     } else {
         Old::Answered
     }
+}
+
+/// # Source
+/// Linux v6.18 `tcp_may_update_window`.
+fn tcp_may_update_window(conn: &Conn, seg: &Segment) -> bool {
+    seg.ack.after(conn.snd_una())
+        || seg.seq.after(conn.snd_wl1)
+        || (seg.seq == conn.snd_wl1 && (seg.wnd > conn.snd_wnd || seg.wnd == 0))
 }
 
 fn syn_challenge(cx: &mut Cx<'_>, conn: &mut Conn) -> Step {
@@ -272,11 +342,11 @@ fn syn_challenge(cx: &mut Cx<'_>, conn: &mut Conn) -> Step {
 /// # Source
 /// Linux v6.18 `tcp_ack`; RFC 5961 §5. Since we send no data, whatever is before our SYN's end is too old.
 fn tcp_ack(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Option<Step> {
-    if seg.ack.before(conn.snd_start) || seg.ack.after(conn.snd_nxt) {
+    if seg.ack.before(conn.snd_start) || seg.ack.after(conn.snd_nxt()) {
         return Some(cx.challenge_ack(conn));
     }
-    if seg.ack.after(conn.snd_una) {
-        conn.snd_una = seg.ack;
+    if !seg.ack.before(conn.snd_una()) && tcp_may_update_window(conn, seg) {
+        (conn.snd_wl1, conn.snd_wnd) = (seg.seq, seg.wnd);
     }
     None
 }
@@ -296,9 +366,8 @@ fn tcp_data(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Step {
     if fin_taken && !seg.seq.before(conn.rcv_nxt) {
         return Step::drop(DropReason::TcpClosed);
     }
-    if conn.orphan && len != 0 && data_end.after(conn.rcv_nxt) {
-        cx.env.snmp().inc(Mib::TCPAbortOnData);
-        return Step { verdict: Verdict::Reply(Outcome::Rst, tcp_send_reset(seg)), fate: Fate::Aborted };
+    if conn.state != TcpState::Established && conn.is_rcv_shutdown() && brings_data(conn, seg) {
+        return abort_on_data(cx, conn, seg);
     }
     let news = seg.seq.plus(seg.seg_len()).after(conn.rcv_nxt) && !fin_taken;
     if !news || seg.seq.after(conn.rcv_nxt) {
@@ -307,11 +376,12 @@ fn tcp_data(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Step {
     if data_end.after(conn.rcv_nxt) {
         if conn.then == Then::Queue {
             cx.env.snmp().inc(Mib::TCPZeroWindowDrop);
-            conn.stuffed = true;
+            conn.set_stuffed(true);
             return cx.ack(conn);
         }
-        cx.env.snmp().add(Mib::DiscardedOctets, u64::from(data_end.distance_from(conn.rcv_nxt)));
-        conn.rcv_nxt = data_end;
+        let octets = data_end.distance_from(conn.rcv_nxt);
+        cx.env.snmp().add(Mib::DiscardedOctets, u64::from(octets));
+        receive(conn, octets);
     }
     if fin {
         return tcp_fin(cx, conn);
@@ -319,13 +389,16 @@ fn tcp_data(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Step {
     cx.ack(conn)
 }
 
+/// Takes `octets` of the sequence, which the segment that follows acknowledges.
+fn receive(conn: &mut Conn, octets: u32) {
+    conn.rcv_nxt = conn.rcv_nxt.plus(octets);
+    tcp_select_window(conn, octets);
+}
+
 /// The peer's FIN, in order.
 fn tcp_fin(cx: &mut Cx<'_>, conn: &mut Conn) -> Step {
-    conn.rcv_nxt = conn.rcv_nxt.plus(1);
-    // Our window does not move on: what it offered ends where it ended.
-    if conn.rcv_wscale == 0 {
-        conn.wnd = conn.wnd.saturating_sub(1);
-    }
+    receive(conn, 1);
+    let step = cx.ack(conn);
     conn.state = match conn.state {
         TcpState::FinWait1 => TcpState::Closing,
         TcpState::FinWait2 => TcpState::TimeWait,
@@ -336,5 +409,5 @@ fn tcp_fin(cx: &mut Cx<'_>, conn: &mut Conn) -> Step {
         }
         _ => TcpState::CloseWait,
     };
-    cx.ack(conn)
+    step
 }

@@ -67,6 +67,7 @@ impl<'e> Template<'e> {
 pub(super) struct CookieAnswer {
     dev: DevIndex,
     listener_tos: u8,
+    rcvbuf: u32,
     words: [u32; 4],
     carries: Carries,
 }
@@ -347,10 +348,10 @@ impl ColumnLookup {
             if let Some(stamp) = env.socks.get(slot.synq_slot()) {
                 stamp.synq_overflow(now);
             }
-            if let Some(CookieAnswer { dev, listener_tos, words: [control, option, tos, wscale], carries }) =
-                self.cookie_answers[usize::from(full)]
-                && (dev, listener_tos) == (self.dev, slot.tos())
+            if let Some(answer) = &self.cookie_answers[usize::from(full)]
+                && (answer.dev, answer.listener_tos, answer.rcvbuf) == (self.dev, slot.tos(), slot.rcvbuf())
             {
+                let CookieAnswer { words: [control, option, tos, wscale], carries, .. } = *answer;
                 return Some(Template { control, option, tos, carries, wscale, how: How::Cookie });
             }
         }
@@ -361,9 +362,9 @@ impl ColumnLookup {
             let (words, carries) = ([made.control, made.option, made.tos, made.wscale], made.carries);
             // The listener's clamp may have changed since it was asked for.
             if request.advmss == mss_of(env.mtu(self.dev), true) {
-                let (dev, listener_tos) = (self.dev, request.tos);
+                let (dev, listener_tos, rcvbuf) = (self.dev, request.tos, slot.rcvbuf());
                 self.cookie_answers[usize::from(full)] =
-                    Some(CookieAnswer { dev, listener_tos, words, carries });
+                    Some(CookieAnswer { dev, listener_tos, rcvbuf, words, carries });
             }
             return Some(made);
         }

@@ -2,6 +2,7 @@
 //! off a running kernel with the same segments.
 
 use super::*;
+use crate::error::Errno;
 use crate::types::TcpState;
 
 #[test]
@@ -357,7 +358,7 @@ fn accept_is_first_in_first_out_and_keeps_reset_children() {
     let ports: Vec<_> = infos.iter().map(|info| info.flow.sport.0).collect();
     assert_eq!(ports, [4000, 4001, 4002]);
     assert_eq!(infos[1].state, TcpState::Close);
-    assert!(infos[1].aborted && !infos[0].aborted);
+    assert_eq!([infos[0].error, infos[1].error], [None, Some(Errno::ECONNRESET)]);
     // Its four-tuple is free for a new connection already.
     world.reply(syn(4001));
     world.shared.push(Command::Release(children[1])).expect("room");

@@ -156,7 +156,8 @@ fn a_reset_ends_every_state() {
     type Path<'a> = (&'a str, Then, &'a [(u8, u32, u32)]);
     let steps: [Path; 4] = [
         ("FIN-WAIT-1", Then::Close, &[]),
-        ("FIN-WAIT-2", Then::Close, &[(ACK, 1001, 1)]),
+        // Nobody holds it: a time-wait entry.
+        ("TIME-WAIT", Then::Close, &[(ACK, 1001, 1)]),
         ("CLOSING", Then::Close, &[(FIN | ACK, 1001, 0)]),
         ("LAST-ACK", Then::Discard, &[(FIN | ACK, 1001, 0)]),
     ];

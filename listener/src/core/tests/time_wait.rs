@@ -149,7 +149,7 @@ fn simultaneous_close_goes_through_closing() {
     let next = synack.seq.plus(1);
     let ack = world.reply(seg(4000, FIN | ACK, SegSeq(1001), next));
     assert_eq!((ack.flags, ack.seq, ack.ack), (ACK, next.plus(1), SegSeq(1002)));
-    assert_eq!(world.pass(Nanos::from_secs(1)).len(), 1, "our FIN is not acknowledged yet");
+    assert_eq!(world.pass(Nanos::from_millis(500)).len(), 1, "our FIN is not acknowledged yet");
     assert_eq!(world.rcv(seg(4000, ACK, SegSeq(1002), next.plus(1))), Verdict::Consume(Outcome::Other));
     assert_eq!(world.pass(Nanos::from_secs(59)), []);
     assert_eq!(world.core.in_use().1, 1);
