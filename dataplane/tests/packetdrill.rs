@@ -20,13 +20,16 @@ use std::time::Duration;
 
 use packetdrill::kernel::KernelHost;
 use packetdrill::mem::MemHost;
-use packetdrill::run::{Mode, run};
+use packetdrill::run::{Mode, run, transcript};
 use packetdrill::script::{self, Script};
+use packetdrill::walk::{OLD, PROBES, ROADS, conversation};
 
 /// What passes for "at this time" on a host that nothing else disturbs.
 const UNDISTURBED: Duration = Duration::from_millis(10);
 /// The same on a machine that does other work as well.
 const DISTURBED: Duration = Duration::from_millis(60);
+/// What comes within this time belongs together: more than Linux puts off an ACK.
+const SETTLED: Duration = Duration::from_millis(60);
 /// Scripts that Linux is asked to follow at a time, and how often each at most: it may not get the CPU in time.
 const AT_A_TIME: usize = 24;
 const TRIES: usize = 4;
@@ -104,6 +107,24 @@ fn on_linux(script: &Script, mode: Mode) -> Result<(), String> {
     said
 }
 
+/// Does `work` with all of `runs`, some at a time; what went wrong.
+fn at_once<T: Sync>(runs: &[T], work: impl Fn(&T) -> Result<(), String> + Sync) -> Vec<String> {
+    let (next, wrong) = (Mutex::new(runs.iter()), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| {
+                loop {
+                    let Some(run) = next.lock().expect("nobody fails").next() else { break };
+                    if let Err(said) = work(run) {
+                        wrong.lock().expect("nobody fails").push(said);
+                    }
+                }
+            });
+        }
+    });
+    wrong.into_inner().expect("nobody failed")
+}
+
 #[test]
 fn linux_follows_the_scripts() {
     if let Err(error) = KernelHost::new(Mode::V4) {
@@ -112,18 +133,36 @@ fn linux_follows_the_scripts() {
     let scripts = scripts();
     let runs: Vec<_> =
         scripts.iter().flat_map(|(name, script)| modes(script).map(move |mode| (name, script, mode))).collect();
-    let (next, wrong) = (Mutex::new(runs.iter()), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..AT_A_TIME {
-            scope.spawn(|| {
-                loop {
-                    let Some((name, script, mode)) = next.lock().expect("nobody fails").next() else { break };
-                    if let Err(said) = on_linux(script, *mode) {
-                        wrong.lock().expect("nobody fails").push(format!("{name} {mode:?}: {said}"));
-                    }
-                }
-            });
-        }
+    let wrong = at_once(&runs, |(name, script, mode)| {
+        on_linux(script, *mode).map_err(|said| format!("{name} {mode:?}: {said}"))
     });
-    all_right(&wrong.into_inner().expect("nobody failed"), runs.len());
+    all_right(&wrong, runs.len());
+}
+
+/// All states by all roads, and what may come there: hearken answers as Linux.
+#[test]
+fn hearken_walks_as_linux() {
+    if let Err(error) = KernelHost::new(Mode::V4) {
+        return lab::skip("walks on Linux", error);
+    }
+    let plain = PROBES.iter().map(|probe| (probe, false));
+    let full = PROBES.iter().chain(OLD).map(|probe| (probe, true));
+    let probes: Vec<_> = plain.chain(full).collect();
+    let runs: Vec<_> = ROADS.iter().flat_map(|road| probes.iter().map(move |probe| (road, *probe))).collect();
+    let wrong = at_once(&runs, |&(road, (probe, full))| {
+        let text = conversation(road, *probe, full);
+        let script = script::parse(&text).expect("a right script");
+        let ours = transcript(&script, &mut MemHost::new(Mode::V4), Mode::V4, SETTLED)?;
+        let mut linux = Vec::new();
+        for _ in 0..TRIES {
+            let mut host = KernelHost::new(Mode::V4).map_err(|error| error.to_string())?;
+            linux = transcript(&script, &mut host, Mode::V4, SETTLED)?;
+            if linux == ours {
+                return Ok(());
+            }
+        }
+        let name = road.name;
+        Err(format!("{name}\n  Linux:\n{}\n  hearken:\n{}", linux.join("\n"), ours.join("\n")))
+    });
+    all_right(&wrong, runs.len());
 }

@@ -1,6 +1,6 @@
 //! hearken as a host: one worker on frames in memory, under a clock that the script moves.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use listener::limits::Limits;
 use listener::sockaddr::{Caller, Family, How};
 use listener::sockopt::{SockOpt, SockOptName};
 use listener::sysctl::Sysctl;
-use listener::types::{CoreId, DevIndex, InetAddr, Nanos, SockFd};
+use listener::types::{CoreId, DevIndex, InetAddr, Nanos, SockFd, TcpState};
 
 use super::run::{Failed, Host, Mode, SERVER_PORT, SERVER_V4, SERVER_V6, errno_name};
 use crate::frame::{self, Link};
@@ -40,6 +40,22 @@ pub struct MemHost {
     worker: Worker<Mem, Core>,
     wire: MemPeer,
     came: VecDeque<(Duration, Vec<u8>)>,
+    accepted: HashMap<i64, Accepted>,
+    /// Octets that were read.
+    read: u64,
+}
+
+/// What the system calls of a connection need to know besides what hearken says.
+#[derive(Default)]
+struct Accepted {
+    /// It ends with a RST (SO_LINGER with no time).
+    abrupt: bool,
+    /// The peer's FIN came.
+    ended: bool,
+    /// The program wants no more data.
+    shut: bool,
+    /// SO_ERROR, as long as nobody was told.
+    error: i32,
 }
 
 impl MemHost {
@@ -68,7 +84,7 @@ impl MemHost {
         let worker = Worker::new(WorkerConfig::new(CoreId(0)), core, ports);
         let clock = VirtualClock::default();
         clock.advance(BEGIN);
-        Self { mode, clock, stack, sysctl, worker, wire, came: VecDeque::new() }
+        Self { mode, clock, stack, sysctl, worker, wire, came: VecDeque::new(), accepted: HashMap::new(), read: 0 }
     }
 
     /// Lets the worker do what there is to do now, and notes what it sends.
@@ -81,6 +97,28 @@ impl MemHost {
         while let Some(frame) = self.wire.recv() {
             self.came.push_back((now, frame.bytes()[14..].to_vec()));
         }
+        for (&fd, accepted) in &mut self.accepted {
+            if let Ok(info) = self.stack.tcp_info(sock(fd)) {
+                use TcpState::{CloseWait, Closing, LastAck};
+                accepted.ended |= matches!(info.state, CloseWait | Closing | LastAck);
+            }
+        }
+    }
+
+    /// Asks what became of a connection. The kernel tells each error once, whichever call it is that hears of it.
+    fn accepted(&mut self, fd: i64) -> Result<&mut Accepted, Failed> {
+        let error = self.pending(sock(fd))?;
+        let accepted = self.accepted.entry(fd).or_default();
+        if error != 0 {
+            accepted.error = error;
+        }
+        Ok(accepted)
+    }
+
+    /// Octets that came and were not read.
+    fn unread(&self) -> u64 {
+        let dropped = self.stack.snmp().into_iter().find(|(name, _)| *name == "DiscardedOctets");
+        dropped.map_or(0, |(_, octets)| octets) - self.read
     }
 
     /// Gives a descriptor or a number, after the worker has heard of it.
@@ -177,6 +215,10 @@ impl Host for MemHost {
 
     fn setsockopt(&mut self, fd: i64, name: &str, value: &[i32]) -> Result<i64, Failed> {
         let number = value.first().copied().unwrap_or_default();
+        if name == "SO_LINGER" {
+            self.accepted.entry(fd).or_default().abrupt = value == [1, 0];
+            return Ok(0);
+        }
         let opt = match name {
             "SO_REUSEADDR" => SockOpt::ReuseAddr(number != 0),
             "SO_REUSEPORT" => SockOpt::ReusePort(number != 0),
@@ -192,7 +234,7 @@ impl Host for MemHost {
 
     fn getsockopt(&mut self, fd: i64, name: &str) -> Result<i32, Failed> {
         match name {
-            "SO_ERROR" => self.pending(sock(fd)),
+            "SO_ERROR" => Ok(std::mem::take(&mut self.accepted(fd)?.error)),
             "TCP_DEFER_ACCEPT" => self.stack.getsockopt(sock(fd), SockOptName::DeferAccept).map_err(failed),
             _ => Err(format!("no option is known by {name}")),
         }
@@ -215,6 +257,7 @@ impl Host for MemHost {
         let said = self.stack.accept(sock(fd));
         if let Ok(accepted) = &said {
             self.stack.discard(accepted.fd).map_err(failed)?;
+            self.accepted.insert(i64::from(accepted.fd.0), Accepted::default());
         }
         self.done(said, |accepted| i64::from(accepted.fd.0))
     }
@@ -227,28 +270,42 @@ impl Host for MemHost {
             _ => return Err(format!("no half is known by {how}")),
         };
         let said = self.stack.shutdown(sock(fd), how);
+        if said.is_ok() && how != How::Wr {
+            self.accepted.entry(fd).or_default().shut = true;
+        }
         self.done(said, |()| 0)
     }
 
     fn close(&mut self, fd: i64) -> Result<i64, Failed> {
-        let said = self.stack.close(sock(fd), false);
+        let abrupt = self.accepted.remove(&fd).is_some_and(|accepted| accepted.abrupt);
+        let said = self.stack.close(sock(fd), abrupt);
         self.done(said, |()| 0)
     }
 
-    /// Data is not kept, so only the end of it and errors can be read.
-    fn read(&mut self, fd: i64, _len: usize) -> Result<i64, Failed> {
-        use listener::types::TcpState::{Close, CloseWait, Closing, LastAck};
-        let error = self.pending(sock(fd))?;
-        if error != 0 {
-            return Err(errno_name(error));
+    /// Of data only the amount is known.
+    fn read(&mut self, fd: i64, len: usize) -> Result<i64, Failed> {
+        let unread = self.unread().min(len as u64);
+        if unread != 0 {
+            self.read += unread;
+            return Ok(unread as i64);
         }
-        let state = self.stack.tcp_info(sock(fd)).map_err(failed)?.state;
-        let ended = matches!(state, CloseWait | Closing | LastAck | Close);
-        if ended { Ok(0) } else { Err("EAGAIN".to_owned()) }
+        let closed = self.stack.tcp_info(sock(fd)).map_err(failed)?.state == TcpState::Close;
+        let accepted = self.accepted(fd)?;
+        if accepted.ended {
+            return Ok(0);
+        }
+        match std::mem::take(&mut accepted.error) {
+            0 if closed || accepted.shut => Ok(0),
+            0 => Err("EAGAIN".to_owned()),
+            error => Err(errno_name(error)),
+        }
     }
 
+    /// hearken sends no data.
     fn write(&mut self, fd: i64, _len: usize) -> Result<i64, Failed> {
-        let error = self.pending(sock(fd))?;
-        Err(if error == 0 { "EPIPE".to_owned() } else { errno_name(error) })
+        match std::mem::take(&mut self.accepted(fd)?.error) {
+            0 => Err("EPIPE".to_owned()),
+            error => Err(errno_name(error)),
+        }
     }
 }

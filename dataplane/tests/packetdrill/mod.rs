@@ -4,3 +4,4 @@ pub mod kernel;
 pub mod mem;
 pub mod run;
 pub mod script;
+pub mod walk;

@@ -112,15 +112,53 @@ struct Run<'h, H> {
 /// # Errors
 /// The line at which the host did something else.
 pub fn run<H: Host>(script: &Script, host: &mut H, mode: Mode, tolerance: Duration) -> Result<(), String> {
-    let (fds, last) = (HashMap::new(), Duration::ZERO);
-    let mut run = Run { host, mode, tolerance, last, fds, isn: None, clock: None };
+    let mut run = Run::new(host, mode, tolerance);
     for event in &script.events {
         run.event(event).map_err(|why| format!("line {}: {}\n    {why}", event.line, event.text))?;
     }
     Ok(())
 }
 
-impl<H: Host> Run<'_, H> {
+/// What `host` says to what happens in `script`, in lines as scripts have them, but without the values of its clock. What it
+/// sends within `settle` belongs to the event before.
+///
+/// # Errors
+/// The line that cannot be carried out.
+pub fn transcript<H: Host>(
+    script: &Script,
+    host: &mut H,
+    mode: Mode,
+    settle: Duration,
+) -> Result<Vec<String>, String> {
+    let (mut run, mut said) = (Run::new(host, mode, Duration::ZERO), Vec::new());
+    for event in &script.events {
+        if let When::At(from, _, true) = event.when {
+            run.host.wait(run.last + from);
+        }
+        said.push(event.text.clone());
+        match &event.what {
+            What::In(packet) => run.send(packet)?,
+            What::Call(call) => said.push(match run.make(call)? {
+                Ok(result) => format!("    = {result}"),
+                Err(errno) => format!("    = -1 {errno}"),
+            }),
+            What::Sysctls(_) => run.event(event)?,
+            What::Out(_) => return Err(format!("{} is not asked here", event.text)),
+        }
+        run.last = run.host.now();
+        while let Some((_, packet)) = run.host.recv(run.last + settle) {
+            said.push(format!("    > {}", run.tcp_of(&packet)?));
+        }
+        run.last = run.host.now();
+    }
+    Ok(said)
+}
+
+impl<'h, H: Host> Run<'h, H> {
+    fn new(host: &'h mut H, mode: Mode, tolerance: Duration) -> Self {
+        Self { host, mode, tolerance, last: Duration::ZERO, fds: HashMap::new(), isn: None, clock: None }
+    }
+
     fn event(&mut self, event: &Event) -> Result<(), String> {
         let (from, to) = match event.when {
             When::Any => (Duration::ZERO, Duration::from_secs(3600)),
@@ -186,6 +224,7 @@ impl<H: Host> Run<'_, H> {
             Opt::Mss(mss) => frame::option::mss(mss),
             Opt::SackOk => frame::option::sack_permitted(),
             Opt::WindowScale(shift) => frame::option::window_scale(shift),
+            Opt::Sack(from, to) => [vec![5, 10], from.to_be_bytes().into(), to.to_be_bytes().into()].concat(),
             Opt::Timestamps(value, 0) => frame::option::timestamps(value, 0),
             Opt::Timestamps(value, echo) => frame::option::timestamps(value, echo.wrapping_add(clock)),
         });
@@ -312,16 +351,17 @@ impl<H: Host> Run<'_, H> {
 
     fn call(&mut self, call: &Call) -> Result<(), String> {
         let said = self.make(call)?;
+        if call.name == "getsockopt" && said.is_ok() {
+            let wanted = call.args.get(3).ok_or("argument 3 is missing")?.trim_matches(['[', ']']);
+            let wanted = i64::from(errno_number(wanted)?);
+            return said.map_or(Ok(()), |found| {
+                if found == wanted { Ok(()) } else { Err(format!("wanted {wanted}, found {found}")) }
+            });
+        }
         let found = match &said {
             Ok(result) => (*result, None),
             Err(errno) => (-1, Some(errno.clone())),
         };
-        // A descriptor's number is the script's.
-        let new = matches!(call.name.as_str(), "socket" | "accept");
-        if let (true, Ok(fd)) = (new && call.result >= 0, &said) {
-            self.fds.insert(call.result, *fd);
-            return Ok(());
-        }
         if found == (call.result, call.errno.clone()) {
             Ok(())
         } else {
@@ -329,8 +369,21 @@ impl<H: Host> Run<'_, H> {
         }
     }
 
-    /// Makes a call: what the host says, or why the script is wrong.
+    /// Makes a call: what the host says, or why the script is wrong. A descriptor's number is the script's.
     fn make(&mut self, call: &Call) -> Result<Result<i64, Failed>, String> {
+        let said = self.ask(call)?;
+        let new = call.result >= 0 && matches!(call.name.as_str(), "socket" | "accept");
+        Ok(said.map(|result| {
+            if new {
+                self.fds.insert(call.result, result);
+                call.result
+            } else {
+                result
+            }
+        }))
+    }
+
+    fn ask(&mut self, call: &Call) -> Result<Result<i64, Failed>, String> {
         let arg =
             |at: usize| call.args.get(at).map(String::as_str).ok_or(format!("argument {at} is missing"));
         let number = |text: &str| text.parse::<i64>().map_err(|_| format!("{text} is no number"));
@@ -352,14 +405,7 @@ impl<H: Host> Run<'_, H> {
                 let value = value.split([',', '=']).filter_map(|word| word.trim().parse().ok());
                 self.host.setsockopt(fd(0)?, arg(2)?, &value.collect::<Vec<_>>())
             }
-            "getsockopt" => {
-                let wanted = arg(3)?.trim_matches(['[', ']']);
-                let wanted = errno_number(wanted)?;
-                match self.host.getsockopt(fd(0)?, arg(2)?) {
-                    Ok(found) if found != wanted => return Err(format!("the value is {found}")),
-                    said => said.map(|_| 0),
-                }
-            }
+            "getsockopt" => self.host.getsockopt(fd(0)?, arg(2)?).map(i64::from),
             name => return Err(format!("no call is known by {name}")),
         })
     }
@@ -392,7 +438,9 @@ fn options(tcp: &TcpSlice<'_>) -> Result<Vec<Opt>, String> {
         TcpOptionElement::WindowScale(shift) => Ok(Opt::WindowScale(shift)),
         TcpOptionElement::SelectiveAcknowledgementPermitted => Ok(Opt::SackOk),
         TcpOptionElement::Timestamp(value, echo) => Ok(Opt::Timestamps(value, echo)),
-        other => Err(format!("the option {other:?} is none that scripts know")),
+        TcpOptionElement::SelectiveAcknowledgement((from, to), _) => {
+            Ok(Opt::Sack(from.wrapping_sub(PEER_ISN), to.wrapping_sub(PEER_ISN)))
+        }
     };
     tcp.options_iterator().map(|option| option.map_err(|error| error.to_string()).and_then(read)).collect()
 }

@@ -3,6 +3,7 @@
 //! A line is a time and an event: a segment to the server (`<`), one from it (`>`), a call of a program on the server, or
 //! knobs between backticks. What is not known is an error that names the line: a script is never half run.
 
+use std::fmt;
 use std::time::Duration;
 
 /// When an event is to happen.
@@ -60,6 +61,32 @@ pub struct Tcp {
     pub options: Option<Vec<Opt>>,
 }
 
+impl fmt::Display for Tcp {
+    /// As a script has it, but for the value of a clock.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { flags, seq, len, ack, window, options } = self;
+        write!(f, "{flags} {seq}:{}({len})", seq.wrapping_add(*len))?;
+        ack.map_or(Ok(()), |ack| write!(f, " ack {ack}"))?;
+        window.map_or(Ok(()), |window| write!(f, " win {window}"))?;
+        let options: Vec<_> = options.iter().flatten().map(Opt::to_string).collect();
+        if options.is_empty() { Ok(()) } else { write!(f, " <{}>", options.join(",")) }
+    }
+}
+
+impl fmt::Display for Opt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nop => write!(f, "nop"),
+            Self::End => write!(f, "eol"),
+            Self::Mss(mss) => write!(f, "mss {mss}"),
+            Self::SackOk => write!(f, "sackOK"),
+            Self::WindowScale(shift) => write!(f, "wscale {shift}"),
+            Self::Sack(from, to) => write!(f, "sack {from}:{to}"),
+            Self::Timestamps(_, echo) => write!(f, "TS val _ ecr {echo}"),
+        }
+    }
+}
+
 /// A TCP option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opt {
@@ -68,6 +95,8 @@ pub enum Opt {
     Mss(u16),
     SackOk,
     WindowScale(u8),
+    /// The first block.
+    Sack(u32, u32),
     Timestamps(u32, u32),
 }
 
@@ -251,6 +280,10 @@ fn option(text: &str) -> Result<Opt, String> {
         ["sackOK"] => Ok(Opt::SackOk),
         ["mss", mss] => Ok(Opt::Mss(mss.parse().map_err(|_| wrong())?)),
         ["wscale", shift] => Ok(Opt::WindowScale(shift.parse().map_err(|_| wrong())?)),
+        ["sack", block] => {
+            let (from, to) = block.split_once(':').ok_or_else(wrong)?;
+            Ok(Opt::Sack(number(from)?, number(to)?))
+        }
         ["TS", "val", value, "ecr", echo] => Ok(Opt::Timestamps(number(value)?, number(echo)?)),
         _ => Err(wrong()),
     }
