@@ -2,6 +2,8 @@
 
 use listener::columns::{Answers, Columns, Sets};
 use listener::core::{Core, Found};
+use listener::drop_reason::DropReason;
+use listener::icmp::IcmpError;
 use listener::segment::{Originated, Segment, Verdict};
 use listener::types::{DevIndex, Nanos, Route};
 
@@ -46,6 +48,11 @@ pub trait Protocol: Send {
     #[inline]
     fn rcv_into(&mut self, seg: &Segment, found: Self::Found, now: Nanos, verdict: &mut Verdict) {
         *verdict = self.rcv(seg, found, now);
+    }
+
+    /// An ICMP error about a segment of ours.
+    fn icmp_err(&mut self, _error: &IcmpError, _now: Nanos) -> Verdict {
+        Verdict::Drop(DropReason::IcmpNoSocket)
     }
 
     /// Counts a segment that was dropped before it got here, for a wrong checksum or a wrong header.
@@ -115,6 +122,10 @@ impl Protocol for Core {
     #[inline]
     fn rcv_into(&mut self, seg: &Segment, found: Found, now: Nanos, verdict: &mut Verdict) {
         Self::rcv_into(self, seg, found, now, verdict);
+    }
+
+    fn icmp_err(&mut self, error: &IcmpError, now: Nanos) -> Verdict {
+        Self::icmp_err(self, error, now)
     }
 
     #[inline]

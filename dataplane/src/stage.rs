@@ -2,6 +2,7 @@
 //! None of them sends, waits, allocates or reads a clock.
 
 pub mod echo;
+pub mod icmp_error;
 pub mod lookup;
 pub mod neighbour;
 pub mod parse;
@@ -12,6 +13,7 @@ pub mod tcp;
 mod testing;
 
 pub use echo::echo;
+pub use icmp_error::icmp_error;
 pub use lookup::lookup;
 pub use neighbour::neighbour;
 pub use parse::parse;

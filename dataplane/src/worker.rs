@@ -221,6 +221,9 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         stats.received(received, rx_octets);
         stage::neighbour(frames, heads, fates, lanes, local);
         stage::echo(frames, heads, fates, lanes, local);
+        if !lanes.errors.is_empty() {
+            stage::icmp_error(protocol, (frames, heads, fates), *dev, lanes, now);
+        }
         stage::lookup(protocol, (segs, plain), *dev, lanes, found);
         let columns = stage::tcp::Columns { plain, segs, found, answers, fates };
         stage::tcp(protocol, columns, *dev, lanes, now);

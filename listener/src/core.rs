@@ -296,6 +296,11 @@ impl Core {
         self.env.idle_ns = idle.0;
     }
 
+    /// What it shares, and what is its own.
+    pub(crate) fn halves(&mut self) -> (&Env, &mut Flows) {
+        (&self.env, &mut self.flows)
+    }
+
     /// The worker that this core is.
     pub fn id(&self) -> CoreId {
         self.env.core

@@ -55,7 +55,9 @@ drop_reasons! {
     Ipv6Ext = "ipv6_bad_exthdr": "An IPv6 extension header that is malformed or not understood.",
     IcmpMalformed = "icmp_malformed": "The ICMP message is truncated.",
     IcmpCsum = "icmp_csum": "The ICMP checksum is wrong.",
-    IcmpType = "icmp_type": "An ICMP message other than an echo request to us.",
+    IcmpType = "icmp_type": "An ICMP message other than an echo request to us, or an error about a segment of ours.",
+    IcmpNoSocket = "icmp_no_socket": "An ICMP error about a segment of no handshake or connection that this core knows.",
+    IcmpOutOfWindow = "icmp_out_of_window": "An ICMP error that quotes a number which is not out (OutOfWindowIcmps).",
     // TCP, without a connection.
     TcpTruncated = "tcp_too_small": "The segment ends inside its TCP header or options.",
     TcpHeader = "tcp_header": "The TCP data offset is below 5.",

@@ -32,6 +32,7 @@
 //! | `tcp_check_req`, `tcp_v4_syn_recv_sock` | `tcp_minisocks.rs` | |
 //! | `tcp_timewait_state_process` | `tcp_timewait.rs` | |
 //! | `tcp_rcv_state_process`, `tcp_validate_incoming` | `tcp_input/rcv_state.rs` | 10 |
+//! | `tcp_v4_err`, `tcp_v6_err` | [`icmp`] | |
 //! | `tcp_make_synack`, `secure_tcp_seq` | `tcp_output.rs` | |
 //! | `tcp_select_initial_window`, `tcp_select_window` | `tcp_window.rs` | 10 |
 //! | `tcp_synack_rtt_meas`, `tcp_rtt_estimator`, `tcp_set_rto` | `tcp_rtt.rs` | |
@@ -90,6 +91,7 @@ pub mod drop_reason;
 pub mod ehash;
 pub mod error;
 mod flow_hash;
+pub mod icmp;
 mod inet_connection_sock;
 pub mod inet_hashtables;
 pub mod limits;

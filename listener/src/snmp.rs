@@ -81,6 +81,7 @@ counters! {
     TW connections: "TIME-WAIT entries that ran out.",
     TWRecycled connections: "TIME-WAIT entries that a new SYN replaced.",
     DiscardedOctets bytes: "Octets of data that listeners with `discard` took in order and dropped; hearken's own.",
+    OutOfWindowIcmps segments: "ICMP errors that quote a number which is not out.",
     TCPMigrateReqSuccess requests: "Requests and children that moved to another listener of their group.",
     TCPMigrateReqFailure requests: "Requests and children that found no listener to move to.",
 }

@@ -50,6 +50,8 @@ pub struct Lanes {
     pub ndp: Lane,
     /// Echo requests of both families.
     pub echo: Lane,
+    /// ICMP errors of both families.
+    pub errors: Lane,
     /// TCP segments.
     pub tcp: Lane,
     /// Those of them whose headers stand in [`Plain`](super::Plain).
@@ -77,6 +79,7 @@ impl Lanes {
         arp: Lane::EMPTY,
         ndp: Lane::EMPTY,
         echo: Lane::EMPTY,
+        errors: Lane::EMPTY,
         tcp: Lane::EMPTY,
         plain: Lane::EMPTY,
         opens: Lane::EMPTY,

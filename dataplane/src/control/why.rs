@@ -134,6 +134,13 @@ impl Walk {
         let Self { frames, heads, fates, lanes, .. } = self;
         stage::neighbour(frames, heads, fates, lanes, local);
         stage::echo(frames, heads, fates, lanes, local);
+        // Whether it ends a handshake is not asked.
+        if let (false, Some(frame)) = (lanes.errors.is_empty(), &frames[0]) {
+            fates[0] = match stage::icmp_error::read(frame.bytes(), &heads[0], DevIndex::NONE) {
+                Ok(_) => Fate::Consume(Outcome::Other),
+                Err(reason) => Fate::Drop(reason),
+            };
+        }
     }
 
     /// Writes the answer to a segment.

@@ -45,6 +45,7 @@ enum Kind {
     Arp,
     Ndp,
     Echo,
+    IcmpError,
     Tcp,
 }
 
@@ -93,6 +94,7 @@ fn any_frame(bytes: &[u8], dev: DevIndex, index: u8, row: &mut Row<'_>, lanes: &
         Ok(Kind::Arp) => lanes.arp.push(index),
         Ok(Kind::Ndp) => lanes.ndp.push(index),
         Ok(Kind::Echo) => lanes.echo.push(index),
+        Ok(Kind::IcmpError) => lanes.errors.push(index),
         Err(reason) => *fate = Fate::Drop(reason),
     }
 }
@@ -174,6 +176,11 @@ impl Row<'_> {
             PROTO_ICMP => match icmp::kind(payload).ok_or(DropReason::IcmpMalformed)? {
                 // An echo to a broadcast is not answered (icmp_echo_ignore_broadcasts).
                 (icmp::ECHO_REQUEST, _) if dst == AddrKind::Local => Ok(Kind::Echo),
+                (icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM, _)
+                    if to_us && dst == AddrKind::Local =>
+                {
+                    Ok(Kind::IcmpError)
+                }
                 _ => Err(DropReason::IcmpType),
             },
             _ => Err(DropReason::IpProto),
@@ -202,6 +209,9 @@ impl Row<'_> {
             }
             PROTO_ICMPV6 => match icmp::kind(payload).ok_or(DropReason::IcmpMalformed)? {
                 (icmp::V6_ECHO_REQUEST, _) if !ip.src.is_any() => Ok(Kind::Echo),
+                (icmp::V6_FIRST_ERROR..=icmp::V6_LAST_ERROR, _) if to_us && dst == AddrKind::Local => {
+                    Ok(Kind::IcmpError)
+                }
                 (ndp::SOLICITATION, _) => Ok(Kind::Ndp),
                 (ndp::FIRST_TYPE..=ndp::LAST_TYPE, _) => Err(DropReason::NdpNotForUs),
                 _ => Err(DropReason::IcmpType),

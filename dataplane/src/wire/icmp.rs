@@ -1,4 +1,4 @@
-//! ICMP and ICMPv6 echo (RFC 792, RFC 4443 §4).
+//! ICMP and ICMPv6: echo, and errors about packets of ours (RFC 792, RFC 4443).
 
 use super::checksum;
 
@@ -13,6 +13,48 @@ pub const ECHO_REPLY: u8 = 0;
 pub const V6_ECHO_REQUEST: u8 = 128;
 /// ICMPv6 echo reply.
 pub const V6_ECHO_REPLY: u8 = 129;
+
+/// Errors: destination unreachable, time exceeded, parameter problem.
+pub const UNREACHABLE: u8 = 3;
+/// Time exceeded.
+pub const TIME_EXCEEDED: u8 = 11;
+/// Parameter problem.
+pub const PARAMETER_PROBLEM: u8 = 12;
+/// ICMPv6 errors: destination unreachable, packet too big, time exceeded, parameter problem.
+pub const V6_FIRST_ERROR: u8 = 1;
+/// The last of them that is defined.
+pub const V6_LAST_ERROR: u8 = 4;
+
+/// Whether an error of this type and code ends a handshake. `None`: TCP is not told of it.
+///
+/// # Source
+/// Linux v6.18 `icmp_unreach`, `tcp_v4_err`.
+pub fn is_fatal(kind: u8, code: u8) -> Option<bool> {
+    const NET: u8 = 0;
+    const HOST: u8 = 1;
+    const LAST_CODE: u8 = 15;
+    const REASSEMBLY: u8 = 1;
+    match (kind, code) {
+        (UNREACHABLE, NET | HOST) | (PARAMETER_PROBLEM, _) => Some(true),
+        (UNREACHABLE, ..=LAST_CODE) => Some(false),
+        (TIME_EXCEEDED, REASSEMBLY) => None,
+        (TIME_EXCEEDED, _) => Some(true),
+        _ => None,
+    }
+}
+
+/// The same of ICMPv6.
+///
+/// # Source
+/// Linux v6.18 `icmpv6_err_convert`.
+pub fn is_fatal_v6(kind: u8, code: u8) -> Option<bool> {
+    match (kind, code) {
+        // No route; beyond the scope; address unreachable.
+        (1, 0 | 2 | 3) | (2 | 3, _) => Some(false),
+        (1 | 4, _) => Some(true),
+        _ => None,
+    }
+}
 
 /// Type and code of a message; `None` if it ends before its eight octets do.
 #[inline]

@@ -14,6 +14,8 @@ use crate::frame::{self, Ip};
 /// The port that scripts bind to, and the peer's.
 pub const SERVER_PORT: u16 = 8080;
 pub const PEER_PORT: u16 = 53_055;
+/// What a script without expectations takes the server's clock for when it shows first.
+const FIRST_TSVAL: u32 = 1000;
 /// The peer's first number.
 const PEER_ISN: u32 = 0xffff_f000;
 
@@ -147,7 +149,9 @@ pub fn transcript<H: Host>(
         }
         run.last = run.host.now();
         while let Some((_, packet)) = run.host.recv(run.last + settle) {
-            said.push(format!("    > {}", run.tcp_of(&packet)?));
+            let tcp = run.tcp_of(&packet)?;
+            run.clock = run.clock.or_else(|| Some(tsval(&tcp)?.wrapping_sub(FIRST_TSVAL)));
+            said.push(format!("    > {tcp}"));
         }
         run.last = run.host.now();
     }
@@ -293,13 +297,7 @@ impl<'h, H: Host> Run<'h, H> {
 
     /// Takes the server's first timestamp for the script's; later ones may differ by the time that is left open.
     fn compare_clocks(&mut self, wanted: &Tcp, got: &mut Tcp, open: Duration) {
-        let find = |tcp: &Tcp| {
-            tcp.options.iter().flatten().find_map(|option| match option {
-                Opt::Timestamps(value, _) => Some(*value),
-                _ => None,
-            })
-        };
-        let (Some(said), Some(is)) = (find(wanted), find(got)) else { return };
+        let (Some(said), Some(is)) = (tsval(wanted), tsval(got)) else { return };
         let clock = *self.clock.get_or_insert(is.wrapping_sub(said));
         let is = is.wrapping_sub(clock);
         let away = is.wrapping_sub(said) as i32;
@@ -409,6 +407,14 @@ impl<'h, H: Host> Run<'h, H> {
             name => return Err(format!("no call is known by {name}")),
         })
     }
+}
+
+/// What a segment says of its sender's clock.
+fn tsval(tcp: &Tcp) -> Option<u32> {
+    tcp.options.iter().flatten().find_map(|option| match option {
+        Opt::Timestamps(value, _) => Some(*value),
+        _ => None,
+    })
 }
 
 fn sorted(flags: &str) -> String {

@@ -253,7 +253,9 @@ fn tcp_validate_incoming(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Opt
     }
     let window_end = conn.rcv_nxt.plus(conn.rcv_wnd);
     let end_seq = seg.seq.plus(seg.seg_len());
-    if end_seq.before(conn.rcv_nxt) || seg.seq.after(window_end) {
+    // Across the window's end, but for a FIN, only as long as nothing else waits to be read.
+    let crosses = end_seq.after(window_end) && seg.seq.plus(u32::from(seg.payload_len)).after(window_end);
+    if end_seq.before(conn.rcv_nxt) || seg.seq.after(window_end) || (crosses && has_unread_fin(conn)) {
         if !rst {
             if seg.has(flag::SYN) {
                 return Some(syn_challenge(cx, conn));
@@ -274,6 +276,15 @@ fn tcp_validate_incoming(cx: &mut Cx<'_>, conn: &mut Conn, seg: &Segment) -> Opt
         });
     }
     seg.has(flag::SYN).then(|| syn_challenge(cx, conn))
+}
+
+/// True if the peer's FIN waits in the receive queue: nobody reads, or it came after close(2).
+fn has_unread_fin(conn: &Conn) -> bool {
+    match conn.state {
+        TcpState::Closing => conn.orphan() || conn.then == Then::Queue,
+        TcpState::CloseWait | TcpState::LastAck => conn.then == Then::Queue,
+        _ => false,
+    }
 }
 
 /// True for a RST from a peer that does not count its FIN.
