@@ -7,10 +7,10 @@
 //! The project's own scripts stand in `packetdrill/cases`. `HEARKEN_PACKETDRILL` names more folders with scripts (as `PATH`
 //! does), and `HEARKEN_PACKETDRILL_ONLY` a part of the names of those that shall run.
 
-mod lab;
 #[path = "parity/frame.rs"]
 #[allow(dead_code, reason = "scripts write right packets only")]
 mod frame;
+mod lab;
 #[path = "packetdrill/mod.rs"]
 mod packetdrill;
 
@@ -131,8 +131,10 @@ fn linux_follows_the_scripts() {
         return lab::skip("scripts on Linux", error);
     }
     let scripts = scripts();
-    let runs: Vec<_> =
-        scripts.iter().flat_map(|(name, script)| modes(script).map(move |mode| (name, script, mode))).collect();
+    let runs: Vec<_> = scripts
+        .iter()
+        .flat_map(|(name, script)| modes(script).map(move |mode| (name, script, mode)))
+        .collect();
     let wrong = at_once(&runs, |(name, script, mode)| {
         on_linux(script, *mode).map_err(|said| format!("{name} {mode:?}: {said}"))
     });

@@ -251,8 +251,7 @@ pub(crate) fn tcp_openreq_init(env: &Env, syn: &Syn<'_>, cookie: bool) -> Reques
     let (rcv_wnd, rcv_wscale) = if usual {
         env.initial_window((seg.dev, seg.flow.is_v4()), advmss, tstamp_ok, wscale_ok)
     } else {
-        let (window, scale) =
-            select_initial_window(sysctl, slot.rcvbuf(), advmss, tstamp_ok, wscale_ok);
+        let (window, scale) = select_initial_window(sysctl, slot.rcvbuf(), advmss, tstamp_ok, wscale_ok);
         (field(window), scale)
     };
     Request {

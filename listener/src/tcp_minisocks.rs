@@ -159,7 +159,8 @@ fn final_ack(env: &Env, flows: &mut Flows, slot: &ListenSock, index: u32, seg: &
     {
         req.ts_recent = tsval;
     }
-    match syn_recv_sock(env, flows, &Final { slot, req: &req, seg, hash, rtt_ms, rcv_wnd }, Some(index), now) {
+    match syn_recv_sock(env, flows, &Final { slot, req: &req, seg, hash, rtt_ms, rcv_wnd }, Some(index), now)
+    {
         Ok(verdict) => Next::Done(verdict),
         Err(DropReason::ListenerGone) => {
             reqsk_queue_drop(env, flows, index, now);
@@ -417,7 +418,8 @@ pub(crate) fn tcp_v4_cookie_check(
         Some(Kind::Request(index)) => Some(index),
         _ => None,
     };
-    let verdict = syn_recv_sock(env, flows, &Final { slot, req: &req, seg, hash, rtt_ms, rcv_wnd }, request, now);
+    let verdict =
+        syn_recv_sock(env, flows, &Final { slot, req: &req, seg, hash, rtt_ms, rcv_wnd }, request, now);
     Some(verdict.unwrap_or_else(Verdict::Drop))
 }
 

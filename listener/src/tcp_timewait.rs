@@ -31,14 +31,7 @@ pub(crate) fn timewait_rcv(env: &Env, flows: &mut Flows, index: u32, seg: &Segme
 ///
 /// # Source
 /// Linux v6.18 `tcp_timewait_state_process`, substate `TCP_FIN_WAIT2`.
-fn fin_wait2_rcv(
-    env: &Env,
-    flows: &mut Flows,
-    index: u32,
-    seg: &Segment,
-    paws: bool,
-    now: Nanos,
-) -> Verdict {
+fn fin_wait2_rcv(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, paws: bool, now: Nanos) -> Verdict {
     let tw = &mut flows.table.conns.entry_mut(index).body;
     if paws || !in_window(seg, tw.rcv_nxt, tw.rcv_wnd) {
         let reason = if paws { DropReason::TcpPaws } else { DropReason::TcpOutOfWindow };
@@ -72,14 +65,7 @@ fn fin_wait2_rcv(
 }
 
 /// An ACK of what was received, unless one was sent just before.
-fn answer(
-    env: &Env,
-    tw: &mut Conn,
-    seg: &Segment,
-    skipped: Mib,
-    reason: DropReason,
-    now: Nanos,
-) -> Verdict {
+fn answer(env: &Env, tw: &mut Conn, seg: &Segment, skipped: Mib, reason: DropReason, now: Nanos) -> Verdict {
     if oow_rate_limited(env, skipped, &mut tw.last_oow_ack, seg, now) {
         Verdict::Drop(reason)
     } else {
@@ -91,14 +77,7 @@ fn answer(
 ///
 /// # Source
 /// Linux v6.18 `tcp_timewait_state_process`, substate `TCP_TIME_WAIT`.
-fn time_wait_rcv(
-    env: &Env,
-    flows: &mut Flows,
-    index: u32,
-    seg: &Segment,
-    paws: bool,
-    now: Nanos,
-) -> Next {
+fn time_wait_rcv(env: &Env, flows: &mut Flows, index: u32, seg: &Segment, paws: bool, now: Nanos) -> Next {
     let tw = &mut flows.table.conns.entry_mut(index).body;
     let rst = seg.has(flag::RST);
     if !paws && seg.seq == tw.rcv_nxt && (seg.seg_len() == 0 || rst) {

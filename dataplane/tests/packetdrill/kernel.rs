@@ -160,9 +160,8 @@ fn get_option(fd: &OwnedFd, (level, name): (libc::c_int, libc::c_int)) -> Result
     // SAFETY:
     // - Bounds: the kernel writes at most `len` octets to `value`, which has as many, and one length to `len`.
     // - Lifetime: `fd` is open, `value` and `len` alive until the call returns; none is kept.
-    let result = unsafe {
-        libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len)
-    };
+    let result =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len) };
     if result == 0 { Ok(value) } else { Err(last_error()) }
 }
 

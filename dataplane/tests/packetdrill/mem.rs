@@ -84,7 +84,17 @@ impl MemHost {
         let worker = Worker::new(WorkerConfig::new(CoreId(0)), core, ports);
         let clock = VirtualClock::default();
         clock.advance(BEGIN);
-        Self { mode, clock, stack, sysctl, worker, wire, came: VecDeque::new(), accepted: HashMap::new(), read: 0 }
+        Self {
+            mode,
+            clock,
+            stack,
+            sysctl,
+            worker,
+            wire,
+            came: VecDeque::new(),
+            accepted: HashMap::new(),
+            read: 0,
+        }
     }
 
     /// Lets the worker do what there is to do now, and notes what it sends.

@@ -64,7 +64,13 @@ pub const ROADS: &[Road] = &[
         true,
     ),
     road("CLOSE-WAIT", "+0 < F. 1:1(0) ack 1 win 32792{ts}\n+0 read(4, ..., 100) = 0\n", 2, 1, true),
-    road("CLOSE-WAIT with data", "+0 < FP. 1:11(10) ack 1 win 32792{ts}\n+0 read(4, ..., 100) = 10\n", 12, 1, true),
+    road(
+        "CLOSE-WAIT with data",
+        "+0 < FP. 1:11(10) ack 1 win 32792{ts}\n+0 read(4, ..., 100) = 10\n",
+        12,
+        1,
+        true,
+    ),
     road("LAST-ACK by close", "+0 < F. 1:1(0) ack 1 win 32792{ts}\n+0 close(4) = 0\n", 2, 1, false),
     road(
         "LAST-ACK by shutdown",
@@ -80,7 +86,13 @@ pub const ROADS: &[Road] = &[
         2,
         false,
     ),
-    road("TIME-WAIT by close and one FIN", "+0 close(4) = 0\n+0 < F. 1:1(0) ack 2 win 32792{ts}\n", 2, 2, false),
+    road(
+        "TIME-WAIT by close and one FIN",
+        "+0 close(4) = 0\n+0 < F. 1:1(0) ack 2 win 32792{ts}\n",
+        2,
+        2,
+        false,
+    ),
     road(
         "TIME-WAIT by close and CLOSING",
         "+0 close(4) = 0\n+0 < F. 1:1(0) ack 1 win 32792{ts}\n+0 < . 2:2(0) ack 2 win 32792{ts}\n",
@@ -174,7 +186,9 @@ pub const OLD: &[Probe] = &[
 /// A conversation as a script: the handshake, the road, the probe, and what shows the state afterwards. `full`: with
 /// timestamps and window scaling.
 pub fn conversation(road: &Road, probe: Probe, full: bool) -> String {
-    let ts = |clock: i64| if full { format!(" <nop,nop,TS val {} ecr 1000>", 6010 + clock) } else { String::new() };
+    let ts = |clock: i64| {
+        if full { format!(" <nop,nop,TS val {} ecr 1000>", 6010 + clock) } else { String::new() }
+    };
     let segment = |flags: &str, seq: i64, len: i64, ack: i64, clock: i64| {
         let ack = if flags.contains('.') { format!(" ack {}", ack as u32) } else { String::new() };
         let (seq, end) = (seq as u32, (seq + len) as u32);

@@ -14,8 +14,6 @@ const fn known(
 }
 
 const LABEL: &str = "Linux hashes the flow into a label; RFC 6437 leaves 0 to those who do not label, and nothing answers by it";
-const WINDOW: &str = "Linux counts what it has just received against the window until a whole MSS is free again; hearken \
-     drops data as it comes, so that all of the buffer is always free";
 const ONE_ACK: &str = "Linux puts the ACK of a FIN off by 40 ms; hearken acknowledges at once";
 const HOLE: &str = "hearken does not keep data out of order: the peer sends it again";
 const SACK: &str =
@@ -35,19 +33,6 @@ const FOLLOWS: &str = "follows from the differences of these cases above";
 /// Of the cases with nothing but defaults.
 pub const WITH_DEFAULTS: &[Known] = &[
     known("v6/*", "*", "flow label", "not 0", "0", LABEL),
-    // Windows behind data, and a FIN behind data.
-    known("*/broken/*, listener", "segment", "window", "64*", "64*", WINDOW),
-    known("*/data/*", "*", "window", "64*", "64*", WINDOW),
-    known("*/ends/*", "data", "window", "64*", "64*", WINDOW),
-    known("*/ends/the peer closes with data", "FIN, until it closes too", "window", "64*", "64*", WINDOW),
-    known("*/established*", "data", "window", "64*", "64*", WINDOW),
-    known("*/established matrix/A at * with 20 octets", "segment", "window", "64*", "64*", WINDOW),
-    known("*/listen/a SYN with data *", "the data again", "window", "63*", "64*", WINDOW),
-    known("*/request*", "data", "window", "64*", "64*", WINDOW),
-    known("*/request matrix/A at * with 10 octets", "segment", "window", "64*", "64*", WINDOW),
-    known("*/request matrix/A at * with 10 octets", "final ACK", "window", "64*", "64*", WINDOW),
-    known("*/request one by one/*", "more", "window", "64*", "64*", WINDOW),
-    known("*/request one by one/*", "first", "window", "64*", "64*", WINDOW),
     // Data out of order.
     known("*/data/with a hole*", "first*", "ack", "isn+201", "isn+101", HOLE),
     known("*/request one by one/data behind *", "first", "ack", "isn+201", "isn+101", HOLE),
@@ -126,8 +111,6 @@ pub const WITH_DEFAULTS: &[Known] = &[
 /// Of the cases in which every SYN gets a cookie.
 pub const WITH_COOKIES: &[Known] = &[
     known("v6/*", "*", "flow label", "not 0", "0", LABEL),
-    known("*/cookies/*", "data", "window", "6*", "6*", WINDOW),
-    known("*/cookies/*", "more", "window", "64*", "64*", WINDOW),
     known("counters/*", "*", "InSegs", "*", "*", COUNTED),
 ];
 

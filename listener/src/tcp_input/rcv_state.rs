@@ -219,7 +219,10 @@ fn brings_data(conn: &Conn, seg: &Segment) -> bool {
 /// Linux v6.18 `tcp_reset`, `tcp_v4_do_rcv`, label `reset`.
 fn abort_on_data(cx: &Cx<'_>, conn: &Conn, seg: &Segment) -> Step {
     cx.env.snmp().inc(Mib::TCPAbortOnData);
-    Step { verdict: Verdict::Reply(Outcome::Rst, tcp_send_reset(seg)), fate: Fate::Aborted(reset_error(conn)) }
+    Step {
+        verdict: Verdict::Reply(Outcome::Rst, tcp_send_reset(seg)),
+        fate: Fate::Aborted(reset_error(conn)),
+    }
 }
 
 /// What the holder of a connection that is reset is told.
