@@ -98,3 +98,6 @@ fn quoted_v6(packet: &[u8]) -> Option<Quoted<'_>> {
     let addr = |at: usize| InetAddr::v6(word(at), word(at + 8));
     Some((addr(8), addr(24), packet.get(header.len()..)?.first_chunk()?))
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,8 @@ const fn known(
 }
 
 const LABEL: &str = "Linux hashes the flow into a label; RFC 6437 leaves 0 to those who do not label, and nothing answers by it";
+const WINDOW: &str = "Linux learns from segments of 536 octets and more how much of its buffer they fill, and moves the window by it; \
+     hearken's stays as large as it was";
 const ONE_ACK: &str = "Linux puts the ACK of a FIN off by 40 ms; hearken acknowledges at once";
 const HOLE: &str = "hearken does not keep data out of order: the peer sends it again";
 const SACK: &str =
@@ -33,7 +35,12 @@ const FOLLOWS: &str = "follows from the differences of these cases above";
 /// Of the cases with nothing but defaults.
 pub const WITH_DEFAULTS: &[Known] = &[
     known("v6/*", "*", "flow label", "not 0", "0", LABEL),
+    known("*/listen/a SYN with data *", "the data again", "window", "63*", "64*", WINDOW),
     // Data out of order.
+    known("*/data/with a hole*", "first*", "window", "64*", "64*", HOLE),
+    known("*/request one by one/data behind *", "first", "window", "64*", "64*", HOLE),
+    known("*/established matrix/A at 5 acks 0 with 20 octets", "data", "window", "64*", "64*", HOLE),
+    known("*/request matrix/A at * acks 0 with 10 octets", "data", "window", "64*", "64*", HOLE),
     known("*/data/with a hole*", "first*", "ack", "isn+201", "isn+101", HOLE),
     known("*/request one by one/data behind *", "first", "ack", "isn+201", "isn+101", HOLE),
     known("*/established matrix/A at 5 acks 0 with 20 octets", "data", "ack", "isn+26", "isn+6", HOLE),

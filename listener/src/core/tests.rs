@@ -3,6 +3,7 @@
 mod cookies;
 mod dry_run;
 mod handshake;
+mod icmp;
 mod listeners;
 mod live;
 mod prop_window;
