@@ -351,8 +351,9 @@ impl CoreShared {
     pub fn set_state(&self, index: u32, state: TcpState, error: Option<Errno>) {
         let record = &self.records[index as usize];
         let before = TcpState::from_u8(record.state.load(Ordering::Relaxed));
-        let number = ERRORS.iter().zip(1..).find(|(known, _)| Some(**known) == error);
-        if let Some((_, number)) = number {
+        if let Some(error) = error
+            && let Some((_, number)) = ERRORS.iter().zip(1..).find(|(known, _)| **known == error)
+        {
             record.flags.fetch_or(number << ERROR_SHIFT, Ordering::Relaxed);
         }
         record.state.store(state as u8, Ordering::Release);

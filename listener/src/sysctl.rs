@@ -40,7 +40,8 @@ pub struct Sysctl {
     pub tcp_challenge_ack_limit: u32,
     /// `net.ipv4.tcp_rfc1337`: a RST does not end TIME_WAIT (RFC 1337).
     pub tcp_rfc1337: bool,
-    /// `net.ipv4.tcp_max_tw_buckets`: TIME_WAIT entries per core; a connection beyond skips that state. Half of the
+    /// `net.ipv4.tcp_max_tw_buckets`: time-wait entries per core, TIME_WAIT and FIN-WAIT-2 that nobody holds; a connection
+    /// beyond skips the state. Half of the
     /// connection slots at most.
     pub tcp_max_tw_buckets: u32,
     /// `net.ipv4.tcp_reflect_tos`: SYN-ACK and connection take the DSCP of the SYN.
