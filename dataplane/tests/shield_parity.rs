@@ -136,6 +136,12 @@ impl End {
 
     /// A handshake as `asked` by a client of port `sport`: what the accepted socket has; none if no SYN-ACK came.
     fn handshake(&self, v4: bool, sport: u16, asked: &Asked) -> Option<(Vec<String>, Tcp)> {
+        let ack = self.half_open(v4, sport, asked)?;
+        Some((self.finish(v4, asked, &ack), ack))
+    }
+
+    /// Sends a SYN as `asked`; the ACK that ends the handshake, which is not sent yet. None if no SYN-ACK came.
+    fn half_open(&self, v4: bool, sport: u16, asked: &Asked) -> Option<Tcp> {
         let seq = 0x1000_0000 + u32::from(sport);
         let syn = Tcp {
             sport,
@@ -163,7 +169,7 @@ impl End {
             .concat(),
             None => Vec::new(),
         };
-        let ack = Tcp {
+        Some(Tcp {
             sport,
             dport: 9,
             seq: seq.wrapping_add(1),
@@ -172,8 +178,12 @@ impl End {
             window: asked.window,
             options,
             ..Tcp::default()
-        };
-        self.send(v4, &ack);
+        })
+    }
+
+    /// Sends the last ACK of a handshake, takes the connection and ends it: what its socket had.
+    fn finish(&self, v4: bool, asked: &Asked, ack: &Tcp) -> Vec<String> {
+        self.send(v4, ack);
         self.listener.set_nonblocking(true).expect("a listener");
         let deadline = Instant::now() + PATIENCE;
         let accepted = loop {
@@ -194,16 +204,17 @@ impl End {
             }
         };
         let mut ss = self.site.server.command("ss");
-        let said = run(ss.args(["-tinH", &format!("dport = :{sport}")])).expect("ss");
+        let said = run(ss.args(["-tinoH", &format!("dport = :{}", ack.sport)])).expect("ss");
         let agreed = |word: &&str| {
             matches!(*word, "ts" | "sack" | "ecn")
                 || ["wscale:", "mss:", "rcvmss:", "advmss:"].iter().any(|name| word.starts_with(name))
         };
+        // Which options there are, ss says with -o only.
         let mut words: Vec<String> = said.split_whitespace().filter(agreed).map(Into::into).collect();
         words.sort();
         socket2::SockRef::from(&accepted).set_linger(Some(Duration::ZERO)).expect("a socket");
         drop(accepted);
-        Some((words, ack))
+        words
     }
 }
 
@@ -379,4 +390,68 @@ fn a_full_accept_queue_is_as_full_as_without_hearken() {
     };
     assert_eq!(linux, hearken, "who gets in, ListenOverflows, ListenDrops: Linux alone on the left");
     assert_eq!(linux.0.iter().filter(|in_| **in_).count(), 6, "backlog and one more");
+}
+
+/// Handshakes of both families with and without timestamps, which `change` happens in the midst of: all become connections.
+fn handshakes_outlive(more: &str, change: impl FnOnce(&Site, Hearken) -> Hearken) {
+    let _turn = turn();
+    let made = End::with(Some(more)).map_err(|error| skip("handshakes at a server behind hearken", error));
+    let Ok(mut end) = made else { return };
+    let kinds = [parity::frame::option::all(1000), parity::frame::option::mss(1460)];
+    let asked = kinds.map(|options| Asked { flags: 2, window: 64_240, options });
+    let begun: Vec<_> = (0..4u16)
+        .map(|at| {
+            let (v4, asked) = (at % 2 == 0, &asked[usize::from(at / 2)]);
+            (v4, asked, end.half_open(v4, 31_000 + at, asked).expect("a SYN-ACK"))
+        })
+        .collect();
+    let hearken = change(&end.site, end.hearken.take().expect("it runs"));
+    for (v4, asked, ack) in begun {
+        let has = end.finish(v4, asked, &ack);
+        assert_eq!(has.iter().any(|word| word == "ts"), asked.options.len() > 4, "{has:?}");
+    }
+    wait_until_adopted(&hearken, (Ipv6Addr::UNSPECIFIED, 9).into());
+    end.hearken = Some(hearken);
+    end.handshake(true, 31_100, &asked[0]).expect("new ones are answered");
+    assert_eq!(
+        end.site.counter("TcpExt", "SyncookiesSent"),
+        0,
+        "none of these SYN-ACKs was the kernel's own"
+    );
+}
+
+#[test]
+fn handshakes_outlive_a_change_of_keys() {
+    handshakes_outlive("", |_, hearken| {
+        let before = hearken.json("cookie-keys show").expect("keys");
+        hearken.ctl("cookie-keys rotate").expect("new keys");
+        let after = hearken.json("cookie-keys show").expect("keys");
+        assert_ne!(before["current"], after["current"]);
+        hearken
+    });
+}
+
+#[test]
+fn handshakes_outlive_a_kill_and_a_start_with_other_keys() {
+    handshakes_outlive("", |site, mut hearken| {
+        hearken.signal("KILL").expect("it runs");
+        hearken.wait().expect("it ends");
+        site.shield("").expect("a start on what was left")
+    });
+}
+
+#[test]
+fn handshakes_outlive_a_stop_and_a_start_with_the_same_secret() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("secret");
+    let secret: String = (0..48u8).map(|octet| format!("{:02x}", octet.wrapping_mul(37))).collect();
+    std::fs::write(&file, secret).expect("a file");
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("a file");
+    let more = format!("[cookies]\nsecret_file = {file:?}\n");
+    handshakes_outlive(&more, |site, mut hearken| {
+        hearken.signal("TERM").expect("it runs");
+        let (status, said) = hearken.wait().expect("it ends");
+        assert!(status.is_some_and(|status| status.success()), "{said}");
+        site.shield(&more).expect("another one")
+    });
 }
