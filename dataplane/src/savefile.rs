@@ -8,6 +8,7 @@
 //! | Linux cooked (SLL, SLL2), raw IP, BSD loopback | an Ethernet frame made of the packet, see [`Link`] |
 //! | another link type | [`Record::Unusable`], or [`SavefileError::LinkType`] if it is the whole file's |
 //! | a frame that the capture cut in its data | the frame filled up with zeros, its checksum made to fit |
+//! | a checksum that the sender left to its device | the one that it would have had on a wire |
 //! | a frame that the capture cut in its headers | [`Record::Unusable`]: what became of it nobody can tell |
 //!
 //! The snapshot length in a file's header is not looked at: it is often wrong, and each frame says its own lengths.
@@ -123,6 +124,8 @@ pub struct Packet {
     pub kept: usize,
     /// What it was in the file.
     pub link: Link,
+    /// Its sender had left the checksum to its device, and so it is not as it stands in the file but as on a wire.
+    pub completed: bool,
     /// It came to the host that captured, whose MAC address the file does not tell: zeros stand in its place.
     pub to_host: bool,
 }
@@ -136,7 +139,10 @@ impl Packet {
             let (kept, len) = (self.kept, self.frame.len());
             format!("the capture kept {kept} of its {len} octets: zeros stand for the rest, and a checksum that fits")
         });
-        let notes: Vec<String> = made.into_iter().chain(filled).collect();
+        let completed = self.completed.then(|| {
+            "its sender left the checksum to the device, as offloading does: it is filled in".to_owned()
+        });
+        let notes: Vec<String> = made.into_iter().chain(filled).chain(completed).collect();
         (!notes.is_empty()).then(|| notes.join("; "))
     }
 
@@ -410,7 +416,8 @@ fn record(number: u64, interfaces: &[Interface], captured: &Captured<'_>) -> Rec
     if let Err(why) = layout::fill(&mut frame, kept + missing) {
         return unusable(why);
     }
-    Record::Packet(Packet { number, frame, kept, link, to_host })
+    let completed = layout::complete(&mut frame);
+    Record::Packet(Packet { number, frame, kept, link, completed, to_host })
 }
 
 /// Octets of the check sequence behind a frame that had `len` octets: `told`, unless a packet reaches into them, as in files

@@ -456,6 +456,35 @@ fn packets_are_sent_elsewhere_with_their_checksums() {
     assert!("198.18.0.1:".parse::<To>().is_err() && "eth0".parse::<To>().is_err());
 }
 
+/// As a capture on the sending host has it.
+#[test]
+fn a_checksum_that_was_left_to_the_device_is_completed() {
+    use crate::wire::checksum::{pseudo_v4, pseudo_v6};
+    for (v6, data) in [(false, 0), (true, 0), (false, 77), (true, 78)] {
+        let whole = frame(v6, data);
+        let (at, field) = if v6 { (54, 70) } else { (34, 50) };
+        let len = whole.len() - at;
+        let sum = if v6 {
+            let half = |at: usize| u64::from_be_bytes(*whole[at..].first_chunk().expect("an address"));
+            pseudo_v6((half(22), half(30)), (half(38), half(46)), 6, len as u32)
+        } else {
+            let word = |at: usize| u32::from_be_bytes(*whole[at..].first_chunk().expect("an address"));
+            pseudo_v4(word(26), word(30), 6, len as u16)
+        };
+        let mut left = whole.clone();
+        left[field..field + 2].copy_from_slice(&sum.folded().to_be_bytes());
+        let packet = File::pcap(false, 0, 1).record(&left, left.len()).packet();
+        assert!(packet.completed && packet.frame == whole, "{v6} {data}");
+        assert!(packet.note().expect("it was completed").contains("left the checksum"));
+        left[field] ^= 1;
+        let packet = File::pcap(false, 0, 1).record(&left, left.len()).packet();
+        assert!(
+            !packet.completed && packet.frame == left && packet.note().is_none(),
+            "a wrong one stays wrong"
+        );
+    }
+}
+
 #[test]
 fn udp_without_a_checksum_stays_without() {
     let build = |v6: bool| {
