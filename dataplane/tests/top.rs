@@ -154,7 +154,9 @@ fn it_draws_listens_to_keys_and_leaves_the_terminal_as_it_was() {
     let server = Server::start();
     let mut terminal = Terminal::open();
     let top = terminal.run(server.top());
-    for wanted in ["hearken top  rx ", "p99 over time", "no flood", "198.18.0.1:80", "      77 ", "q quit"] {
+    for wanted in
+        ["hearken top  rx ", "p99 over time", "no flood", "198.18.0.1:80", " 77 198.18.0.1:80", "q quit"]
+    {
         terminal.shows(wanted);
     }
     assert!(terminal.screen.lock().expect("no panic").screen().alternate_screen());

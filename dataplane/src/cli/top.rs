@@ -1,5 +1,6 @@
 //! `hearken top`
 
+mod fit;
 mod text;
 mod view;
 

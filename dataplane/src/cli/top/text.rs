@@ -33,13 +33,23 @@ pub(super) fn time(ns: u64) -> String {
     }
 }
 
-/// The columns of a core, after its number.
-pub(super) const CORE_COLUMNS: [&str; 8] =
-    ["cpu", "rx/s", "tx/s", "rx bit/s", "busy %", "p50", "p99", "p99.9"];
+/// The columns of a core: header, rank when not all fit on the screen, and the characters that their cells take.
+pub(super) const CORE_COLUMNS: [(&str, u8, usize); 9] = [
+    ("core", 10, 4),
+    ("cpu", 5, 3),
+    ("rx/s", 9, 6),
+    ("tx/s", 6, 6),
+    ("rx bit/s", 2, 8),
+    ("busy %", 8, 6),
+    ("p50", 4, 7),
+    ("p99", 7, 7),
+    ("p99.9", 3, 7),
+];
 
 /// The cells under [`CORE_COLUMNS`].
-pub(super) fn core_cells(core: &crate::control::proto::TopCore) -> [String; 8] {
+pub(super) fn core_cells(core: &crate::control::proto::TopCore) -> [String; 9] {
     [
+        core.core.to_string(),
         core.cpu.map_or_else(String::new, |cpu| cpu.to_string()),
         short(core.rx_frames),
         short(core.tx_frames),
@@ -78,10 +88,9 @@ pub(super) fn links_down(top: &Top) -> Option<String> {
 
 /// One interval.
 pub(super) fn once(top: &Top) -> String {
-    let mut cores = table(&[&["core"][..], &CORE_COLUMNS].concat());
+    let mut cores = table(&CORE_COLUMNS.map(|(header, ..)| header));
     for core in &top.cores {
-        let cells = std::iter::once(core.core.to_string()).chain(core_cells(core));
-        cores.add_row(cells.map(right).collect::<Vec<_>>());
+        cores.add_row(core_cells(core).map(right));
     }
     let mut drops = table(&["drops/s", "since start", "reason"]);
     for drop in &top.drops {

@@ -7,15 +7,31 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Cell, Paragraph, Row, Table};
+use ratatui::widgets::{Block, Paragraph, Row};
 
-use super::text::{COOKIES, CORE_COLUMNS, core_cells, flooded, listener_name, short};
-use crate::control::proto::Top;
+use super::fit::{self, Column};
+use super::text::{COOKIES, CORE_COLUMNS, core_cells, flooded, links_down, listener_name, short};
+use crate::control::proto::{Top, TopCore};
 
 /// Looks that a sparkline remembers.
 const HISTORY: usize = 60;
 /// Heights of a sparkline's bars.
 const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// What the keys do, the most important first.
+const KEYS: [&str; 4] = ["q quit", "p pause", "+ - interval", "j k scroll"];
+/// Rows of a frame: above and below.
+const FRAME: u16 = 2;
+/// The least height of the section of cores: two of them, below their header.
+const CORES_MIN: u16 = FRAME + 3;
+/// The same of the listeners.
+const LISTENERS_MIN: u16 = FRAME + 2;
+/// Height of drops and flood.
+const MIDDLE: u16 = FRAME + 6;
+/// The width of the flood's section with all of its text.
+const FLOOD_WIDTH: u16 = 31;
+/// The least width of the drops beside it.
+const DROPS_WIDTH: u16 = 30;
 
 /// What is drawn, and what the keys have changed.
 #[derive(Debug)]
@@ -52,71 +68,95 @@ impl View {
     }
 
     pub(super) fn draw(&self, frame: &mut Frame<'_>) {
-        let cores = u16::try_from(self.top.cores.len()).unwrap_or(u16::MAX).saturating_add(3);
-        let [head, cores, middle, listeners, keys] = Layout::vertical([
-            Constraint::Length(1),
-            Constraint::Max(cores),
-            Constraint::Length(8),
-            Constraint::Min(4),
-            Constraint::Length(1),
-        ])
-        .areas(frame.area());
-        let [drops, flood] = Layout::horizontal([Constraint::Fill(3), Constraint::Fill(2)]).areas(middle);
-        frame.render_widget(Paragraph::new(self.head()), head);
+        let [head, rest, keys] =
+            Layout::vertical([Constraint::Length(1), Constraint::Fill(1), Constraint::Length(1)])
+                .areas(frame.area());
+        let Sections { cores, drops, flood, listeners } = Sections::of(rest, self.top.cores.len());
+        frame.render_widget(Paragraph::new(self.head(head.width, flood.is_none())), head);
         self.draw_cores(frame, cores);
-        self.draw_drops(frame, drops);
-        self.draw_flood(frame, flood);
-        self.draw_listeners(frame, listeners);
-        let text = "q quit   p pause   + - interval   j k scroll";
+        if let Some(area) = drops {
+            self.draw_drops(frame, area);
+        }
+        if let Some(area) = flood {
+            self.draw_flood(frame, area);
+        }
+        if let Some(area) = listeners {
+            self.draw_listeners(frame, area);
+        }
+        let text = fit::pieces(KEYS.to_vec(), keys.width, 3, |key| key.len()).join("   ");
         frame.render_widget(Paragraph::new(text).style(Style::new().add_modifier(Modifier::DIM)), keys);
     }
 
-    fn head(&self) -> Line<'_> {
-        let sum = |of: fn(&crate::control::proto::TopCore) -> f64| self.top.cores.iter().map(of).sum::<f64>();
-        let paused = if self.paused { "  paused" } else { "" };
-        let seconds = self.interval.as_secs();
-        Line::from(vec![
-            Span::styled("hearken top", Style::new().add_modifier(Modifier::BOLD)),
-            Span::raw(format!(
-                "  rx {}/s  tx {}/s",
-                short(sum(|c| c.rx_frames)),
-                short(sum(|c| c.tx_frames))
-            )),
-            Span::raw(format!("  every {seconds} s")),
-            Span::styled(paused, Style::new().fg(Color::Yellow)),
-        ])
+    /// The first line: what is wrong first, as far as the line is long. `flood` is told here if it has no section.
+    fn head(&self, width: u16, flood: bool) -> Line<'_> {
+        let sum = |of: fn(&TopCore) -> f64| short(self.top.cores.iter().map(of).sum::<f64>());
+        let red = |text: String| Span::styled(text, Style::new().fg(Color::Red));
+        let mut pieces = vec![Span::styled("hearken top", Style::new().add_modifier(Modifier::BOLD))];
+        pieces.extend(links_down(&self.top).map(red));
+        if flood && flooded(&self.top) {
+            pieces.push(red("SYN flood".into()));
+        }
+        if self.paused {
+            pieces.push(Span::styled("paused", Style::new().fg(Color::Yellow)));
+        }
+        pieces.push(Span::raw(format!("rx {}/s", sum(|core| core.rx_frames))));
+        pieces.push(Span::raw(format!("tx {}/s", sum(|core| core.tx_frames))));
+        pieces.push(Span::raw(format!("every {} s", self.interval.as_secs())));
+        let shown = fit::pieces(pieces, width, 2, Span::width);
+        Line::from_iter(shown.into_iter().flat_map(|piece| [piece, Span::raw("  ")]))
     }
 
     fn draw_cores(&self, frame: &mut Frame<'_>, area: Rect) {
-        let header = ["core"].into_iter().chain(CORE_COLUMNS).map(|name| format!("{name:>8}"));
-        let header = Row::new(header.chain(["p99 over time".to_owned()]).map(Cell::from));
-        let rows = self.top.cores.iter().map(|core| {
-            let cells = std::iter::once(core.core.to_string()).chain(core_cells(core));
-            let history = self.history.get(&core.core).map(sparkline).unwrap_or_default();
-            Row::new(cells.map(|cell| Cell::from(format!("{cell:>8}"))).chain([Cell::from(history)]))
-        });
-        let widths = [Constraint::Length(8); 9].into_iter().chain([Constraint::Fill(1)]);
-        let table = Table::new(rows, widths).header(header.style(Style::new().add_modifier(Modifier::BOLD)));
-        frame.render_widget(table.block(Block::bordered().title("cores")), area);
+        let block = Block::bordered();
+        let room = block.inner(area);
+        let places = usize::from(room.height.saturating_sub(1));
+        let shown = busiest(&self.top.cores, places);
+        let mut columns: Vec<Column> =
+            CORE_COLUMNS.iter().map(|(header, rank, least)| Column::numbers(header, *rank, *least)).collect();
+        for core in &shown {
+            for (column, cell) in columns.iter_mut().zip(core_cells(core)) {
+                column.push(cell);
+            }
+        }
+        // As far back as there is room.
+        let bars = fit::left_over(&columns, room.width);
+        let mut history = Column::text("p99 over time", 1);
+        for core in &shown {
+            let line = self.history.get(&core.core).map(sparkline).unwrap_or_default();
+            history.push(line.chars().skip(line.chars().count().saturating_sub(bars)).collect());
+        }
+        columns.push(history);
+        let title = match self.top.cores.len() {
+            all if all > shown.len() => format!("cores, the {} busiest of {all}", shown.len()),
+            _ => "cores".to_owned(),
+        };
+        let table = fit::table(&columns, room.width, |_, row| row);
+        frame.render_widget(table.block(block.title(title)), area);
     }
 
     fn draw_drops(&self, frame: &mut Frame<'_>, area: Rect) {
-        let rows = self.top.drops.iter().map(|drop| {
-            let style = if drop.rate > 0.0 { Style::new() } else { Style::new().add_modifier(Modifier::DIM) };
-            let cells =
-                [format!("{:>9}", short(drop.rate)), format!("{:>11}", drop.total), drop.reason.clone()];
-            Row::new(cells).style(style)
-        });
-        let widths = [Constraint::Length(9), Constraint::Length(11), Constraint::Fill(1)];
-        let header = Row::new(["  drops/s", "since start", "reason"]);
-        let table = Table::new(rows, widths).header(header.style(Style::new().add_modifier(Modifier::BOLD)));
-        frame.render_widget(table.block(Block::bordered().title("drops")), area);
+        let block = Block::bordered().title("drops");
+        let mut columns = [
+            Column::numbers("drops/s", 2, 7),
+            Column::numbers("since start", 1, 11),
+            Column::text("reason", 3),
+        ];
+        for drop in &self.top.drops {
+            let cells = [short(drop.rate), drop.total.to_string(), drop.reason.clone()];
+            columns.iter_mut().zip(cells).for_each(|(column, cell)| column.push(cell));
+        }
+        let calm = Style::new().add_modifier(Modifier::DIM);
+        let dress = |row: usize, cells: Row<'static>| {
+            if self.top.drops[row].rate > 0.0 { cells } else { cells.style(calm) }
+        };
+        let table = fit::table(&columns, block.inner(area).width, dress);
+        frame.render_widget(table.block(block), area);
     }
 
     fn draw_flood(&self, frame: &mut Frame<'_>, area: Rect) {
         let flooded = flooded(&self.top);
         let state = if flooded {
-            Span::styled("SYN flood: answering by cookies", Style::new().fg(Color::Red))
+            Span::styled("SYN flood: answers by cookies", Style::new().fg(Color::Red))
         } else {
             Span::styled("no flood", Style::new().fg(Color::Green))
         };
@@ -127,29 +167,81 @@ impl View {
     }
 
     fn draw_listeners(&self, frame: &mut Frame<'_>, area: Rect) {
-        let rows = self.top.listeners.iter().skip(self.scrolled).map(|listener| {
-            let full = listener.recv_q > listener.send_q;
-            let style = if full { Style::new().fg(Color::Red) } else { Style::new() };
-            Row::new([
-                format!("{:>9}", short(listener.rate)),
-                format!("{:>8}", listener.recv_q),
-                format!("{:>8}", listener.send_q),
+        let block = Block::bordered().title("listeners");
+        let shown = &self.top.listeners[self.scrolled.min(self.top.listeners.len())..];
+        let mut columns = [
+            Column::numbers("segs/s", 4, 6),
+            Column::numbers("Recv-Q", 3, 6),
+            Column::numbers("Send-Q", 2, 6),
+            Column::text("listener", 5),
+            Column::text("then", 1),
+        ];
+        for listener in shown {
+            let cells = [
+                short(listener.rate),
+                listener.recv_q.to_string(),
+                listener.send_q.to_string(),
                 listener_name(listener),
                 crate::config::then_name(listener.then).to_owned(),
-            ])
-            .style(style)
-        });
-        let widths = [
-            Constraint::Length(9),
-            Constraint::Length(8),
-            Constraint::Length(8),
-            Constraint::Fill(1),
-            Constraint::Length(8),
-        ];
-        let header = Row::new(["   segs/s", "  Recv-Q", "  Send-Q", "listener", "then"]);
-        let table = Table::new(rows, widths).header(header.style(Style::new().add_modifier(Modifier::BOLD)));
-        frame.render_widget(table.block(Block::bordered().title("listeners")), area);
+            ];
+            columns.iter_mut().zip(cells).for_each(|(column, cell)| column.push(cell));
+        }
+        let full = Style::new().fg(Color::Red);
+        let dress = |row: usize, cells: Row<'static>| {
+            if shown[row].recv_q > shown[row].send_q { cells.style(full) } else { cells }
+        };
+        let table = fit::table(&columns, block.inner(area).width, dress);
+        frame.render_widget(table.block(block), area);
     }
+}
+
+/// Where what stands between the first line and the last. What has no room for anything worth reading is left out, the
+/// cores last.
+struct Sections {
+    cores: Rect,
+    drops: Option<Rect>,
+    flood: Option<Rect>,
+    listeners: Option<Rect>,
+}
+
+impl Sections {
+    fn of(area: Rect, cores: usize) -> Self {
+        let wanted = u16::try_from(cores).unwrap_or(u16::MAX).saturating_add(FRAME + 1);
+        let has_listeners = area.height >= CORES_MIN + LISTENERS_MIN;
+        let has_middle = area.height >= CORES_MIN + MIDDLE + LISTENERS_MIN;
+        let others = u16::from(has_listeners) * LISTENERS_MIN + u16::from(has_middle) * MIDDLE;
+        let [cores, middle, listeners] = Layout::vertical([
+            Constraint::Length(if has_listeners { wanted.min(area.height - others) } else { area.height }),
+            Constraint::Length(u16::from(has_middle) * MIDDLE),
+            Constraint::Fill(1),
+        ])
+        .areas(area);
+        let beside = area.width >= FLOOD_WIDTH + DROPS_WIDTH;
+        let [drops, flood] = Layout::horizontal([
+            Constraint::Fill(1),
+            Constraint::Length(if beside { FLOOD_WIDTH.max(area.width * 2 / 5) } else { 0 }),
+        ])
+        .areas(middle);
+        Self {
+            cores,
+            drops: has_middle.then_some(drops),
+            flood: (has_middle && beside).then_some(flood),
+            listeners: has_listeners.then_some(listeners),
+        }
+    }
+}
+
+/// The `count` cores that have most to do, by number; all, if there are no more.
+fn busiest(cores: &[TopCore], count: usize) -> Vec<&TopCore> {
+    let mut shown: Vec<&TopCore> = cores.iter().collect();
+    if shown.len() > count {
+        // One that does not even answer is busier than any.
+        let busy = |core: &TopCore| if core.late { f64::INFINITY } else { core.busy_percent };
+        shown.sort_by(|a, b| busy(b).total_cmp(&busy(a)));
+        shown.truncate(count);
+        shown.sort_by_key(|core| core.core);
+    }
+    shown
 }
 
 /// A bar for each value, up to the highest of them.
@@ -201,37 +293,93 @@ mod tests {
         }
     }
 
-    fn screen(view: &View) -> String {
-        let mut terminal = Terminal::new(TestBackend::new(110, 22)).expect("a backend");
+    fn screen(view: &View, width: u16, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a backend");
         terminal.draw(|frame| view.draw(frame)).expect("drawn");
-        let rows = terminal.backend().buffer().content().chunks(110);
+        let rows = terminal.backend().buffer().content().chunks(width.into());
         let line = |row: &[ratatui::buffer::Cell]| row.iter().map(|cell| cell.symbol()).collect::<String>();
         rows.map(|row| line(row).trim_end().to_owned() + "\n").collect()
     }
 
-    #[test]
-    fn the_screen_shows_all_of_it() {
-        let mut view = View::new(top(0.0), Duration::from_secs(1));
-        view.update(top(0.0));
-        let calm = screen(&view);
-        for wanted in [
-            "hearken top  rx 2.47 M/s  tx 2.40 M/s  every 1 s",
-            "       0        2   1.23 M   1.20 M    630 M     42.2   900 ns  2.50 us   123 us █",
-            "       12        3456 tcp_csum",
-            "│no flood",
-            "   1.00 M        3      128 198.18.0.1:80",
-            "    500 k      129      128 198.18.0.1:443",
-            "q quit   p pause   + - interval   j k scroll",
-        ] {
-            assert!(calm.contains(wanted), "{wanted}\n{calm}");
+    fn of(cores: u16) -> View {
+        let mut top = top(0.0);
+        let core = |number| TopCore {
+            core: number,
+            cpu: Some(usize::from(number) + 2),
+            rx_frames: 31_000.0 * f64::from(number + 1),
+            busy_percent: if number == 5 { 100.0 } else { f64::from(number % 7) * 10.5 },
+            p50_ns: 99_000 + u64::from(number),
+            p99_ns: 123_456 * u64::from(number + 1),
+            late: number == 3,
+            ..top.cores[0].clone()
+        };
+        top.cores = (0..cores).map(core).collect();
+        let mut view = View::new(top.clone(), Duration::from_secs(1));
+        for second in 0..2 * HISTORY as u64 {
+            let p99 = |core: &TopCore| 123_456 * u64::from(core.core + 1) + second % 7 * 40_000;
+            top.cores.iter_mut().for_each(|core| core.p99_ns = p99(core));
+            view.update(top.clone());
         }
-        view.update(top(9e6));
-        view.scroll(1);
+        view
+    }
+
+    #[test]
+    fn the_screen_at_usual_sizes() {
+        for (width, height) in [(40, 12), (80, 24), (120, 40), (200, 60)] {
+            for cores in [1, 4, 32] {
+                let name = format!("{width}x{height}_cores_{cores}");
+                insta::assert_snapshot!(name, screen(&of(cores), width, height));
+            }
+        }
+    }
+
+    /// Whatever the size: a cell that is shown is shown whole, and so is every unit.
+    #[test]
+    fn nothing_is_cut_in_the_middle() {
+        for width in 30..=220 {
+            let text = screen(&of(4), width, 30);
+            let header = text.lines().find(|line| line.contains("busy %")).expect("a header");
+            let shown =
+                |name: &str| header.contains(&format!(" {name} ")) || header.contains(&format!("│{name} "));
+            for core in &of(4).top.cores {
+                let cells = core_cells(core);
+                let row = text.lines().find(|line| line.starts_with(&format!("│{:>4} ", core.core)));
+                let row = row.unwrap_or_else(|| panic!("{width}: no core {}:\n{text}", core.core));
+                for ((name, ..), cell) in CORE_COLUMNS.iter().zip(cells).filter(|((name, ..), _)| shown(name))
+                {
+                    assert!(
+                        row.contains(&format!("{cell} ")) || row.contains(&format!("{cell}│")),
+                        "{width}: {name} {cell}:\n{text}"
+                    );
+                }
+            }
+            let first = text.lines().next().expect("a head");
+            assert!(["hearken top", "/s", " s"].iter().any(|end| first.ends_with(end)), "{width}: {first}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_stands_first() {
+        let mut view = View::new(top(9e6), Duration::from_secs(1));
+        view.top.links_down = vec!["wan".into()];
         view.paused = true;
-        let flood = screen(&view);
-        assert!(flood.contains("SYN flood: answering by cookies"), "{flood}");
-        assert!(flood.contains("cookies sent         9.00 M/s"), "{flood}");
-        assert!(flood.contains("  paused") && !flood.contains("198.18.0.1:80 "), "{flood}");
+        let narrow = screen(&view, 40, 12);
+        assert!(narrow.starts_with("hearken top  link down: wan  SYN flood\n"), "{narrow}");
+        let wide = screen(&view, 110, 24);
+        assert!(
+            wide.starts_with("hearken top  link down: wan  paused  rx 2.47 M/s  tx 2.40 M/s  every 1 s\n"),
+            "{wide}"
+        );
+        assert!(wide.contains("SYN flood: answers by cookies"), "{wide}");
+        assert!(wide.contains("cookies sent         9.00 M/s"), "{wide}");
+    }
+
+    #[test]
+    fn listeners_are_scrolled() {
+        let mut view = View::new(top(0.0), Duration::from_secs(1));
+        assert!(screen(&view, 110, 22).contains("198.18.0.1:80 "));
+        view.scroll(1);
+        assert!(!screen(&view, 110, 22).contains("198.18.0.1:80 "));
         view.scroll(99);
         view.scroll(-99);
         assert_eq!(view.scrolled, 0);
@@ -239,10 +387,8 @@ mod tests {
 
     #[test]
     fn a_small_terminal_is_no_trouble() {
-        let view = View::new(top(0.0), Duration::from_secs(1));
-        for (width, height) in [(1, 1), (20, 5), (80, 10), (300, 100)] {
-            let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a backend");
-            terminal.draw(|frame| view.draw(frame)).expect("drawn");
+        for (width, height) in [(1, 1), (2, 3), (20, 5), (80, 10), (300, 100)] {
+            screen(&of(4), width, height);
         }
     }
 
