@@ -27,7 +27,7 @@ mod ours;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// How long a turn takes
-    #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
+    #[arg(long = "for", alias = "seconds", default_value_t = 1.0, value_parser = crate::time::seconds, value_name = "TIME")]
     seconds: f64,
     /// Turns of each side
     #[arg(long, default_value_t = 9)]
@@ -65,7 +65,7 @@ impl Args {
     /// # Errors
     /// No right to make network namespaces; a connection that goes wrong, on either side.
     pub fn run(&self) -> Result<()> {
-        ensure!(self.seconds > 0.0 && self.rounds > 0, "--seconds and --rounds want more than 0");
+        ensure!(self.seconds > 0.0 && self.rounds > 0, "--for and --rounds want more than 0");
         let turn = Duration::from_secs_f64(self.seconds);
         // Before this thread is pinned: afterwards it may use one CPU.
         let machine = Machine::here();

@@ -17,3 +17,4 @@ pub mod plot;
 pub mod service;
 pub mod stack;
 pub mod stages;
+pub mod time;

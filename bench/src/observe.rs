@@ -32,7 +32,7 @@ const SCRAPE: &[u8] = b"GET /metrics HTTP/1.0\r\nAccept: application/vnd.google.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// How long each look is measured in each round
-    #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
+    #[arg(long = "for", alias = "seconds", default_value_t = 1.0, value_parser = crate::time::seconds, value_name = "TIME")]
     seconds: f64,
     /// How often each look has its turn
     #[arg(long, default_value_t = 15, value_name = "ROUNDS")]
@@ -246,7 +246,7 @@ impl Args {
     /// hearken does not run, or does not answer who looks.
     pub fn run(&self) -> anyhow::Result<()> {
         ensure!(self.cpus.len() == 2, "--cpus wants two numbers, such as 0,1");
-        ensure!(self.rounds > 0 && self.seconds > 0.0, "--rounds and --seconds want more than 0");
+        ensure!(self.rounds > 0 && self.seconds > 0.0, "--rounds and --for want more than 0");
         let memory = self.memory.unwrap_or_else(Memory::here);
         let dir = tempfile::Builder::new().prefix("hearken-observe").tempdir()?;
         let file = dir.path().join("syn.pcap");

@@ -36,7 +36,7 @@ const ANSWERED: f64 = 0.9999;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// How long each contestant is measured in each round
-    #[arg(long, default_value_t = 3.0, value_name = "SECONDS")]
+    #[arg(long = "for", alias = "seconds", default_value_t = 3.0, value_parser = crate::time::seconds, value_name = "TIME")]
     seconds: f64,
     /// How often each contestant has its turn
     #[arg(long, default_value_t = 5, value_name = "ROUNDS")]
@@ -253,7 +253,7 @@ impl Args {
     /// A program that does not run, or a reply that is wrong.
     pub fn run(&self) -> anyhow::Result<()> {
         ensure!(self.cpus.len() == 2, "--cpus wants two numbers, such as 0,1");
-        ensure!(self.rounds > 0 && self.seconds > 0.0, "--rounds and --seconds want more than 0");
+        ensure!(self.rounds > 0 && self.seconds > 0.0, "--rounds and --for want more than 0");
         let memory = self.memory.unwrap_or_else(Memory::here);
         let dir = tempfile::Builder::new().prefix("hearken-packets").tempdir()?;
         let file = |kind: Kind| dir.path().join(format!("{kind:?}.pcap").to_lowercase());

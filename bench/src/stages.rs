@@ -43,7 +43,7 @@ const BLOCK: usize = 1000;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// How long each kind of frames runs
-    #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
+    #[arg(long = "for", alias = "seconds", default_value_t = 1.0, value_parser = crate::time::seconds, value_name = "TIME")]
     seconds: f64,
     /// Frames to run on; default: syn (with cookies), requests, closed
     #[arg(long, value_enum, value_delimiter = ',')]

@@ -15,7 +15,8 @@ use listener::snmp::Mib;
 
 use crate::config::ThenName;
 use crate::control::proto::{
-    Begin, CoreStats, DeviceStats, KernelStats, Latency, ListenerRow, OutcomeLatency, PortClock, Ss, Stats,
+    Begin, CoreStats, DeviceStats, Interval, KernelStats, Latency, ListenerRow, OutcomeLatency, PortClock,
+    Ss, Stats,
 };
 use crate::names;
 use crate::stats::CORE_COUNTERS;
@@ -267,7 +268,10 @@ pub fn latency(latency: &Latency) -> String {
         .iter()
         .filter(|core| core.late)
         .map(|core| format!("core {} did not answer in time: its latencies are older\n", core.core));
-    let notes: String = late.collect();
+    let mut notes: String = late.collect();
+    if let Some(Interval { until, seconds }) = &latency.interval {
+        notes.insert_str(0, &format!("until {until}, over {seconds:.3} s\n"));
+    }
     format!("{notes}{}{}", time_source(&latency.clocks), text(&mut table))
 }
 

@@ -31,12 +31,16 @@ macro_rules! core_counters {
             handoff_lost: "segments", "Segments taken over that were lost: no buffer for the answer, or no room at the next worker.";
             turns_busy: "turns", "Bursts received.";
             turns_idle: "turns", "Turns in which no device had a frame.";
-            busy_ns: "nanoseconds", "Time spent in turns with frames; times the TSC's rate, the cycles.";
+            busy_ns: "nanoseconds", "Time spent in turns with frames; times the TSC's rate, the cycles. Not that of turns beyond a millisecond, see taken_ns.";
             idle_ns: "nanoseconds", "Time spent in turns without frames, asleep or not.";
+            taken_ns: "nanoseconds", "Time of turns that took more than a millisecond, which no burst takes: the core was given to somebody else meanwhile, by the kernel or by what the machine runs on.";
         }
     };
 }
 pub(crate) use core_counters;
+
+/// Longer takes no turn by itself: a full burst of each of a dozen devices that make a system call a frame stays below.
+const TURN_NS_MAX: u64 = 1_000_000;
 
 /// A counter with one writer.
 #[derive(Debug, Default)]
@@ -168,9 +172,21 @@ impl CoreStats {
         }
     }
 
+    /// A turn took `ns`.
     #[inline]
     pub(crate) fn spent(&self, busy: bool, ns: u64) {
-        if busy { &self.busy_ns } else { &self.idle_ns }.add(ns);
+        let time = match busy {
+            _ if ns > TURN_NS_MAX => &self.taken_ns,
+            true => &self.busy_ns,
+            false => &self.idle_ns,
+        };
+        time.add(ns);
+    }
+
+    /// The worker slept for `ns`, or had offered its core to others.
+    #[inline]
+    pub(crate) fn slept(&self, ns: u64) {
+        self.idle_ns.add(ns);
     }
 
     pub(crate) fn handed_over(&self) {
@@ -226,5 +242,21 @@ impl Counters {
     /// Frames that were dropped, for any reason.
     pub fn dropped(&self) -> u64 {
         self.drops.iter().sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_was_taken_from_the_worker_is_neither_busy_nor_idle() {
+        let stats = CoreStats::default();
+        for (busy, ns) in [(true, 40_000), (false, 100), (true, 4_000_000), (false, 5_000_000)] {
+            stats.spent(busy, ns);
+        }
+        stats.slept(10_000_000);
+        let Counters { busy_ns, idle_ns, taken_ns, .. } = stats.snapshot();
+        assert_eq!((busy_ns, idle_ns, taken_ns), (40_000, 10_000_100, 9_000_000));
     }
 }

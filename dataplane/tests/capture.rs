@@ -258,3 +258,27 @@ fn an_interrupted_capture_has_every_frame_of_every_worker() {
     assert_eq!([of(0), of(1)], seen[..], "{said}");
     assert!(of(0) > 0 && of(1) > 0);
 }
+
+#[test]
+fn a_capture_without_a_frame_is_a_file_that_others_read() {
+    let Some(bench) = bench() else { return };
+    let file = bench.dir.path().join("none.pcapng");
+    let said = Capture::start(&bench, &["--filter", "port 9", "--for", "100ms"], &file).end();
+    assert!(said.starts_with("0 frames written to "), "{said}");
+    assert_eq!(read(&file), (vec![], "wire0".into()));
+    match Command::new("tcpdump").arg("-nr").arg(&file).output() {
+        Ok(read) => assert!(read.status.success() && read.stdout.is_empty(), "{read:?}"),
+        Err(error) => skip("reading it by tcpdump", error),
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_is_called_that() {
+    let Some(bench) = bench() else { return };
+    let mut command = Command::new(PROGRAM);
+    command.args(["capture", "--for", "10s", "--out", "/dev/full", "--socket"]).arg(bench.hearken.socket());
+    let output = command.output().expect("hearken starts");
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(said, "hearken: cannot write /dev/full: No space left on device (os error 28)\n");
+}

@@ -365,7 +365,7 @@ fn behind<'a>(text: &'a str, name: &str) -> &'a str {
 fn settled(server: &Server<'_>) -> (Value, Value) {
     let mut stats = server.json(&["stats", "--json"]);
     // What goes on by itself: idle turns, and the SYN-ACK that nobody acknowledges.
-    for name in ["turns_idle", "idle_ns", "originated", "tx_frames", "tx_bytes"] {
+    for name in ["turns_idle", "idle_ns", "taken_ns", "originated", "tx_frames", "tx_bytes"] {
         stats["total"][name] = 0.into();
     }
     for name in ["OutSegs", "RetransSegs", "TCPSynRetrans", "TCPTimeouts"] {
@@ -673,4 +673,27 @@ fn a_device_without_interrupts_is_refused_by_its_drivers_name() {
             "{stderr}"
         );
     }
+}
+
+/// But for numbers, the README's sample of `hearken why` is what it prints.
+#[test]
+fn the_readme_shows_what_why_prints() {
+    let place = Place::on_files(LISTENER);
+    let server = place.run(&["--for", "60s"]);
+    let said = server.answer(&["why", "198.18.0.2:41000", "198.18.0.1:80"]).replace(" on p0,", " on wan,");
+    let readme =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).expect("README.md");
+    let sample = readme.split("```text\nframe ").nth(1).and_then(|rest| rest.split("```").next());
+    let sample = format!("frame {}", sample.expect("a sample"));
+    let without_numbers = |text: &str| {
+        let mut last = ' ';
+        let mut kept = |c: char| {
+            let c = if c.is_ascii_digit() { '0' } else { c };
+            let again = c == '0' && last == '0';
+            last = c;
+            (!again).then_some(c)
+        };
+        text.chars().filter_map(&mut kept).collect::<String>()
+    };
+    assert_eq!(without_numbers(&said), without_numbers(&sample));
 }

@@ -249,7 +249,7 @@ fn promtool_takes_the_rules() {
     else {
         return;
     };
-    assert!(content && said.contains("SUCCESS: 10 rules found"), "{said}");
+    assert!(content && said.contains("SUCCESS: 13 rules found"), "{said}");
 }
 
 #[test]

@@ -124,8 +124,8 @@ pub struct RunArgs {
     /// CPUs that send, one queue pair each [the first]
     #[arg(long, value_delimiter = ',', value_name = "CPU")]
     pub cores: Vec<usize>,
-    /// Seconds in which SYNs leave
-    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
+    /// How long SYNs leave: seconds, or with a unit as in 500ms, 10s, 2m
+    #[arg(long = "for", alias = "seconds", default_value_t = 10.0, value_parser = crate::time::seconds, value_name = "TIME")]
     pub seconds: f64,
     /// Seconds that answers may take after that
     #[arg(long, default_value_t = 0.5, value_name = "SECONDS")]

@@ -36,7 +36,7 @@ const MEMORY_MB: u32 = 128;
 #[derive(Debug, clap::Args)]
 pub struct CostArgs {
     /// How long
-    #[arg(long, default_value_t = 3.0, value_name = "SECONDS")]
+    #[arg(long = "for", alias = "seconds", default_value_t = 3.0, value_parser = crate::time::seconds, value_name = "TIME")]
     seconds: f64,
     /// CPU
     #[arg(long, default_value_t = 0, value_name = "CPU")]

@@ -47,7 +47,7 @@ impl Session {
     /// # Errors
     /// A device that does not open, a server that does not answer, streams that make no sense.
     pub fn open(mut wire: Wire, specs: &[Spec], args: &RunArgs) -> anyhow::Result<Self> {
-        ensure!(args.seconds > 0.0 && args.drain >= 0.0, "--seconds and --drain are spans of time");
+        ensure!(args.seconds > 0.0 && args.drain >= 0.0, "--for and --drain are spans of time");
         let stop = stop_flag()?;
         let first = specs.first().context("a run has a stream")?;
         let own = args.address.map(InetAddr::from);

@@ -42,7 +42,7 @@ pub struct KernelArgs {
     #[arg(long, default_value_t = 3, value_name = "ROUNDS")]
     rounds: usize,
     /// Seconds of each measurement
-    #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
+    #[arg(long = "for", alias = "seconds", default_value_t = 1.0, value_parser = crate::time::seconds, value_name = "TIME")]
     seconds: f64,
     /// SYNs a second that are too many for all
     #[arg(long, default_value = "800k", value_name = "RATE")]
@@ -294,7 +294,7 @@ impl KernelArgs {
             "--rate",
             rate,
         ]);
-        command.args(["--seconds", &self.seconds.to_string(), "--drain", "0.3", "--quiet"]);
+        command.args(["--for", &self.seconds.to_string(), "--drain", "0.3", "--quiet"]);
         command.args(["--cores", &self.cpus[0].to_string(), "--json"]).arg(file);
         run(&mut command)?;
         serde_json::from_str(&std::fs::read_to_string(file)?).context("the generator's report")

@@ -2,19 +2,19 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use pcap_file::DataLink;
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption,
 };
+use pcap_file::{DataLink, PcapError};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::{CliError, Done, ServerArgs, Span};
@@ -71,15 +71,16 @@ impl CaptureArgs {
         let Self { filter, verdict, count, duration, snaplen, sample, out: path, server } = self;
         let mut server = server.connect()?;
         let super::Empty {} = server.call(&Request::Capture(Capture { filter, verdict, snaplen, sample }))?;
-        let failed = |error: &dyn std::fmt::Display| {
-            CliError::Run(format!("cannot write {}: {error}", path.display()))
+        let failed = |error: std::io::Error| match path.to_str() {
+            Some("-") => CliError::from(error),
+            _ => CliError::Run(format!("cannot write {}: {error}", path.display())),
         };
         let to: Box<dyn Write + '_> = if path.as_os_str() == "-" {
             Box::new(out)
         } else {
-            Box::new(BufWriter::new(File::create(&path).map_err(|error| failed(&error))?))
+            Box::new(BufWriter::new(File::create(&path).map_err(failed)?))
         };
-        let mut file = Frames::new(to, snaplen).map_err(|error| failed(&error))?;
+        let mut file = Frames::new(to, snaplen).map_err(failed)?;
         let end = duration.map(|span| Instant::now() + span.0);
         let interrupted = interrupted()?;
         let count = count.unwrap_or(u64::MAX);
@@ -87,6 +88,8 @@ impl CaptureArgs {
         loop {
             let captured: Captured = server.call(&Request::Captured {})?;
             missed = captured.missed.max(missed);
+            // Before any frame: a file without one is to be readable too.
+            file.describe(&captured.devices).map_err(failed)?;
             let (now, idle) = (Instant::now(), captured.frames.is_empty());
             held.add(captured, now);
             let over = written + held.frames.len() as u64 >= count
@@ -94,11 +97,11 @@ impl CaptureArgs {
                 || interrupted.load(Ordering::Relaxed);
             let left = usize::try_from(count - written).unwrap_or(usize::MAX);
             for frame in held.take(now, over).take(left) {
-                file.write(&frame).map_err(|error| failed(&error))?;
+                file.write(&frame).map_err(failed)?;
                 written += 1;
             }
             // What was written is whole after each round.
-            file.flush().map_err(|error| failed(&error))?;
+            file.flush().map_err(failed)?;
             if over {
                 break;
             }
@@ -152,6 +155,14 @@ impl Held {
     }
 }
 
+/// Why a file cannot be written; the library calls every such cause an error of reading.
+fn cause(error: PcapError) -> io::Error {
+    match error {
+        PcapError::IoError(error) => error,
+        error => io::Error::other(error.to_string()),
+    }
+}
+
 /// A pcapng file with an interface for each port.
 struct Frames<W: Write> {
     writer: PcapNgWriter<W>,
@@ -160,42 +171,48 @@ struct Frames<W: Write> {
 }
 
 impl<W: Write> Frames<W> {
-    fn new(to: W, snaplen: usize) -> Result<Self, pcap_file::PcapError> {
+    fn new(to: W, snaplen: usize) -> io::Result<Self> {
         let snaplen = u32::try_from(snaplen).unwrap_or(u32::MAX);
-        Ok(Self { writer: PcapNgWriter::new(to)?, interfaces: Vec::new(), snaplen })
+        Ok(Self { writer: PcapNgWriter::new(to).map_err(cause)?, interfaces: Vec::new(), snaplen })
     }
 
-    fn write(&mut self, frame: &CapturedFrame) -> Result<(), pcap_file::PcapError> {
+    /// Describes the interfaces `names`, where they are not described yet.
+    fn describe(&mut self, names: &[String]) -> io::Result<()> {
+        names.iter().try_for_each(|name| self.interface(name).map(drop))
+    }
+
+    fn write(&mut self, frame: &CapturedFrame) -> io::Result<()> {
         let interface = self.interface(&frame.device)?;
         let comment = format!("{} {}, core {}", frame.verdict, frame.name, frame.core);
-        self.writer.write_pcapng_block(EnhancedPacketBlock {
+        let written = self.writer.write_pcapng_block(EnhancedPacketBlock {
             interface_id: interface,
             timestamp: Duration::from_nanos(frame.unix_ns),
             original_len: u32::try_from(frame.len).unwrap_or(u32::MAX),
             data: Cow::Owned(hex::decode(&frame.octets).unwrap_or_default()),
             options: vec![EnhancedPacketOption::Comment(Cow::Owned(comment))],
-        })?;
-        Ok(())
+        });
+        written.map(drop).map_err(cause)
     }
 
     /// The number of the interface `name`, which is described before its first frame.
-    fn interface(&mut self, name: &str) -> Result<u32, pcap_file::PcapError> {
+    fn interface(&mut self, name: &str) -> io::Result<u32> {
         let known = self.interfaces.iter().position(|known| known == name);
         if known.is_none() {
-            self.writer.write_pcapng_block(InterfaceDescriptionBlock {
+            let described = self.writer.write_pcapng_block(InterfaceDescriptionBlock {
                 linktype: DataLink::ETHERNET,
                 snaplen: self.snaplen,
                 options: vec![
                     InterfaceDescriptionOption::IfName(Cow::Borrowed(name)),
                     InterfaceDescriptionOption::IfTsResol(TIME_RESOLUTION),
                 ],
-            })?;
+            });
+            described.map_err(cause)?;
             self.interfaces.push(name.to_owned());
         }
         Ok(known.unwrap_or(self.interfaces.len() - 1) as u32)
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         self.writer.get_mut().flush()
     }
 }
@@ -207,7 +224,7 @@ mod tests {
     fn captured(workers: u16, frames: &[(u16, u64)]) -> Captured {
         let frame =
             |&(core, unix_ns): &(u16, u64)| CapturedFrame { core, unix_ns, ..CapturedFrame::default() };
-        Captured { workers, frames: frames.iter().map(frame).collect(), missed: 0 }
+        Captured { workers, frames: frames.iter().map(frame).collect(), ..Captured::default() }
     }
 
     fn taken(held: &mut Held, now: Instant, all: bool) -> Vec<u64> {

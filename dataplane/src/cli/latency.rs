@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use hdrhistogram::Histogram;
 use listener::segment::Outcome;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use super::{CliError, Done, ServerArgs, Span, print};
 use crate::control::client::Client;
-use crate::control::proto::{Begin, Histograms, Latency, Request};
+use crate::control::proto::{Begin, Histograms, Interval, Latency, Request};
 use crate::control::service::latency_of;
 use crate::histogram::CoreReport;
 use crate::report;
@@ -79,13 +81,16 @@ impl LatencyArgs {
     /// Prints what each interval brought, until `count` or the end of the server.
     fn follow(&self, server: &mut Client, interval: Duration, out: &mut impl Write) -> Done {
         let mut due = Instant::now();
-        let (mut before, _) = self.reports(server)?;
+        let ((mut before, _), mut began) = (self.reports(server)?, Instant::now());
         let mut printed = 0;
         while self.count.is_none_or(|count| printed < count) {
             due += interval;
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             let (now, all) = self.reports(server)?;
-            let latency = Latency { clocks: all.clocks, ..latency_of(&since(&before, &now)) };
+            let seconds = began.elapsed().as_secs_f64();
+            began = Instant::now();
+            let interval = Some(Interval { until: date(), seconds });
+            let latency = Latency { clocks: all.clocks, interval, ..latency_of(&since(&before, &now)) };
             print(out, self.json, &latency, || report::latency(&latency))?;
             out.flush()?;
             (before, printed) = (now, printed + 1);
@@ -129,6 +134,14 @@ impl LatencyArgs {
         let core = self.core.map(|core| format!("core {core}, ")).unwrap_or_default();
         format!("{core}{}", self.outcome.map_or("all outcomes", Outcome::name))
     }
+}
+
+/// Now, in UTC, as the log writes it.
+fn date() -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
+    text
 }
 
 fn empty() -> Histogram<u64> {

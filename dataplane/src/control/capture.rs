@@ -83,6 +83,7 @@ impl<D> Desk<D> {
             missed: captures.taps.iter().map(|tap| tap.missed()).sum(),
             workers: u16::try_from(captures.taps.len()).unwrap_or(u16::MAX),
             frames: Vec::new(),
+            devices: self.ports.clone(),
         };
         let share = REPLY_OCTETS / open.rings.len().max(1);
         for (core, rings) in (0u16..).zip(&open.rings) {

@@ -300,7 +300,7 @@ pub struct DeviceStats {
 }
 
 /// Reply to `latency`. Time to the end of `tx_burst`, since start; [`PortClock`] says from when.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
     /// One per core.
     pub cores: Vec<CoreLatency>,
@@ -309,6 +309,18 @@ pub struct Latency {
     /// By port, when the times of its frames begin, and by whose clock.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub clocks: BTreeMap<String, PortClock>,
+    /// Of an interval of `hearken latency --interval`: when it ended (RFC 3339), and how long it was. The server says neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Interval>,
+}
+
+/// A span of time that has ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// When, in UTC, as RFC 3339 has it.
+    pub until: String,
+    /// How long it was.
+    pub seconds: f64,
 }
 
 /// When the time of a port's frames begins.

@@ -428,7 +428,7 @@ pub fn latency_of(reports: &[CoreReport]) -> Latency {
     }
     let row = |outcome: &Outcome| outcome_row(*outcome, &total.0, total.1.outcome(*outcome));
     let total = Outcome::ALL.iter().map(row).collect();
-    Latency { cores, total, clocks: BTreeMap::new() }
+    Latency { cores, total, ..Latency::default() }
 }
 
 fn outcome_row(outcome: Outcome, latency: &histogram::Latency, frames: u64) -> OutcomeLatency {

@@ -121,7 +121,11 @@ fn latencies_have_a_line_per_core_and_outcome() {
             ("lan".to_owned(), PortClock::default()),
             ("wan".to_owned(), PortClock { could: true, ..PortClock::default() }),
         ]),
+        interval: None,
     };
+    let interval = Some(Interval { until: "2026-01-02T03:04:05.678901Z".into(), seconds: 1.0004 });
+    let text = latency(&Latency { interval, ..all.clone() });
+    assert!(text.starts_with("until 2026-01-02T03:04:05.678901Z, over 1.000 s\nlatency in ns"), "{text}");
     let text = latency(&all);
     let lines: Vec<String> =
         text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();

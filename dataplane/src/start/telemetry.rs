@@ -125,7 +125,8 @@ fn report_usage(eal: &Eal, stats: Vec<Arc<CoreStats>>, lcores: Lcores) {
     let hz = dpdk::tsc_hz();
     let reported = eal.report_lcore_usage(move |lcore| {
         let counters = stats.get(lcores.worker(lcore)?)?.snapshot();
-        Some(usage(counters.busy_ns, counters.idle_ns, hz))
+        // What was taken from the worker is no time of its own, and passes all the same.
+        Some(usage(counters.busy_ns, counters.idle_ns.saturating_add(counters.taken_ns), hz))
     });
     if let Err(error) = reported {
         tracing::info!("/eal/lcore/usage is not there: {error}; /hearken/counters has busy_ns and idle_ns");

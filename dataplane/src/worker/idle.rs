@@ -62,7 +62,10 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         match self.config.idle {
             Idle::Spin => {}
             Idle::Pause => std::hint::spin_loop(),
-            Idle::Yield => std::thread::yield_now(),
+            Idle::Yield => {
+                std::thread::yield_now();
+                self.slept(clock);
+            }
             Idle::Interrupt if turns < TURNS_BEFORE_SLEEP => {}
             Idle::Interrupt => self.sleep(clock),
             Idle::Adaptive if turns < TURNS_BEFORE_SLEEP => std::hint::spin_loop(),
@@ -76,9 +79,14 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
         let wanted = NAP_MIN.saturating_mul(1 << (naps / NAPS).min(8)).min(NAP_MAX);
         let timer = self.protocol.next_timer().map(|at| Duration::from_nanos(at.since(clock.now())));
         std::thread::sleep(timer.map_or(wanted, |timer| timer.min(wanted)));
+        self.slept(clock);
+    }
+
+    /// The time since the last turn was not the worker's, by its own choice.
+    fn slept<C: Clock>(&mut self, clock: &mut C) {
         let woken = clock.now();
         if let Some(before) = self.turned.replace(woken) {
-            self.stats.spent(false, woken.since(before));
+            self.stats.slept(woken.since(before));
         }
     }
 
@@ -94,10 +102,7 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
             if !limit.is_zero() {
                 I::wait(limit);
             }
-            let woken = clock.now();
-            if let Some(before) = self.turned.replace(woken) {
-                self.stats.spent(false, woken.since(before));
-            }
+            self.slept(clock);
         }
         self.ports.iter_mut().for_each(|port| port.io.arm_interrupt(false));
     }

@@ -45,6 +45,9 @@ pub struct Captured {
     /// Workers that copy. With several, a later reply may have older frames.
     #[serde(default)]
     pub workers: u16,
+    /// The names of the ports that frames may come in on.
+    #[serde(default)]
+    pub devices: Vec<String>,
 }
 
 /// A frame that came in.

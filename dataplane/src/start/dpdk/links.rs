@@ -20,7 +20,7 @@ use dpdk::Started;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::interfaces::{Interfaces, State};
-use crate::config::{Device, Port};
+use crate::config::{Device, DpdkDevice, Port};
 use crate::control::proto::PortLink;
 
 /// How long the start waits for links: as long as most NICs need to agree with the other end on a speed.
@@ -40,6 +40,8 @@ pub(super) struct Followed {
     pub(super) below: Option<u32>,
     /// The directory of the PCI device.
     pci: Option<PathBuf>,
+    /// What its driver tells is the speed of something; a virtual device's is not.
+    has_speed: bool,
     /// For the workers.
     flag: Arc<AtomicBool>,
     link: PortLink,
@@ -60,6 +62,7 @@ impl Followed {
             below: interface.filter(|_| ON_INTERFACES.contains(&driver)),
             // Where /sys does not show it, it cannot be missed there.
             pci: pci.filter(|dir| dir.exists()),
+            has_speed: matches!(port.device.get_ref(), Device::Dpdk(DpdkDevice::Bus(_))),
             flag: Arc::new(AtomicBool::new(true)),
             link: PortLink { up: true, ..PortLink::default() },
             since: Instant::now(),
@@ -105,8 +108,7 @@ impl Followed {
             (_, Ok(link)) if !link.up => Some("no carrier; look at the cable, or the other end".into()),
             (_, Err(error)) => Some(error.to_string()),
             (_, Ok(link)) => {
-                // What a virtual device says is no speed of anything.
-                let known = self.below.is_none() && !matches!(link.speed_mbps, 0 | u32::MAX);
+                let known = self.has_speed && !matches!(link.speed_mbps, 0 | u32::MAX);
                 self.link.speed_mbps = known.then_some(link.speed_mbps);
                 None
             }
