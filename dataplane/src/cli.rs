@@ -213,8 +213,9 @@ impl CheckArgs {
 
 #[derive(Debug, Args)]
 struct ListenArgs {
-    /// Local address; 0.0.0.0 or [::] means every address
-    #[arg(value_name = "ADDR:PORT")]
+    /// Local address and ports, as 198.18.0.1:80 or 0.0.0.0:80,443,8000-8100, a listener for each; 0.0.0.0 means every IPv4
+    /// address, [::] or * every address
+    #[arg(value_name = "ADDR:PORTS")]
     addr: ListenAddr,
     /// Finished connections that may wait for accept; the server clamps it to somaxconn
     #[arg(long, default_value_t = proto::backlog_default(), value_name = "CONNECTIONS", allow_hyphen_values = true)]
@@ -239,25 +240,48 @@ struct ListenArgs {
 }
 
 impl ListenArgs {
-    /// Prints `listening fd=3 198.18.0.1:80 backlog=4096`, or fails with the errno's name.
+    /// Prints `listening fd=3 198.18.0.1:80 backlog=4096`, of several ports also how many; or fails with the errno's name.
     fn run(self, out: &mut impl Write) -> Done {
         let Self { addr, backlog, reuseport, v6only, device, then, defer_accept, server } = self;
-        if v6only && addr.0.is_ipv4() {
+        if v6only && addr.ip.is_ipv4() {
             return Err(CliError::Usage(format!("--v6only on the IPv4 address {addr}; leave it out")));
         }
         let v6only = v6only.then_some(true);
-        let listen = Listen { addr, backlog, reuseport, v6only, device, then, defer_accept };
-        let opened: Listening = server.connect()?.call(&Request::Listen(listen))?;
-        writeln!(out, "listening fd={} {} backlog={}", opened.fd, opened.addr, opened.backlog)?;
+        let listen = Listen { addr: addr.clone(), backlog, reuseport, v6only, device, then, defer_accept };
+        let Listening { fd, backlog, listeners, .. } = server.connect()?.call(&Request::Listen(listen))?;
+        let count = if listeners == 1 { String::new() } else { format!(" listeners={listeners}") };
+        writeln!(out, "listening fd={fd} {addr} backlog={backlog}{count}")?;
         Ok(())
+    }
+}
+
+/// An address as `hearken ss` shows it: with `%wan` before the port, that of a listener on this device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ShownAddr {
+    addr: ListenAddr,
+    device: Option<String>,
+}
+
+impl FromStr for ShownAddr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // In brackets it would be the scope of an address.
+        let split = text.rsplit_once('%').filter(|(_, rest)| !rest.contains(']'));
+        let Some((ip, (device, ports))) = split.and_then(|(ip, rest)| Some((ip, rest.split_once(':')?)))
+        else {
+            return text.parse().map(|addr| Self { addr, device: None });
+        };
+        let addr = format!("{ip}:{ports}").parse()?;
+        Ok(Self { addr, device: Some(device.to_owned()) })
     }
 }
 
 #[derive(Debug, Args)]
 struct WhichArgs {
-    /// Local address of the listener, as hearken ss shows it
-    #[arg(value_name = "ADDR:PORT")]
-    addr: ListenAddr,
+    /// Local address of the listener, as hearken ss shows it, or one with several ports such as 198.18.0.1:80,8000-8100
+    #[arg(value_name = "ADDR:PORTS")]
+    addr: ShownAddr,
     /// Of several, the one on this device
     #[arg(long, value_name = "NAME")]
     device: Option<String>,
@@ -267,8 +291,16 @@ struct WhichArgs {
 }
 
 impl WhichArgs {
-    fn which(self, all: bool) -> Which {
-        Which { addr: self.addr, device: self.device, fd: self.fd, all }
+    fn which(self, all: bool) -> Result<Which, CliError> {
+        let ShownAddr { addr, device } = self.addr;
+        if let (Some(shown), Some(given)) = (&device, &self.device)
+            && shown != given
+        {
+            return Err(CliError::Usage(format!(
+                "two devices, %{shown} and --device {given}; leave one out"
+            )));
+        }
+        Ok(Which { addr, device: self.device.or(device), fd: self.fd, all })
     }
 }
 
@@ -285,11 +317,12 @@ struct CloseArgs {
 
 impl CloseArgs {
     fn run(self, out: &mut impl Write) -> Done {
-        let addr = self.which.addr;
-        let request = Request::Close(self.which.which(self.all));
-        let closed: Closed = self.server.connect()?.call(&request)?;
-        for fd in closed.closed {
-            writeln!(out, "closed fd={fd} {addr}")?;
+        let which = self.which.which(self.all)?;
+        let addr = which.addr.clone();
+        let closed: Closed = self.server.connect()?.call(&Request::Close(which))?;
+        match addr.ports.only() {
+            Some(_) => closed.closed.iter().try_for_each(|fd| writeln!(out, "closed fd={fd} {addr}"))?,
+            None => writeln!(out, "closed {addr} listeners={}", closed.closed.len())?,
         }
         Ok(())
     }
@@ -309,8 +342,9 @@ struct AcceptArgs {
 impl AcceptArgs {
     /// Prints the peer's `ADDR:PORT`.
     fn run(self, out: &mut impl Write) -> Done {
+        let which = self.which.which(false)?;
         let mut server = self.server.connect()?;
-        let accepted: Accepted = server.call(&Request::Accept(self.which.which(false)))?;
+        let accepted: Accepted = server.call(&Request::Accept(which))?;
         writeln!(out, "{}", accepted.peer)?;
         let Empty {} = server.call(&Request::CloseConnection { fd: accepted.fd, reset: self.reset })?;
         Ok(())
@@ -395,6 +429,21 @@ mod tests {
         assert_eq!((span("2m"), span("1h")), (Ok(120_000), Ok(3_600_000)));
         for bad in ["", "s", "10", "10 s", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615h"] {
             assert!(span(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_taken_as_they_are_shown() {
+        let shown =
+            |text: &str| text.parse::<ShownAddr>().map(|shown| (shown.addr.to_string(), shown.device));
+        let on = |device: &str| Some(device.to_owned());
+        assert_eq!(shown("*:80"), Ok(("[::]:80".into(), None)));
+        assert_eq!(shown("*%wan:80"), Ok(("[::]:80".into(), on("wan"))));
+        assert_eq!(shown("[::]%wan:80-90"), Ok(("[::]:80-90".into(), on("wan"))));
+        assert_eq!(shown("198.18.0.1%w.0:80"), Ok(("198.18.0.1:80".into(), on("w.0"))));
+        assert_eq!(shown("198.18.0.1:80"), Ok(("198.18.0.1:80".into(), None)));
+        for bad in ["[fe80::1%wan]:80", "198.18.0.1%wan", "%wan:80", "*:0"] {
+            assert!(shown(bad).is_err(), "{bad}");
         }
     }
 

@@ -10,7 +10,9 @@ mod device;
 mod diff;
 mod error;
 mod kernel;
+mod listeners;
 mod metrics;
+mod ports;
 mod sysctl;
 #[cfg(test)]
 mod tests;
@@ -27,8 +29,9 @@ pub use diff::Difference;
 pub use error::{ConfigError, Place};
 pub use kernel::{Adopt, Kernel, Pattern, Shield, Take};
 pub use metrics::Metrics;
+pub use ports::{ListenAddr, Ports};
 pub use sysctl::Sysctl;
-pub use value::{Cores, Huge, Idle, ListenAddr, Mac, Offloads, Prefix, Queues, ThenName, then_name};
+pub use value::{Cores, Huge, Idle, Mac, Offloads, Prefix, Queues, ThenName, then_name};
 
 /// The machine's configuration: what is read when no file is named.
 pub const DEFAULT_FILE: &str = "/etc/hearken/hearken.toml";
@@ -207,7 +210,8 @@ pub struct Cookies {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
-    /// Local address and port; `0.0.0.0:80` or `[::]:80` means every address.
+    /// Local address and port; `0.0.0.0:80` or `[::]:80` means every address. With several ports, as in
+    /// `0.0.0.0:80,443,8000-8100`, it stands for a listener at each of them.
     pub addr: Spanned<ListenAddr>,
     /// Finished handshakes that may wait for accept. Default 4096, the usual `somaxconn`, which also clamps it.
     #[serde(default = "backlog_default")]
@@ -266,13 +270,18 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong, with its line.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(file).map_err(|error| ConfigError {
-            place: Place { file: file.to_owned(), line: None },
-            message: format!("cannot read it: {error}; give the path of a configuration file with --config"),
-        })?;
-        let mut config = Self::parse(file, text)?;
+        let mut config = Self::parse(file, text_of(file)?)?;
         config.follow_kernel();
         Ok(config)
+    }
+
+    /// The control socket of the server that runs by `file`, of which nothing else is checked and no listener read.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no TOML, or its `name` or `[control]` is wrong.
+    pub fn socket_in(file: &Path) -> Result<PathBuf, ConfigError> {
+        let source = Source { file: file.to_owned(), text: text_of(file)? };
+        source.read_socket()
     }
 
     /// Checks `text`; `file` is for messages only.
@@ -281,15 +290,17 @@ impl Config {
     /// As [`Config::load`].
     pub fn parse(file: &Path, text: String) -> Result<Self, ConfigError> {
         let source = Source { file: file.to_owned(), text };
-        let mut config: Self = match toml::from_str(&source.text) {
-            Ok(config) => config,
-            Err(error) => return Err(ConfigError::from_toml(&source, &error)),
-        };
+        let mut config = source.read()?;
         config.source = source;
         config.expand_shield()?;
         check::check(&config)?;
         config.check_kernel()?;
         Ok(config)
+    }
+
+    /// How many listeners it opens: one for each port of each `[[listener]]`.
+    pub fn listeners(&self) -> usize {
+        self.listener.iter().map(|listener| listener.addr.get_ref().ports.count()).sum()
     }
 
     /// The file it came from.
@@ -321,6 +332,13 @@ impl Config {
     pub fn file_error(&self, message: impl Into<String>) -> ConfigError {
         ConfigError { place: self.source.place(0..0), message: message.into() }
     }
+}
+
+fn text_of(file: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(file).map_err(|error| ConfigError {
+        place: Place { file: file.to_owned(), line: None },
+        message: format!("cannot read it: {error}; give the path of a configuration file with --config"),
+    })
 }
 
 /// The control socket of the server `name` when nothing else is said; see [`Control::socket`].

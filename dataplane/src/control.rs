@@ -9,6 +9,7 @@ mod beside;
 pub mod capture;
 pub mod client;
 pub mod cookie_keys;
+pub mod listeners;
 pub mod numbers;
 pub mod proto;
 pub mod reload;

@@ -245,7 +245,7 @@ where
     let reporter = Reporter::new(workers.iter().map(|(_, worker)| worker.mailbox()));
     let reporter = reporter.watch(stats.iter().cloned()).into();
     let team = Team::start(workers, clock, enter).map_err(StartError::Run)?;
-    tracing::info!(workers = count, cores = cores::list(&cpus), listeners = config.listener.len(), "running");
+    tracing::info!(workers = count, cores = cores::list(&cpus), listeners = config.listeners(), "running");
     let ports = stack::port_names(config);
     let loaded = Loaded { config: config.clone(), listeners };
     let captures = Captures::new(taps);

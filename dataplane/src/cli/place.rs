@@ -60,7 +60,7 @@ impl ServerArgs {
     pub(super) fn connect(&self) -> Result<Client, CliError> {
         let path = match (&self.socket, &self.config) {
             (Some(socket), _) => socket.clone(),
-            (None, Some(config)) => Config::load(config)?.socket(),
+            (None, Some(config)) => Config::socket_in(config)?,
             (None, None) => return connect_by_default(),
         };
         Ok(Client::connect(&path)?)
@@ -71,12 +71,12 @@ impl ServerArgs {
 /// servers are by default, but is told of if there is none.
 fn connect_by_default() -> Result<Client, CliError> {
     let file = Path::new(DEFAULT_FILE);
-    let config = is_there(file).then(|| Config::load(file)).transpose();
-    let path = match &config {
-        Ok(Some(config)) => config.socket(),
+    let configured = is_there(file).then(|| Config::socket_in(file)).transpose();
+    let path = match &configured {
+        Ok(Some(socket)) => socket.clone(),
         _ => config::default_socket("hearken"),
     };
-    Client::connect(&path).map_err(|error| match config {
+    Client::connect(&path).map_err(|error| match configured {
         Err(broken) => CliError::Run(format!("{error}\nwhere else it might be is not known: {broken}")),
         Ok(_) => error.into(),
     })

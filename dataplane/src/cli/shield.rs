@@ -13,7 +13,7 @@ pub(super) struct ShieldArgs {
     /// The interface to protect, such as eth0
     #[arg(value_name = "INTERFACE")]
     interface: String,
-    /// Leave this listener to the kernel: a port, or an address with a port; may be given several times
+    /// Leave these listeners to the kernel: ports as 22 or 8000-8100, or an address with ports; may be given several times
     #[arg(long, value_name = "LISTENER")]
     except: Vec<Pattern>,
     /// Cores to answer on [default: all but the first]

@@ -3,11 +3,10 @@
 use std::net::IpAddr;
 
 use listener::types::InetAddr;
-use toml::Spanned;
 
 use super::{BURST_MAX, Config, ConfigError, Device, Idle, Listener, Place, Port, QUEUES_MAX, Queues};
 
-type Check = Result<(), ConfigError>;
+pub(super) type Check = Result<(), ConfigError>;
 
 /// All checks, in the order of the sections.
 pub(super) fn check(config: &Config) -> Check {
@@ -30,12 +29,8 @@ pub(super) fn check(config: &Config) -> Check {
     }
     config.sysctl.check(config)?;
     cookies(config)?;
-    for (index, listener) in config.listener.iter().enumerate() {
-        listener_alone(config, listener)?;
-        for earlier in &config.listener[..index] {
-            listeners_apart(config, listener, earlier)?;
-        }
-    }
+    config.listener.iter().try_for_each(|listener| listener_alone(config, listener))?;
+    super::listeners::apart(config)?;
     limits(config)
 }
 
@@ -176,7 +171,7 @@ fn is_file(device: &Device) -> bool {
 }
 
 /// `line 12`, or `by default` where there is none.
-fn also(place: Place) -> String {
+pub(super) fn also(place: Place) -> String {
     place.line.map_or_else(|| "by default".to_owned(), |line| format!("line {line}"))
 }
 
@@ -193,7 +188,7 @@ fn burst(config: &Config) -> Check {
 fn listener_alone(config: &Config, listener: &Listener) -> Check {
     if let Some(v6only) = &listener.v6only
         && *v6only.get_ref()
-        && listener.addr.get_ref().0.is_ipv4()
+        && listener.addr.get_ref().ip.is_ipv4()
     {
         let addr = listener.addr.get_ref();
         return Err(config.error(v6only, format!("v6only on the IPv4 address {addr}; remove it")));
@@ -216,20 +211,6 @@ fn cookies(config: &Config) -> Check {
         }
         _ => Ok(()),
     }
-}
-
-/// The rest of the kernel's conflict rules is the stack's business; two equal entries are a slip of the pen.
-fn listeners_apart(config: &Config, listener: &Listener, earlier: &Listener) -> Check {
-    let device = |l: &Listener| l.device.as_ref().map(Spanned::get_ref).cloned();
-    let same = listener.addr.get_ref() == earlier.addr.get_ref() && device(listener) == device(earlier);
-    if !same || (listener.reuseport && earlier.reuseport) {
-        return Ok(());
-    }
-    let (addr, line) = (listener.addr.get_ref(), also(config.place(&earlier.addr)));
-    let message = format!(
-        "listener {addr} is there already, {line}; remove one, or set reuseport = true in both to share it"
-    );
-    Err(config.error(&listener.addr, message))
 }
 
 fn limits(config: &Config) -> Check {

@@ -59,7 +59,8 @@ impl Source {
     /// Every key with its value as text and its place, but for the listeners'.
     fn keys(&self) -> BTreeMap<String, (String, Place)> {
         let mut keys = BTreeMap::new();
-        if let Ok(root) = DeTable::parse(&self.text) {
+        let text = self.without_listeners();
+        if let Ok(root) = DeTable::parse(&text) {
             for (name, value) in root.get_ref().iter().filter(|(name, _)| name.get_ref() != "listener") {
                 self.collect(name.get_ref().to_string(), value, &mut keys);
             }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::value::deserialize_from_str;
-use super::{Config, ConfigError, Device, Port, default_value};
+use super::{Config, ConfigError, Device, ListenAddr, Port, Ports, default_value};
 
 /// Which frames of an interface come to hearken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -61,22 +61,22 @@ pub enum Adopt {
     These(Vec<Pattern>),
 }
 
-/// A name for listeners: a port at every address, or one address with its port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// A name for listeners: ports at every address, or one address with its ports.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Pattern {
-    /// `"443"`
-    Port(u16),
-    /// `"198.18.0.1:443"`, `"[2001:db8::1]:443"`, `"0.0.0.0:443"`
-    Addr(SocketAddr),
+    /// `"443"`, `"80,443,8000-8100"`
+    Ports(Ports),
+    /// `"198.18.0.1:443"`, `"[2001:db8::1]:443"`, `"0.0.0.0:1-1024"`
+    Addr(ListenAddr),
 }
 
 impl Pattern {
     /// True for a listener at `addr`.
-    pub fn names(self, addr: SocketAddr) -> bool {
+    pub fn names(&self, addr: SocketAddr) -> bool {
         match self {
-            Self::Port(port) => addr.port() == port,
+            Self::Ports(ports) => ports.contains(addr.port()),
             Self::Addr(wanted) => {
-                wanted.port() == addr.port() && wanted.ip().to_canonical() == addr.ip().to_canonical()
+                wanted.ports.contains(addr.port()) && wanted.ip.to_canonical() == addr.ip().to_canonical()
             }
         }
     }
@@ -86,12 +86,14 @@ impl FromStr for Pattern {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let port = text.parse::<u16>().ok().filter(|port| *port != 0).map(Self::Port);
-        let addr = || text.parse::<SocketAddr>().ok().filter(|addr| addr.port() != 0).map(Self::Addr);
-        port.or_else(addr).ok_or_else(|| {
+        let parsed = match text.contains([':', '/']) {
+            true => text.parse().map(Self::Addr),
+            false => text.parse().map(Self::Ports),
+        };
+        parsed.map_err(|error| {
             format!(
-                "\"{text}\" names no listener; write a port such as \"443\", or an address with one such as \
-                 \"198.18.0.1:443\" or \"[2001:db8::1]:443\""
+                "{error}. A listener is named by ports such as \"443\" or \"8000-8100\", or by an address with them such \
+                 as \"198.18.0.1:443\" or \"[2001:db8::1]:443\""
             )
         })
     }
@@ -100,7 +102,7 @@ impl FromStr for Pattern {
 impl std::fmt::Display for Pattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Port(port) => port.fmt(f),
+            Self::Ports(ports) => ports.fmt(f),
             Self::Addr(addr) => addr.fmt(f),
         }
     }
@@ -114,7 +116,7 @@ impl Serialize for Pattern {
 
 deserialize_from_str!(
     Pattern,
-    "a port such as \"443\", or an address with a port such as \"198.18.0.1:443\""
+    "ports such as \"443\" or \"8000-8100\", or an address with ports such as \"198.18.0.1:443\""
 );
 
 impl Kernel {

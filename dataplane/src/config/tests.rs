@@ -264,11 +264,13 @@ fn numbers_have_their_ranges() {
 fn listeners_are_checked() {
     assert_eq!(
         refused("[[listener]]\naddr = \"198.18.0.1:0\"\n"),
-        "h.toml:5: \"198.18.0.1:0\": port 0 is none to listen on; give a port from 1 to 65535"
+        "h.toml:5: \"198.18.0.1:0\": port 0 is none to listen on; give ports from 1 to 65535 such as 80, 8000-8100 or \
+         80,443,8000-8100"
     );
     assert_eq!(
         refused("[[listener]]\naddr = \"198.18.0.1\"\n"),
-        "h.toml:5: \"198.18.0.1\" is no address with a port; write one such as \"198.18.0.1:80\" or \"[2001:db8::1]:80\""
+        "h.toml:5: \"198.18.0.1\" is no address with a port; write one such as \"198.18.0.1:80\", \"[2001:db8::1]:80\" or, \
+         with several ports, \"0.0.0.0:80,443,8000-8100\""
     );
     assert_eq!(
         refused("[[listener]]\naddr = \"198.18.0.1:80\"\nv6only = true\n"),

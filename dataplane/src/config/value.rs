@@ -2,7 +2,7 @@
 //! uses as well, and its errors say what a good value looks like.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use listener::types::{InetAddr, Then};
@@ -91,43 +91,6 @@ impl fmt::Display for Prefix {
 }
 
 deserialize_from_str!(Prefix, "an address with its prefix length, such as \"198.18.0.1/24\"");
-
-/// A local address to listen on: port 1 to 65535, no IPv6 scope.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenAddr(pub SocketAddr);
-
-impl FromStr for ListenAddr {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let addr: SocketAddr = text.parse().map_err(|_| {
-            format!("\"{text}\" is no address with a port; write one such as \"198.18.0.1:80\" or \"[2001:db8::1]:80\"")
-        })?;
-        if addr.port() == 0 {
-            return Err(format!("\"{text}\": port 0 is none to listen on; give a port from 1 to 65535"));
-        }
-        if matches!(addr, SocketAddr::V6(v6) if v6.scope_id() != 0) {
-            return Err(format!(
-                "\"{text}\": an IPv6 scope is not taken; name the port with \"device\" instead"
-            ));
-        }
-        Ok(Self(addr))
-    }
-}
-
-impl fmt::Display for ListenAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl Serialize for ListenAddr {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-deserialize_from_str!(ListenAddr, "an address with a port, such as \"198.18.0.1:80\"");
 
 /// A MAC address that one device can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -133,7 +133,7 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listen {
-    /// Local address.
+    /// Local address with its port; of several (`198.18.0.1:80,8000-8100`) each gets a listener.
     pub addr: ListenAddr,
     /// As listen(2) takes it: compared unsigned with `somaxconn`.
     #[serde(default = "backlog_default")]
@@ -164,7 +164,7 @@ pub const fn backlog_default() -> i32 {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Which {
-    /// Those with this local address, exactly.
+    /// Those with this local address, exactly, and one of its ports.
     pub addr: ListenAddr,
     /// Of those, the ones bound to this device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -172,7 +172,7 @@ pub struct Which {
     /// Of those, the one with this descriptor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fd: Option<u32>,
-    /// `close` only: all of them. Without it, more than one is an error.
+    /// `close` only: all of them. Without it, more than one at a port is an error.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
 }
@@ -180,12 +180,23 @@ pub struct Which {
 /// Reply to `listen`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listening {
-    /// Descriptor.
+    /// Descriptor; of several listeners, that of the first.
     pub fd: u32,
-    /// Local address.
+    /// Local address, likewise.
     pub addr: SocketAddr,
     /// Backlog after the clamp to `somaxconn`.
     pub backlog: u32,
+    /// How many listeners there are, one for each port; not told if it is one.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub listeners: usize,
+}
+
+const fn one() -> usize {
+    1
+}
+
+const fn is_one(count: &usize) -> bool {
+    *count == 1
 }
 
 /// Reply to `close`.

@@ -7,8 +7,10 @@
 //! cores are told. A listener that stays is not touched, so its connections and its queues stay too. Should the stack
 //! refuse something all the same, what was done is undone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use listener::Stack;
 use listener::error::ListenError;
@@ -16,8 +18,9 @@ use listener::sockaddr::Caller;
 use listener::sockopt::SockOpt;
 use listener::types::SockFd;
 
+use super::listeners::{Opened, close_each, open, refuse_listen};
 use super::proto::{Change, ChangeKind, Listen, Refusal, Reloaded};
-use super::service::{Desk, local, open, refuse_listen};
+use super::service::{Desk, local};
 use crate::config::{Config, ConfigError, Listener, then_name};
 use crate::start::stack::{caller, listen_of, rehearse_beside};
 
@@ -30,84 +33,132 @@ pub struct Loaded {
     /// As it was last read.
     pub config: Config,
     /// Its listeners that are open; one that was closed by hand is none of them.
-    pub listeners: Vec<(Listen, SockFd)>,
+    pub listeners: Vec<Opened>,
 }
 
 impl Loaded {
-    /// Forgets a listener that is closed.
-    pub fn closed(&mut self, fd: SockFd) {
-        self.listeners.retain(|(_, open)| *open != fd);
+    /// Forgets listeners that are closed.
+    pub fn closed(&mut self, fds: &HashSet<SockFd>) {
+        self.listeners.retain(|open| !fds.contains(&open.fd));
     }
 }
 
 /// What two listeners must have in common to be one and the same: all that listen(2) fixes.
-type Identity = (std::net::SocketAddr, Option<String>, Option<bool>, bool);
+type Identity<'a> = (SocketAddr, Option<&'a str>, Option<bool>, bool);
 
-fn identity(listen: &Listen) -> Identity {
-    (listen.addr.0, listen.device.clone(), listen.v6only, listen.reuseport)
+fn identity(addr: SocketAddr, listen: &Listen) -> Identity<'_> {
+    (addr, listen.device.as_deref(), listen.v6only, listen.reuseport)
+}
+
+/// A listener of the new configuration.
+#[derive(Clone)]
+struct Wanted<'a> {
+    addr: SocketAddr,
+    listen: Arc<Listen>,
+    /// Where it stands.
+    listener: &'a Listener,
+}
+
+impl Wanted<'_> {
+    fn opened(&self, fd: SockFd) -> Opened {
+        Opened { addr: self.addr, listen: Arc::clone(&self.listen), fd }
+    }
 }
 
 /// What is to be done.
 #[derive(Default)]
 struct Plan<'a> {
-    open: Vec<(Listen, &'a Listener)>,
-    close: Vec<(Listen, SockFd)>,
-    keep: Vec<(Listen, Listen, SockFd)>,
+    open: Vec<Wanted<'a>>,
+    close: Vec<Opened>,
+    keep: Vec<(Opened, Wanted<'a>)>,
 }
 
 impl<'a> Plan<'a> {
     fn new(loaded: &Loaded, new: &'a Config) -> Self {
         let mut plan = Self::default();
-        let mut running: HashMap<Identity, Vec<(Listen, SockFd)>> = HashMap::new();
+        let mut running: HashMap<Identity<'_>, Vec<&Opened>> = HashMap::with_capacity(loaded.listeners.len());
         // Backwards, so that of several alike the first comes out first.
-        for (listen, fd) in loaded.listeners.iter().rev() {
-            running.entry(identity(listen)).or_default().push((listen.clone(), *fd));
+        for open in loaded.listeners.iter().rev() {
+            running.entry(identity(open.addr, &open.listen)).or_default().push(open);
         }
         for listener in &new.listener {
-            let listen = listen_of(listener);
-            match running.get_mut(&identity(&listen)).and_then(Vec::pop) {
-                Some((old, fd)) => plan.keep.push((old, listen, fd)),
-                None => plan.open.push((listen, listener)),
+            let listen = Arc::new(listen_of(listener));
+            let device = listener.device.as_ref().map(|device| device.get_ref().as_str());
+            for addr in listen.addr.each() {
+                let wanted = Wanted { addr, listen: Arc::clone(&listen), listener };
+                match running.get_mut(&(addr, device, listen.v6only, listen.reuseport)).and_then(Vec::pop) {
+                    Some(open) => plan.keep.push((open.clone(), wanted)),
+                    None => plan.open.push(wanted),
+                }
             }
         }
-        plan.close = running.into_values().flatten().collect();
-        plan.close.sort_unstable_by_key(|(_, fd)| *fd);
+        plan.close = running.into_values().flatten().cloned().collect();
+        plan.close.sort_unstable_by_key(|open| open.fd);
         plan
     }
 
     fn changes(&self) -> Vec<Change> {
-        let whole = |kind, listen: &Listen| {
-            let name = describe(listen);
-            Change { kind, what: format!("listener {name}"), from: None, to: None }
-        };
-        let mut changes = Vec::new();
-        changes.extend(self.close.iter().map(|(listen, _)| whole(ChangeKind::Remove, listen)));
-        changes.extend(self.open.iter().map(|(listen, _)| whole(ChangeKind::Add, listen)));
-        for (old, new, _) in &self.keep {
-            let values = |listen: &Listen| {
-                [
-                    ("backlog", listen.backlog.to_string()),
-                    ("then", then_name(listen.then).to_owned()),
-                    ("defer_accept", listen.defer_accept.to_string()),
-                ]
-            };
-            for ((name, from), (_, to)) in values(old).into_iter().zip(values(new)) {
-                if from != to {
-                    let what = format!("listener {} {name}", old.addr);
-                    changes.push(Change { kind: ChangeKind::Change, what, from: Some(from), to: Some(to) });
-                }
-            }
-        }
+        let whole =
+            |kind, listen: &Listen| vec![Change { kind, what: describe(listen), from: None, to: None }];
+        let close = self.close.iter().map(|open| (open.addr, whole(ChangeKind::Remove, &open.listen)));
+        let open = self.open.iter().map(|wanted| (wanted.addr, whole(ChangeKind::Add, &wanted.listen)));
+        let keep = self.keep.iter().map(|(old, wanted)| (old.addr, retuned(&old.listen, &wanted.listen)));
+        let mut changes = in_runs(close);
+        changes.extend(in_runs(open));
+        changes.extend(in_runs(keep));
         changes
     }
 }
 
-/// `198.18.0.1:80 on wan, backlog 128, then discard`
+/// The changes of each listener, of which `what` is still without the address. Listeners at ports in a row that change alike
+/// are one change.
+fn in_runs(each: impl Iterator<Item = (SocketAddr, Vec<Change>)>) -> Vec<Change> {
+    let mut runs: Vec<(SocketAddr, u16, Vec<Change>)> = Vec::new();
+    for (addr, changes) in each.filter(|(_, changes)| !changes.is_empty()) {
+        match runs.last_mut() {
+            Some((first, last, alike))
+                if first.ip() == addr.ip()
+                    && last.checked_add(1) == Some(addr.port())
+                    && *alike == changes =>
+            {
+                *last = addr.port();
+            }
+            _ => runs.push((addr, addr.port(), changes)),
+        }
+    }
+    let named = runs.into_iter().flat_map(|(first, last, changes)| {
+        let range = if first.port() == last { String::new() } else { format!("-{last}") };
+        changes
+            .into_iter()
+            .map(move |change| Change { what: format!("listener {first}{range}{}", change.what), ..change })
+    });
+    named.collect()
+}
+
+/// What a listener that stays has otherwise, as [`in_runs`] takes it.
+fn retuned(old: &Listen, new: &Listen) -> Vec<Change> {
+    let values = |listen: &Listen| {
+        [
+            (" backlog", listen.backlog.to_string()),
+            (" then", then_name(listen.then).to_owned()),
+            (" defer_accept", listen.defer_accept.to_string()),
+        ]
+    };
+    let pairs = values(old).into_iter().zip(values(new)).filter(|((_, from), (_, to))| from != to);
+    let change = |((name, from), (_, to)): ((&str, String), (&str, String))| Change {
+        kind: ChangeKind::Change,
+        what: name.to_owned(),
+        from: Some(from),
+        to: Some(to),
+    };
+    pairs.map(change).collect()
+}
+
+/// Of `198.18.0.1:80 on wan, backlog 128, then discard` what stands behind the address.
 fn describe(listen: &Listen) -> String {
     let device = listen.device.as_ref().map(|device| format!(" on {device}")).unwrap_or_default();
     let shared = if listen.reuseport { ", reuseport" } else { "" };
-    let then = then_name(listen.then);
-    format!("{}{device}, backlog {}, then {then}{shared}", listen.addr, listen.backlog)
+    format!("{device}, backlog {}, then {}{shared}", listen.backlog, then_name(listen.then))
 }
 
 impl<D> Desk<D> {
@@ -150,15 +201,14 @@ impl<D> Desk<D> {
     }
 
     /// Listeners that stand in no file.
-    fn opened_by_hand(&self) -> Vec<(Listen, Caller)> {
-        let ours: std::collections::HashSet<SockFd> =
-            self.loaded.listeners.iter().map(|(_, fd)| *fd).collect();
+    fn opened_by_hand(&self) -> Vec<(SocketAddr, Listen, Caller)> {
+        let ours: HashSet<SockFd> = self.loaded.listeners.iter().map(|open| open.fd).collect();
         let rows = self.stack.listeners().into_iter().filter(|row| !ours.contains(&row.fd));
         let rows = rows.map(|row| {
             let device = usize::from(row.dev.0).checked_sub(1).and_then(|index| self.ports.get(index));
-            let addr = crate::config::ListenAddr(local(&row));
+            let addr = local(&row);
             let listen = Listen {
-                addr,
+                addr: addr.into(),
                 backlog: 1,
                 reuseport: row.reuseport,
                 v6only: Some(row.v6only),
@@ -166,7 +216,7 @@ impl<D> Desk<D> {
                 then: row.then.into(),
                 defer_accept: 0,
             };
-            (listen, Caller { uid: row.uid, cap_net_bind_service: true })
+            (addr, listen, Caller { uid: row.uid, cap_net_bind_service: true })
         });
         rows.collect()
     }
@@ -184,56 +234,52 @@ impl<D> Desk<D> {
     /// # Errors
     /// What the stack refused; then all is as before, but for what waited in the queues of listeners that had to be
     /// closed to make room.
-    fn apply(&mut self, plan: &Plan<'_>, new: &Config) -> Result<Vec<(Listen, SockFd)>, ConfigError> {
+    fn apply(&mut self, plan: &Plan<'_>, new: &Config) -> Result<Vec<Opened>, ConfigError> {
         let knobs = self.stack.set_sysctl(new.sysctl.values());
-        let mut opened = Vec::with_capacity(plan.open.len());
+        let mut opened = Vec::with_capacity(plan.open.len() + plan.keep.len());
         // First all that can be opened beside the old ones, so that most addresses are served without a gap.
         let (mut now, mut late) = (Ok(()), Vec::new());
-        for (listen, listener) in &plan.open {
-            match open(&self.stack, listen, caller()) {
-                Ok(fd) => opened.push((listen.clone(), fd)),
-                Err(ListenError::AddrInUse) if !plan.close.is_empty() => late.push((listen, *listener)),
+        for wanted in &plan.open {
+            match open(&self.stack, wanted.addr, &wanted.listen, caller()) {
+                Ok(fd) => opened.push(wanted.opened(fd)),
+                Err(ListenError::AddrInUse) if !plan.close.is_empty() => late.push(wanted),
                 Err(error) => {
-                    now = Err((error, *listener));
+                    now = Err((error, wanted));
                     break;
                 }
             }
         }
         let close = if now.is_ok() { &plan.close[..] } else { &[] };
-        for (_, fd) in close {
-            let _ = self.stack.close(*fd, false);
-        }
+        close_each(&self.stack, close);
         let late = now.and_then(|()| {
-            late.into_iter().try_for_each(|(listen, listener)| {
-                let fd = open(&self.stack, listen, caller()).map_err(|error| (error, listener))?;
-                opened.push((listen.clone(), fd));
+            late.into_iter().try_for_each(|wanted| {
+                let fd = open(&self.stack, wanted.addr, &wanted.listen, caller());
+                opened.push(wanted.opened(fd.map_err(|error| (error, wanted))?));
                 Ok(())
             })
         });
-        if let Err((error, listener)) = late {
-            for (_, fd) in &opened {
-                let _ = self.stack.close(*fd, false);
-            }
+        if let Err((error, wanted)) = late {
+            close_each(&self.stack, &opened);
             self.stack.set_sysctl(listener::sysctl::Sysctl::clone(&knobs));
             self.reopen(close);
-            let refusal = refuse_listen(error, listener.addr.get_ref().0, &self.ports);
-            return Err(new.error(&listener.addr, refusal.to_string()));
+            let refusal = refuse_listen(error, wanted.addr, &self.ports);
+            return Err(new.error(&wanted.listener.addr, refusal.to_string()));
         }
         let clamp = knobs.somaxconn != self.stack.sysctl().somaxconn;
-        for (old, wanted, fd) in &plan.keep {
-            retune(&self.stack, old, wanted, *fd, clamp);
+        for (old, wanted) in &plan.keep {
+            retune(&self.stack, &old.listen, &wanted.listen, old.fd, clamp);
         }
         self.stack.tell_cores(new.limits.rst_per_second);
-        opened.extend(plan.keep.iter().map(|(_, wanted, fd)| (wanted.clone(), *fd)));
+        opened.extend(plan.keep.iter().map(|(old, wanted)| wanted.opened(old.fd)));
         Ok(opened)
     }
 
     /// Opens again what was closed in vain.
-    fn reopen(&mut self, closed: &[(Listen, SockFd)]) {
-        for (listen, fd) in closed {
-            self.loaded.closed(*fd);
-            if let Ok(fd) = open(&self.stack, listen, caller()) {
-                self.loaded.listeners.push((listen.clone(), fd));
+    fn reopen(&mut self, closed: &[Opened]) {
+        self.loaded.closed(&closed.iter().map(|open| open.fd).collect());
+        for was in closed {
+            if let Ok(fd) = open(&self.stack, was.addr, &was.listen, caller()) {
+                self.loaded.listeners.push(Opened { fd, ..was.clone() });
             }
         }
     }

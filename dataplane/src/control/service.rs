@@ -8,16 +8,15 @@ use listener::Stack;
 use listener::drop_reason::DropReason;
 use listener::error::ListenError;
 use listener::segment::Outcome;
-use listener::sockaddr::{Caller, Endpoint, Family, SockAddr};
-use listener::sockopt::SockOpt;
+use listener::sockaddr::Endpoint;
 use listener::types::{DevIndex, SockFd, Then};
 
 use super::capture::Captures;
 use super::cookie_keys::CookieDesk;
 use super::numbers::{self, Numbers};
 use super::proto::{
-    self, Accepted, Closed, CoreLatency, CoreStats, DeviceStats, Histograms, Latency, Listen, Listening,
-    OutcomeLatency, PortClock, PortLink, Refusal, Reply, Request, Ss, Stats, Which, histograms_of,
+    self, Accepted, CoreLatency, CoreStats, DeviceStats, Histograms, Latency, OutcomeLatency, PortClock, PortLink,
+    Refusal, Reply, Request, Ss, Stats, Which, histograms_of,
 };
 use super::reload::Loaded;
 use super::server::{Peer, Service};
@@ -95,53 +94,7 @@ pub struct Desk<D> {
     pub kernel: Option<Box<crate::kernel::KernelSide>>,
 }
 
-/// Opens a listener: socket, options, bind, listen; what fails leaves nothing behind.
-///
-/// # Errors
-/// The first call that said no.
-pub fn open(stack: &Stack, listen: &Listen, caller: Caller) -> Result<SockFd, ListenError> {
-    let family = if listen.addr.0.is_ipv4() { Family::Inet } else { Family::Inet6 };
-    let fd = stack.socket(family, caller.uid)?;
-    let opened = (|| {
-        stack.setsockopt(fd, SockOpt::ReusePort(listen.reuseport))?;
-        // As servers do, so that connections in TIME-WAIT do not keep a listener from coming back.
-        stack.setsockopt(fd, SockOpt::ReuseAddr(true))?;
-        if let Some(v6only) = listen.v6only.filter(|_| family == Family::Inet6) {
-            stack.setsockopt(fd, SockOpt::V6Only(v6only))?;
-        }
-        if let Some(device) = &listen.device {
-            stack.setsockopt(fd, SockOpt::BindToDevice(device))?;
-        }
-        stack.setsockopt(fd, SockOpt::DeferAccept(listen.defer_accept))?;
-        stack.set_then(fd, listen.then.into())?;
-        stack.bind(fd, SockAddr::from(listen.addr.0), caller)?;
-        stack.listen(fd, listen.backlog)
-    })();
-    opened.map(|()| fd).inspect_err(|_| {
-        let _ = stack.close(fd, false);
-    })
-}
-
-/// `error` of an attempt to listen on `addr`, with what to do about it. `ports` are the names that a device can have.
-pub fn refuse_listen(error: ListenError, addr: SocketAddr, ports: &[String]) -> Refusal {
-    let next = match error {
-        ListenError::AddrInUse => "see \"hearken ss\"; close that one, or give both reuseport".to_owned(),
-        ListenError::AddrNotLocal => {
-            "add the address to addresses (or its prefix to any_ip) of a [[port]], or set sysctl.ip_nonlocal_bind".into()
-        }
-        ListenError::PrivilegedPort => {
-            "run as root, or lower sysctl.ip_unprivileged_port_start in the configuration".into()
-        }
-        ListenError::AddrNeedsScope => "name the port with device".into(),
-        ListenError::NoSuchDevice => format!("the ports are: {}", ports.join(", ")),
-        ListenError::ListenersFull => "raise limits.listeners_max, or close some".into(),
-        _ => "see listen(2)".into(),
-    };
-    let message = format!("cannot listen on {addr}: {} Next: {next}.", error.sentence());
-    Refusal { errno: Some(error.errno().name().to_owned()), message }
-}
-
-fn refuse(error: ListenError, what: &str) -> Refusal {
+pub(super) fn refuse(error: ListenError, what: &str) -> Refusal {
     Refusal { errno: Some(error.errno().name().to_owned()), message: format!("{what}: {}", error.sentence()) }
 }
 
@@ -194,67 +147,6 @@ impl<D: Devices> Service for Desk<D> {
 }
 
 impl<D: Devices> Desk<D> {
-    fn listen(&mut self, peer: Peer, listen: &Listen) -> Result<Reply, Refusal> {
-        let caller = Caller { uid: peer.uid, cap_net_bind_service: peer.uid == 0 };
-        let addr = listen.addr.0;
-        let fd =
-            open(&self.stack, listen, caller).map_err(|error| refuse_listen(error, addr, &self.ports))?;
-        let backlog = self.stack.tcp_info(fd).map(|info| info.tcpi_sacked).unwrap_or_default();
-        tracing::info!(%addr, fd = fd.0, uid = peer.uid, then = then_name(listen.then), "listening");
-        Ok(Reply::Listening(Listening { fd: fd.0, addr, backlog }))
-    }
-
-    /// The listeners that `which` names, oldest first.
-    fn find(&self, which: &Which) -> Vec<listener::sockaddr::ListenerRow> {
-        let wanted = self.ports.iter().position(|port| Some(port) == which.device.as_ref());
-        let mut rows = self.stack.listeners();
-        rows.retain(|row| {
-            local(row) == which.addr.0
-                && which.fd.is_none_or(|fd| fd == row.fd.0)
-                && (which.device.is_none() || wanted.map(dev_index) == Some(row.dev))
-        });
-        rows
-    }
-
-    fn find_some(&self, peer: Peer, which: &Which) -> Result<Vec<listener::sockaddr::ListenerRow>, Refusal> {
-        let rows = self.find(which);
-        if rows.is_empty() {
-            let message = format!("no such listener: {}; see \"hearken ss\"", describe(which));
-            return Err(Refusal::new(message));
-        }
-        match rows.iter().find(|row| peer.uid != 0 && row.uid != peer.uid) {
-            Some(row) => Err(Refusal {
-                errno: Some("EPERM".into()),
-                message: format!(
-                    "the listener fd={} belongs to user {}; run this as that user or as root",
-                    row.fd.0, row.uid
-                ),
-            }),
-            None => Ok(rows),
-        }
-    }
-
-    fn close(&mut self, peer: Peer, which: &Which) -> Result<Reply, Refusal> {
-        let rows = self.find_some(peer, which)?;
-        if rows.len() > 1 && !which.all {
-            let fds: Vec<String> = rows.iter().map(|row| row.fd.0.to_string()).collect();
-            return Err(Refusal::new(format!(
-                "{} listeners are on {}: fd {}; choose one with --fd, or all with --all",
-                rows.len(),
-                describe(which),
-                fds.join(", ")
-            )));
-        }
-        let mut closed = Vec::with_capacity(rows.len());
-        for row in rows {
-            self.stack.close(row.fd, false).map_err(|error| refuse(error, "cannot close"))?;
-            self.loaded.closed(row.fd);
-            tracing::info!(addr = %local(&row), fd = row.fd.0, uid = peer.uid, "closed");
-            closed.push(row.fd.0);
-        }
-        Ok(Reply::Closed(Closed { closed }))
-    }
-
     fn ss(&self, from: u32) -> Ss {
         let mut rows = self.stack.listeners_from(SockFd(from), proto::SS_ROWS_MAX + 1);
         let next = rows.get(proto::SS_ROWS_MAX).map(|row| row.fd.0);
@@ -467,7 +359,7 @@ fn plain(end: Endpoint) -> SocketAddr {
     SocketAddr::new(end.addr.into(), end.port.0)
 }
 
-fn describe(which: &Which) -> String {
+pub(super) fn describe(which: &Which) -> String {
     let device = which.device.as_ref().map(|name| format!(" on device {name}")).unwrap_or_default();
     let fd = which.fd.map(|fd| format!(" with fd {fd}")).unwrap_or_default();
     format!("{}{device}{fd}", which.addr)

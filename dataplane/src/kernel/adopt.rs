@@ -8,9 +8,9 @@ use hearken_bpf::{Endpoint, KernelListener};
 use listener::Stack;
 use listener::types::SockFd;
 
-use crate::config::{self, ListenAddr, ThenName};
+use crate::config::{self, ThenName};
+use crate::control::listeners::open;
 use crate::control::proto::Listen;
-use crate::control::service::open;
 use crate::start::stack::caller;
 
 /// How long a listener outlives its claim: SYNs that were redirected meanwhile lie in a ring for microseconds.
@@ -108,7 +108,7 @@ impl Adopted {
             }
             None => {
                 let listen = Listen {
-                    addr: ListenAddr(key.addr),
+                    addr: key.addr.into(),
                     backlog: as_backlog(backlog),
                     // Where the kernel let several in, so do we.
                     reuseport: true,
@@ -117,7 +117,7 @@ impl Adopted {
                     then: ThenName::Kernel,
                     defer_accept: 0,
                 };
-                match open(stack, &listen, caller()) {
+                match open(stack, key.addr, &listen, caller()) {
                     Ok(fd) => {
                         tracing::info!(addr = %key.addr, backlog, "in front of the kernel's listener");
                         self.open.insert(key, (fd, backlog));

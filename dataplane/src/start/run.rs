@@ -20,6 +20,9 @@ const ROUND: Duration = Duration::from_millis(100);
 /// The same while the server drains: how late it may see that all has ended.
 const ROUND_DRAINING: Duration = Duration::from_millis(10);
 
+/// Memory that an open listener takes, with its place in the control thread's list.
+const LISTENER_BYTES: usize = 300;
+
 impl From<StartError> for CliError {
     fn from(error: StartError) -> Self {
         match error {
@@ -151,7 +154,9 @@ pub fn check(config: &Config, out: &mut impl Write) -> Result<(), CliError> {
         writeln!(out, "port {name}: {device} {}", super::addresses(port))?;
     }
     writeln!(out, "workers: on cores {}, as far as the devices have queues", cores::list(&cpus))?;
-    writeln!(out, "listeners: {}", config.listener.len())?;
+    let listeners = config.listeners();
+    let mb = listeners.saturating_mul(LISTENER_BYTES).div_ceil(1 << 20);
+    writeln!(out, "listeners: {listeners}, {mb} MB of memory")?;
     writeln!(out, "control socket: {}", config.socket().display())?;
     memory(config, cpus.len(), out)?;
     let problems = machine::problems(config);

@@ -2,17 +2,20 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use listener::config::{Device, Secret, StackConfig};
 use listener::limits::Limits;
 use listener::sockaddr::Caller;
-use listener::types::{InetAddr, SockFd};
+use listener::types::InetAddr;
 use listener::{Core, Stack};
 use rustix::thread::CapabilitySet;
 
 use crate::config::{Config, ConfigError, Listener, Prefix, Spanned};
+use crate::control::listeners::{Opened, close_each, open, open_each, refuse_listen};
 use crate::control::proto::Listen;
-use crate::control::service::{dev_index, open, refuse_listen};
+use crate::control::service::dev_index;
 
 /// The prefixes as the stack takes them.
 pub fn prefixes(list: &[Spanned<Prefix>]) -> Vec<(InetAddr, u8)> {
@@ -69,15 +72,17 @@ fn with_limits(
 ///
 /// # Errors
 /// The first that the stack refuses, with its line.
-pub fn open_listeners(stack: &Stack, config: &Config) -> Result<Vec<(Listen, SockFd)>, ConfigError> {
-    let (caller, mut opened) = (caller(), Vec::with_capacity(config.listener.len()));
+pub fn open_listeners(stack: &Stack, config: &Config) -> Result<Vec<Opened>, ConfigError> {
+    let (caller, mut opened) = (caller(), Vec::with_capacity(config.listeners()));
     for listener in &config.listener {
-        let (listen, addr) = (listen_of(listener), listener.addr.get_ref().0);
-        let fd = open(stack, &listen, caller).map_err(|error| {
-            let refusal = refuse_listen(error, addr, &port_names(config));
-            config.error(&listener.addr, refusal.to_string())
-        })?;
-        opened.push((listen, fd));
+        match open_each(stack, &Arc::new(listen_of(listener)), caller) {
+            Ok(each) => opened.extend(each),
+            Err((addr, error)) => {
+                close_each(stack, &opened);
+                let refusal = refuse_listen(error, addr, &port_names(config));
+                return Err(config.error(&listener.addr, refusal.to_string()));
+            }
+        }
     }
     Ok(opened)
 }
@@ -92,7 +97,7 @@ pub fn caller() -> Caller {
 /// What a listener of the configuration asks of the stack.
 pub fn listen_of(listener: &Listener) -> Listen {
     Listen {
-        addr: *listener.addr.get_ref(),
+        addr: listener.addr.get_ref().clone(),
         backlog: listener.backlog,
         reuseport: listener.reuseport,
         v6only: listener.v6only.as_ref().map(|v6only| *v6only.get_ref()),
@@ -114,13 +119,13 @@ pub fn rehearse(config: &Config) -> Result<(), ConfigError> {
 ///
 /// # Errors
 /// As [`open_listeners`].
-pub fn rehearse_beside(config: &Config, others: &[(Listen, Caller)]) -> Result<(), ConfigError> {
+pub fn rehearse_beside(config: &Config, others: &[(SocketAddr, Listen, Caller)]) -> Result<(), ConfigError> {
     let listeners_max = *config.limits.listeners_max.get_ref();
     let limits = Limits { listeners_max, requests_per_core: 1, connections_per_core: 1 };
     let (stack, _cores) = with_limits(config, &[], 1, limits, Secret::from_seed(0))?;
-    for (listen, caller) in others {
+    for (addr, listen, caller) in others {
         // One that the new knobs would refuse stays open all the same.
-        let _ = open(&stack, listen, *caller);
+        let _ = open(&stack, *addr, listen, *caller);
     }
     open_listeners(&stack, config).map(drop)
 }

@@ -57,7 +57,8 @@ fn lines_look_as_documented() {
     assert_eq!(parse(r#"{"v":1,"request":"close","addr":"[::]:80"}"#), Ok(Request::Close(which("[::]:80"))));
 
     let text = |reply| String::from_utf8(reply_line(&reply)).expect("UTF-8");
-    let listening = Listening { fd: 3, addr: "198.18.0.1:80".parse().expect("an address"), backlog: 128 };
+    let listening =
+        Listening { fd: 3, addr: "198.18.0.1:80".parse().expect("an address"), backlog: 128, listeners: 1 };
     assert_eq!(
         text(Ok(Reply::Listening(listening))),
         "{\"v\":1,\"ok\":{\"fd\":3,\"addr\":\"198.18.0.1:80\",\"backlog\":128}}\n"

@@ -80,12 +80,37 @@ fn listeners_come_go_and_stay() {
 }
 
 #[test]
+fn ports_in_a_row_are_one_change() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("h.toml");
+    let mut desk = start(&file, "[[listener]]\naddr = \"198.18.0.1:10-19\"\n");
+    let moved = "[[listener]]\naddr = \"198.18.0.1:15-16,18-24,30\"\n";
+    write(&file, moved);
+    let wanted = [
+        "- listener 198.18.0.1:10-14, backlog 4096, then queue",
+        "- listener 198.18.0.1:17, backlog 4096, then queue",
+        "+ listener 198.18.0.1:20-24, backlog 4096, then queue",
+        "+ listener 198.18.0.1:30, backlog 4096, then queue",
+    ];
+    assert_eq!(changes(&mut desk, false), wanted);
+    assert_eq!(desk.stack.listeners().len(), 10);
+    write(&file, &format!("{moved}backlog = 7\n"));
+    let wanted = [
+        "~ listener 198.18.0.1:15-16 backlog: 4096 -> 7",
+        "~ listener 198.18.0.1:18-24 backlog: 4096 -> 7",
+        "~ listener 198.18.0.1:30 backlog: 4096 -> 7",
+    ];
+    assert_eq!(changes(&mut desk, false), wanted);
+    assert_eq!(changes(&mut desk, false), [""; 0]);
+}
+
+#[test]
 fn one_address_is_taken_over_from_another() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("h.toml");
     let mut desk = start(&file, "[[listener]]\naddr = \"198.18.0.1:80\"\n");
     write(&file, "[[listener]]\naddr = \"0.0.0.0:80\"\n[[listener]]\naddr = \"0.0.0.0:81\"\n");
-    assert_eq!(changes(&mut desk, false).len(), 3);
+    assert_eq!(changes(&mut desk, false).len(), 2);
     let mut addresses: Vec<String> =
         desk.stack.listeners().iter().map(|row| local(row).to_string()).collect();
     addresses.sort_unstable();
@@ -100,8 +125,10 @@ fn what_was_opened_or_closed_by_hand_is_known() {
     let mut desk = start(&file, "[[listener]]\naddr = \"198.18.0.1:80\"\n");
     let which =
         |addr: &str| Which { addr: addr.parse().expect("an address"), device: None, fd: None, all: false };
-    let by_hand =
-        Listen { addr: "198.18.0.1:90".parse().expect("an address"), ..desk.loaded.listeners[0].0.clone() };
+    let by_hand = Listen {
+        addr: "198.18.0.1:90".parse().expect("an address"),
+        ..Listen::clone(&desk.loaded.listeners[0].listen)
+    };
     ask(&mut desk, ROOT, Request::Close(which("198.18.0.1:80"))).expect("it is there");
     ask(&mut desk, ROOT, Request::Listen(by_hand)).expect("a free port");
     assert_eq!(changes(&mut desk, false), ["+ listener 198.18.0.1:80, backlog 4096, then queue"]);

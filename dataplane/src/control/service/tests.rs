@@ -7,6 +7,7 @@ use listener::types::CoreId;
 
 use super::*;
 use crate::config::ThenName;
+use crate::control::proto::{Closed, Listen, Listening};
 use crate::histogram::{Interval, Mailbox, Reporter};
 
 const ROOT: Peer = Peer { client: 1, uid: 0 };
@@ -170,6 +171,36 @@ fn of_several_listeners_one_must_be_chosen() {
     assert!(ss(&mut desk).is_empty());
     let refusal = ask(&mut desk, ROOT, Request::Close(which("198.18.0.1:80"))).expect_err("none left");
     assert_eq!(refusal.to_string(), "no such listener: 198.18.0.1:80; see \"hearken ss\"");
+}
+
+#[test]
+fn ports_in_a_range_come_and_go_together() {
+    let mut desk = desk();
+    ask(&mut desk, ROOT, Request::Listen(listen("198.18.0.1:20"))).expect("a listener");
+    let opened =
+        ask(&mut desk, ROOT, Request::Listen(listen("198.18.0.1:30,10-19"))).expect("eleven listeners");
+    let Reply::Listening(Listening { addr, listeners: 11, .. }) = opened else { panic!("{opened:?}") };
+    assert_eq!(addr.port(), 10);
+    let refusal =
+        ask(&mut desk, ROOT, Request::Listen(listen("198.18.0.1:1-25"))).expect_err("some are taken");
+    assert!(refusal.to_string().starts_with("EADDRINUSE: cannot listen on 198.18.0.1:10: "), "{refusal}");
+    assert_eq!(ss(&mut desk).len(), 12, "all or none");
+    // What there is between the first and the last goes; of two alike one must be chosen.
+    let closed = ask(&mut desk, ROOT, Request::Close(which("198.18.0.1:15-25"))).expect("six of them");
+    let Reply::Closed(Closed { closed }) = closed else { panic!("{closed:?}") };
+    assert_eq!((closed.len(), ss(&mut desk).len()), (6, 6));
+    for _ in 0..2 {
+        ask(&mut desk, ROOT, Request::Listen(Listen { reuseport: true, ..listen("198.18.0.1:40-41") }))
+            .expect("members");
+    }
+    let refusal =
+        ask(&mut desk, ROOT, Request::Close(which("198.18.0.1:1-65535"))).expect_err("two at one port");
+    assert!(refusal.to_string().starts_with("2 listeners are on 198.18.0.1:40: fd "), "{refusal}");
+    ask(&mut desk, ROOT, Request::Close(Which { all: true, ..which("198.18.0.1:1-65535") })).expect("all");
+    assert!(ss(&mut desk).is_empty());
+    let refusal = ask(&mut desk, ROOT, Request::Close(which("198.18.0.1:1-65535"))).expect_err("none left");
+    assert_eq!(refusal.to_string(), "no such listener: 198.18.0.1:1-65535; see \"hearken ss\"");
+    desk.stack.assert_invariants();
 }
 
 #[test]
