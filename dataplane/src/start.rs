@@ -8,6 +8,7 @@ pub mod cookie_secret;
 pub mod cores;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
+pub mod frames;
 mod health;
 pub mod machine;
 mod notify;

@@ -99,10 +99,10 @@ impl Server {
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
         };
-        let addr = "198.18.0.1:7000".parse().expect("an address");
+        let addr: dataplane::config::ListenAddr = "198.18.0.1:7000".parse().expect("an address");
         let (reuseport, v6only, device, defer_accept) = (false, None, None, 0);
         let (backlog, then) = (backlog_default(), Default::default());
-        let listen = Listen { addr, backlog, reuseport, v6only, device, then, defer_accept };
+        let listen = Listen { addr: addr.clone(), backlog, reuseport, v6only, device, then, defer_accept };
         let which = Which { addr, device: None, fd: None, all: false };
         for _ in 0..REQUESTS {
             let _: Listening = client.call(&Request::Listen(listen.clone())).expect("it listens");

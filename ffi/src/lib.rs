@@ -41,7 +41,7 @@ pub use hugepages::hugepages_free_mb;
 pub use ids::{LcoreId, NumaNode, PortId, QueueId};
 pub use lcore::{Lcore, LcoreUsage};
 pub use mbuf::{Checksum, Mbuf, RxTimestampField, TxRequest};
-pub use mempool::{Mempool, PoolNeed};
+pub use mempool::{DATA_ROOM, Mempool, PoolNeed};
 pub use port::{
     Capabilities, Configured, Link, MacAddr, Offloads, Port, PortConfig, PortCounters, PortInfo, RssKey,
     Started, open_descriptors,

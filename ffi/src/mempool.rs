@@ -12,8 +12,9 @@ use crate::{DpdkError, Eal, Mbuf, NumaNode};
 
 /// DPDK's own advice for the per-lcore cache, and half of what it allows.
 const CACHE: u32 = 256;
+const EINVAL: i32 = 22;
 /// Frame bytes of an mbuf: DPDK's default, and the least that some drivers take without scatter.
-pub(crate) const DATA_ROOM: u16 = 2048;
+pub const DATA_ROOM: u16 = 2048;
 
 /// How many mbufs a pool needs so that no queue can starve another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct PoolNeed {
     pub workers: u32,
     /// Frames that a worker holds at a time.
     pub burst: u32,
+    /// Frame bytes of an mbuf: [`DATA_ROOM`], or what a longer frame needs.
+    pub data_room: u16,
 }
 
 impl PoolNeed {
@@ -46,16 +49,21 @@ impl PoolNeed {
     /// Memory of such a pool, in megabytes rounded up: per mbuf its header, headroom and data, and the
     /// pool's own bookkeeping.
     pub fn megabytes(&self) -> u32 {
-        const MBUF: u64 = 128 + sys::RTE_PKTMBUF_HEADROOM as u64 + DATA_ROOM as u64 + 128;
-        u32::try_from((u64::from(self.mbufs()) * MBUF).div_ceil(1 << 20)).unwrap_or(u32::MAX)
+        const REST: u64 = 128 + sys::RTE_PKTMBUF_HEADROOM as u64 + 128;
+        u32::try_from((u64::from(self.mbufs()) * (REST + u64::from(self.data_room))).div_ceil(1 << 20))
+            .unwrap_or(u32::MAX)
     }
 }
 
 impl fmt::Display for PoolNeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let long = match self.data_room {
+            DATA_ROOM => String::new(),
+            room => format!(" for frames of up to {room} bytes"),
+        };
         write!(
             f,
-            "{} rx queues x {} + {} tx queues x {} + {} workers x ({} cached + {} in a burst) = {} mbufs, {} MB",
+            "{} rx queues x {} + {} tx queues x {} + {} workers x ({} cached + {} in a burst) = {} mbufs{long}, {} MB",
             self.rx_queues,
             self.rx_desc,
             self.tx_queues,
@@ -84,11 +92,20 @@ unsafe impl Send for Mempool {}
 unsafe impl Sync for Mempool {}
 
 impl Eal {
-    /// Makes a pool of `mbufs` mbufs of 2,048 data bytes on `node`; [`PoolNeed`] says how many.
+    /// Makes a pool of `mbufs` mbufs of [`DATA_ROOM`] data bytes on `node`; [`PoolNeed`] says how many.
     ///
     /// # Errors
-    /// ENOMEM, or ENOBUFS where what is left is in pieces too small: hugepages or the megabytes of [`crate::Memory::NoHuge`] do not suffice.
+    /// As [`Eal::mempool_for`].
     pub fn mempool(&self, mbufs: u32, node: NumaNode) -> Result<Mempool, DpdkError> {
+        self.mempool_for(DATA_ROOM, mbufs, node)
+    }
+
+    /// The same with `data_room` bytes for the frame.
+    ///
+    /// # Errors
+    /// ENOMEM, or ENOBUFS where what is left is in pieces too small: hugepages or the megabytes of [`crate::Memory::NoHuge`] do
+    /// not suffice. EINVAL: the mbuf would be longer than its 16-bit length can say.
+    pub fn mempool_for(&self, data_room: u16, mbufs: u32, node: NumaNode) -> Result<Mempool, DpdkError> {
         const CALL: &str = "rte_pktmbuf_pool_create";
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("mbufs{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -96,7 +113,11 @@ impl Eal {
         let name = CString::new(name).unwrap_or_default();
         // The cache may hold 1.5 times its size and must leave the pool something.
         let cache = if mbufs >= 4 * CACHE { CACHE } else { 0 };
-        let room = DATA_ROOM + sys::RTE_PKTMBUF_HEADROOM as u16;
+        let room = data_room.checked_add(sys::RTE_PKTMBUF_HEADROOM as u16).ok_or_else(|| {
+            DpdkError::from_rc(CALL, EINVAL)
+                .on(&subject)
+                .hint([format!("{data_room} data bytes are too many")])
+        })?;
         let mut state = self.state();
         // SAFETY: the name is a C string that DPDK copies; the EAL runs while `self` lives; `state` is locked.
         let raw =
@@ -172,9 +193,18 @@ mod tests {
 
     #[test]
     fn the_need_shows_its_sum() {
-        let need =
-            PoolNeed { rx_queues: 2, rx_desc: 1024, tx_queues: 2, tx_desc: 512, workers: 2, burst: 32 };
+        let need = PoolNeed {
+            rx_queues: 2,
+            rx_desc: 1024,
+            tx_queues: 2,
+            tx_desc: 512,
+            workers: 2,
+            burst: 32,
+            data_room: DATA_ROOM,
+        };
         assert_eq!(need.mbufs(), 2048 + 1024 + 2 * (384 + 32));
         assert!(need.to_string().contains("= 3904 mbufs, 10 MB"), "{need}");
+        let jumbo = PoolNeed { data_room: 9216, ..need };
+        assert!(jumbo.to_string().contains("= 3904 mbufs for frames of up to 9216 bytes, 36 MB"), "{jumbo}");
     }
 }

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use listener::types::InetAddr;
 
-use super::{BURST_MAX, Config, ConfigError, Device, Idle, Listener, Place, Port, QUEUES_MAX, Queues};
+use super::{
+    BURST_MAX, Config, ConfigError, Device, DpdkDevice, Idle, Listener, Place, Port, QUEUES_MAX, Queues,
+};
 
 pub(super) type Check = Result<(), ConfigError>;
 
@@ -114,6 +116,9 @@ fn port_device(config: &Config, port: &Port) -> Check {
     if let Some(mac) = &port.mac {
         return Err(config.error(mac, "mac is for pcap: files; a device has its own, remove it"));
     }
+    if device.driver().as_deref() == Some("net_af_packet") {
+        packet_ring(config, port, device)?;
+    }
     // The driver opens all its sockets at once and the kernel spreads frames over all of them: those of a queue that
     // nobody polls would be lost.
     let key = match device.driver().as_deref() {
@@ -136,6 +141,30 @@ fn port_device(config: &Config, port: &Port) -> Check {
         }
         _ => Ok(()),
     }
+}
+
+/// The driver takes the frames of a packet socket's ring to lie one behind the other, which the kernel does only where a block
+/// holds whole frames.
+fn packet_ring(config: &Config, port: &Port, device: &DpdkDevice) -> Check {
+    let (framesz, blocksz) = (device.arg("framesz"), device.arg("blocksz"));
+    if framesz.is_none() && blocksz.is_none() {
+        return Ok(());
+    }
+    let (framesz, blocksz) = (framesz.unwrap_or("2048"), blocksz.unwrap_or("4096"));
+    let number = |text: &str| text.parse::<u32>().unwrap_or_default();
+    let (frame, block) = (number(framesz), number(blocksz));
+    let fits = (512..=32_768).contains(&frame)
+        && frame.is_multiple_of(16)
+        && block > 0
+        && block.is_multiple_of(frame);
+    if fits && block.is_multiple_of(4096) {
+        return Ok(());
+    }
+    let message = format!(
+        "framesz={framesz} and blocksz={blocksz} make no ring: framesz must be a multiple of 16 from 512 to 32768, blocksz one of \
+         4096 and of framesz; leave both out, they follow from mtu"
+    );
+    Err(config.error(&port.device, message))
 }
 
 fn is_broadcast(addr: InetAddr) -> bool {

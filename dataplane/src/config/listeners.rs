@@ -166,7 +166,7 @@ pub(super) fn apart(config: &Config) -> Check {
     for (index, listener) in config.listener.iter().enumerate() {
         let (addr, device) = (listener.addr.get_ref(), listener.device.as_ref());
         let device = device.map(|device| device.get_ref().as_str());
-        claims.extend(addr.ports.ranges().iter().map(|&(first, last)| Claim {
+        claims.extend(addr.ports.ranges().map(|(first, last)| Claim {
             ip: addr.ip,
             device,
             first,

@@ -8,43 +8,46 @@ use serde::Serialize;
 
 use super::value::deserialize_from_str;
 
-/// Port numbers from 1 to 65535, each once: ranges in ascending order, none of which touches the next.
+/// Port numbers from 1 to 65535, each once: ranges in ascending order, none of which touches the next. A million listeners have one
+/// each, so the first range is kept where no memory must be taken for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Ports(Box<[(u16, u16)]>);
+pub struct Ports {
+    first: (u16, u16),
+    more: Box<[(u16, u16)]>,
+}
 
 impl Ports {
     /// `port` alone.
     pub fn one(port: u16) -> Self {
-        Self([(port, port)].into())
+        Self { first: (port, port), more: Box::default() }
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.0.iter().map(|(first, last)| usize::from(last - first) + 1).sum()
+        self.ranges().map(|(first, last)| usize::from(last - first) + 1).sum()
     }
 
     /// The only one, if there is but one.
     pub fn only(&self) -> Option<u16> {
-        match *self.0 {
-            [(first, last)] if first == last => Some(first),
-            _ => None,
-        }
+        let (first, last) = self.first;
+        (first == last && self.more.is_empty()).then_some(first)
     }
 
     /// True if `port` is one of them.
     pub fn contains(&self, port: u16) -> bool {
-        let at = self.0.partition_point(|(_, last)| *last < port);
-        self.0.get(at).is_some_and(|(first, _)| *first <= port)
+        let within = |(first, last): (u16, u16)| (first..=last).contains(&port);
+        let at = self.more.partition_point(|(_, last)| *last < port);
+        within(self.first) || self.more.get(at).copied().is_some_and(within)
     }
 
     /// Each of them, ascending.
     pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
-        self.0.iter().flat_map(|(first, last)| *first..=*last)
+        self.ranges().flat_map(|(first, last)| first..=last)
     }
 
     /// The ranges, first and last port of each, ascending.
-    pub fn ranges(&self) -> &[(u16, u16)] {
-        &self.0
+    pub fn ranges(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
+        std::iter::once(self.first).chain(self.more.iter().copied())
     }
 }
 
@@ -74,6 +77,9 @@ impl FromStr for Ports {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if !text.contains(',') {
+            return Ok(Self { first: range(text)?, more: Box::default() });
+        }
         let mut ranges = text.split(',').map(range).collect::<Result<Vec<_>, _>>()?;
         ranges.sort_unstable();
         if let Some(pair) = ranges.windows(2).find(|pair| pair[1].0 <= pair[0].1) {
@@ -86,13 +92,14 @@ impl FromStr for Ports {
             }
             touches
         });
-        Ok(Self(ranges.into()))
+        let first = ranges.remove(0);
+        Ok(Self { first, more: ranges.into() })
     }
 }
 
 impl fmt::Display for Ports {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (first, last)) in self.0.iter().enumerate() {
+        for (at, (first, last)) in self.ranges().enumerate() {
             let comma = if at == 0 { "" } else { "," };
             match first == last {
                 true => write!(f, "{comma}{first}")?,

@@ -195,6 +195,23 @@ fn devices_are_checked() {
         af_packet("\"\nqueues = 2").unwrap_err(),
         "h.toml:4: queues = 2, and the device string says qpairs=1; make them equal, or leave queues out"
     );
+    for ring in [",framesz=16384,blocksz=16384", ",framesz=1024", ",blocksz=65536"] {
+        assert_eq!(af_packet(&format!("{ring}\"")), Ok(()), "{ring}");
+    }
+    for ring in [
+        ",framesz=3000",
+        ",framesz=8192",
+        ",framesz=x",
+        ",framesz=0",
+        ",blocksz=1000",
+        ",framesz=65536,blocksz=65536",
+    ] {
+        let message = af_packet(&format!("{ring}\"")).unwrap_err();
+        assert!(
+            message.starts_with("h.toml:3: framesz=") && message.contains("make no ring"),
+            "{ring}: {message}"
+        );
+    }
     assert_eq!(af_packet(",qpairs=0\"").unwrap_err(), "h.toml:3: qpairs must be from 1 to 128, found 0");
     assert_eq!(
         refused("mac = \"02:00:00:00:00:01\"\n"),

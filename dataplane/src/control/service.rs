@@ -15,8 +15,8 @@ use super::capture::Captures;
 use super::cookie_keys::CookieDesk;
 use super::numbers::{self, Numbers};
 use super::proto::{
-    self, Accepted, CoreLatency, CoreStats, DeviceStats, Histograms, Latency, OutcomeLatency, PortClock, PortLink,
-    Refusal, Reply, Request, Ss, Stats, Which, histograms_of,
+    self, Accepted, CoreLatency, CoreStats, DeviceStats, Histograms, Latency, OutcomeLatency, PortClock,
+    PortLink, Refusal, Reply, Request, Ss, Stats, Which, histograms_of,
 };
 use super::reload::Loaded;
 use super::server::{Peer, Service};

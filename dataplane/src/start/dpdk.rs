@@ -16,7 +16,7 @@ use dpdk::{
     PortInfo, Started, hugepages_free_mb,
 };
 
-use super::{StartError, machine};
+use super::{StartError, frames, machine};
 use crate::config::{self, Config, Device, DpdkDevice, Huge, Port, Queues};
 use crate::control::proto::PortClock;
 use crate::control::service::{DeviceState, Devices};
@@ -29,6 +29,8 @@ use stamps::Arrival;
 
 /// Megabytes for what drivers allocate beside the mempool.
 const DRIVERS_MB: u32 = 64;
+/// The driver whose MTU is its interface's.
+const PACKET_SOCKET: &str = "net_af_packet";
 
 /// One device that runs.
 pub struct Opened {
@@ -152,6 +154,7 @@ fn pool_need(config: &Config, port: &Port, queues: u16, workers: usize) -> PoolN
         // And the control thread, which frees what is left at the end.
         workers: u32::try_from(workers).unwrap_or(u32::MAX).saturating_add(1),
         burst: (*config.workers.burst.get_ref()).into(),
+        data_room: frames::room(port.device.get_ref(), None, frames::mtu(port).octets),
     }
 }
 
@@ -289,7 +292,10 @@ impl Opening<'_> {
         let descriptors = dpdk::open_descriptors();
         let (near, far) = match port.device.get_ref() {
             Device::Dpdk(device) if port.is_beside_kernel() => (self.attach_beside_kernel(device)?, None),
-            Device::Dpdk(device) => (self.attach(device.devargs(), device)?, None),
+            Device::Dpdk(device) => {
+                let devargs = frames::devargs(device, frames::mtu(port).octets);
+                (self.attach(&devargs, device)?, None)
+            }
             Device::RingPair { queues } => {
                 let frames = u32::from(*port.rx_descriptors.get_ref()).next_power_of_two();
                 let ends = self.eal.ring_pair(port.name.get_ref(), *queues, frames, NumaNode::ANY);
@@ -301,7 +307,12 @@ impl Opening<'_> {
         let PortInfo { driver, interface, .. } = self.eal.port_info(near).map_err(text)?;
         let (queues, mut started) = self.open_port(port, near)?;
         started.adopt_sockets(&descriptors);
-        say(port, &driver, &started, queues.len());
+        let mtu = match driver.as_str() {
+            _ if port.is_beside_kernel() => kernels_mtu(port)?,
+            PACKET_SOCKET => frames::mtu(port).octets,
+            _ => started.mtu().map_err(text)?,
+        };
+        say(port, &driver, &started, (queues.len(), mtu));
         let followed = Followed::new(port, &driver, interface);
         let arrival = Arrival::of(self.eal, port, &driver, &started).unwrap_or_else(|why| {
             tracing::warn!(
@@ -313,7 +324,6 @@ impl Opening<'_> {
         });
         let (peers, far_end) = far.map(|far| self.open_port(port, far)).transpose()?.unzip();
         let mac = started.mac().map_err(text)?;
-        let mtu = if port.is_beside_kernel() { kernels_mtu(port)? } else { started.mtu().map_err(text)? };
         let opened = Opened { queues, peers: peers.unwrap_or_default(), mac: MacAddr(mac.0), mtu };
         Ok((opened, Kept { started, far_end, arrival, followed }))
     }
@@ -352,6 +362,10 @@ impl Opening<'_> {
     fn open_port(&self, port: &Port, id: PortId) -> Result<(Vec<DpdkIo>, Started), String> {
         let info = self.eal.port_info(id).map_err(text)?;
         let offloads = port.offloads == config::Offloads::Auto;
+        let mtu = frames::mtu(port);
+        if let Some(clamp) = &mtu.clamp {
+            tracing::warn!(port = port.name.get_ref(), driver = info.driver, "{clamp}");
+        }
         let wish = PortConfig {
             // What nobody asked for is not a wish that was clamped.
             queues: match port.queues.get_ref() {
@@ -360,8 +374,8 @@ impl Opening<'_> {
             },
             rx_desc: *port.rx_descriptors.get_ref(),
             tx_desc: *port.tx_descriptors.get_ref(),
-            // Beside the kernel it is the kernel's, and this driver would change it there.
-            mtu: (!port.is_beside_kernel()).then_some(*port.mtu.get_ref()),
+            // Where it is the interface's, the driver would change it there.
+            mtu: (!port.is_beside_kernel() && info.driver != PACKET_SOCKET).then_some(mtu.octets),
             rx_checksum: offloads,
             tx_checksum: offloads,
             vlan_insert: offloads,
@@ -371,7 +385,7 @@ impl Opening<'_> {
             ..PortConfig::default()
         };
         let configured = self.eal.open(id).and_then(|port| port.configure(&wish)).map_err(text)?;
-        let pool = self.pool(port, &configured)?;
+        let pool = self.pool(port, &info.driver, &configured)?;
         let mut started = configured.start(&pool).map_err(text)?;
         let queues = DpdkIo::take_all(&mut started, &pool);
         if wish.rx_interrupts && !queues.iter().all(DpdkIo::has_interrupt) {
@@ -380,11 +394,13 @@ impl Opening<'_> {
         Ok((queues, started))
     }
 
-    fn pool(&self, port: &Port, configured: &Configured) -> Result<Mempool, String> {
+    fn pool(&self, port: &Port, driver: &str, configured: &Configured) -> Result<Mempool, String> {
         let mut need = pool_need(self.config, port, configured.config().queues, self.cores);
         need.rx_desc = configured.config().rx_desc.into();
         need.tx_desc = configured.config().tx_desc.into();
-        let pool = self.eal.mempool(need.mbufs(), configured.numa_node());
+        let mtu = configured.config().mtu.unwrap_or_else(|| frames::mtu(port).octets);
+        need.data_room = frames::room(port.device.get_ref(), Some(driver), mtu);
+        let pool = self.eal.mempool_for(need.data_room, need.mbufs(), configured.numa_node());
         pool.map_err(|error| {
             format!("no memory for {need}: {error}; raise eal.memory_mib or lower the descriptors")
         })
@@ -414,7 +430,7 @@ fn text(error: DpdkError) -> String {
 }
 
 /// The line that tells the operator what became of the port.
-fn say(port: &Port, driver: &str, started: &Started, queues: usize) {
+fn say(port: &Port, driver: &str, started: &Started, (queues, mtu): (usize, u16)) {
     let mac = started.mac().map(|mac| mac.to_string()).unwrap_or_default();
     tracing::info!(
         port = port.name.get_ref(),
@@ -423,7 +439,7 @@ fn say(port: &Port, driver: &str, started: &Started, queues: usize) {
         %mac,
         addresses = super::addresses(port),
         queues,
-        mtu = started.mtu().unwrap_or_default(),
+        mtu,
         offloads = offload_names(started.offloads()),
         rss = rss_text(started),
         clamps = started.clamps().join("; "),
@@ -479,7 +495,6 @@ fn offload_names(offloads: Offloads) -> String {
         (offloads.tx_vlan_insert, "tx_vlan_insert"),
         (offloads.rss, "rss"),
         (offloads.rx_timestamp, "rx_timestamp"),
-        (offloads.rx_scatter, "rx_scatter"),
     ];
     let on: Vec<&str> = names.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect();
     if on.is_empty() { "none".into() } else { on.join(" ") }

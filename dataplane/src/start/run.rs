@@ -152,6 +152,9 @@ pub fn check(config: &Config, out: &mut impl Write) -> Result<(), CliError> {
     for port in &config.port {
         let (name, device) = (port.name.get_ref(), port.device.get_ref());
         writeln!(out, "port {name}: {device} {}", super::addresses(port))?;
+        if let Some(clamp) = super::frames::mtu(port).clamp {
+            writeln!(out, "port {name}: {clamp}")?;
+        }
     }
     writeln!(out, "workers: on cores {}, as far as the devices have queues", cores::list(&cpus))?;
     let listeners = config.listeners();

@@ -8,8 +8,8 @@ use dpdk_sys as sys;
 use super::{Offloads, Port, RssKey, Started, dev_info, numa_node};
 use crate::{DpdkError, Mempool, NumaNode, QueueId, RxQueue, TxQueue, log};
 
-/// Ethernet header and two tags, what a frame is longer than the MTU.
-const LINK_HEADER_MAX: u32 = 14 + 2 * 4;
+/// What ethdev takes a frame to be longer than its MTU, where the driver does not say: Ethernet's header and checksum.
+const OVERHEAD: u32 = 14 + 4;
 
 /// What is wanted of a port. Every member is a wish: see [`Configured::clamps`] for what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,8 @@ pub struct PortConfig {
     pub rx_desc: u16,
     /// Descriptors per transmit queue.
     pub tx_desc: u16,
-    /// MTU in bytes without the link header; `None` leaves the device's own, 1,500 as a rule.
+    /// MTU in bytes without the link header; `None` leaves the device's own, 1,500 as a rule. The pool's mbufs must hold a frame
+    /// of it ([`crate::PoolNeed::data_room`]): no port is configured to scatter one over several.
     pub mtu: Option<u16>,
     /// Let the device verify IPv4 and TCP checksums.
     pub rx_checksum: bool,
@@ -138,7 +139,7 @@ impl Fitting<'_> {
     }
 
     fn fit_mtu(&mut self, wanted: u16) -> u16 {
-        let (least, most) = (self.info.min_mtu, self.info.max_mtu);
+        let (least, most) = (self.info.min_mtu, mtu_max(self.info));
         // Some drivers leave the limits at 0.
         let fitted = if most == 0 { wanted } else { wanted.clamp(least.min(most), most) };
         if fitted != wanted {
@@ -194,22 +195,16 @@ impl Fitting<'_> {
             tx_multi_segs: false,
         }
     }
+}
 
-    /// Frames longer than an mbuf need scatter; without it the MTU gives way.
-    fn fit_scatter(&mut self, mtu: u16, data_room: u16, offloads: &mut Offloads) -> u16 {
-        if u32::from(mtu) + LINK_HEADER_MAX <= u32::from(data_room) {
-            return mtu;
-        }
-        let can = super::capabilities(self.info).offloads;
-        if can.rx_scatter {
-            offloads.rx_scatter = true;
-            offloads.tx_multi_segs = can.tx_multi_segs;
-            return mtu;
-        }
-        let most = data_room.saturating_sub(LINK_HEADER_MAX as u16).max(self.info.min_mtu);
-        self.clamp(format!("MTU {mtu} needs scatter, which the device lacks: using {most}"));
-        most
-    }
+/// The greatest MTU that `rte_eth_dev_configure` lets pass: by the driver's MTU, and by its longest frame, which some drivers
+/// name alone (net_af_packet, net_tap).
+fn mtu_max(info: &sys::rte_eth_dev_info) -> u16 {
+    let told = info.max_mtu != u16::MAX && info.max_rx_pktlen > u32::from(info.max_mtu);
+    let overhead = if told { info.max_rx_pktlen - u32::from(info.max_mtu) } else { OVERHEAD };
+    let longest = u16::try_from(info.max_rx_pktlen.saturating_sub(overhead)).unwrap_or(u16::MAX);
+    // Some drivers leave the limits at 0.
+    if longest == 0 { info.max_mtu } else { info.max_mtu.min(longest) }
 }
 
 impl Port {
@@ -228,10 +223,7 @@ impl Port {
         let mut config = config.clone();
         config.queues = fitting.fit_queues(config.queues);
         let mut offloads = fitting.fit_offloads(&config);
-        let mtu = config.mtu.map(|mtu| {
-            let mtu = fitting.fit_mtu(mtu);
-            fitting.fit_scatter(mtu, crate::mempool::DATA_ROOM, &mut offloads)
-        });
+        let mtu = config.mtu.map(|mtu| fitting.fit_mtu(mtu));
         config.mtu = mtu;
 
         let mut printed = Vec::new();
