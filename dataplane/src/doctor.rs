@@ -13,6 +13,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::config::{Config, Device};
+use crate::start::surroundings;
 
 /// How bad it is; the worst one is the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -53,6 +54,9 @@ impl Finding {
         Self { check, grade: Grade::Fail, found: found.into(), next: Some(next.into()) }
     }
 }
+
+/// Drivers that give a NIC to a program without an IOMMU: it then reaches memory by physical addresses, so only hugepages do.
+const UIO: [&str; 2] = ["uio_pci_generic", "igb_uio"];
 
 /// A machine, and what is wanted of it.
 struct Machine<'a> {
@@ -105,11 +109,33 @@ impl Machine<'_> {
         });
         pci.collect()
     }
+
+    /// The kernel's driver of the PCI device `pci`, if it has one.
+    fn driver_of(&self, pci: &str) -> Option<String> {
+        self.link(&format!("sys/bus/pci/devices/{pci}/driver"))
+    }
+
+    /// Of the PCI addresses of the configured ports, those that are on a driver of uio's.
+    fn pci_on_uio(&self) -> Vec<String> {
+        let on_uio = |pci: &String| self.driver_of(pci).is_some_and(|driver| UIO.contains(&driver.as_str()));
+        self.pci_wanted().into_iter().filter(on_uio).collect()
+    }
+
+    /// The driver that a NIC is best given to here: without an IOMMU vfio-pci needs a mode that Debian's kernels have not.
+    fn driver_to_bind(&self) -> &'static str {
+        let unsafe_mode = self.exists("sys/module/vfio/parameters/enable_unsafe_noiommu_mode");
+        let iommu = !self.list("sys/kernel/iommu_groups").is_empty();
+        if iommu || unsafe_mode { "vfio-pci" } else { "uio_pci_generic" }
+    }
 }
 
 /// All findings about this machine, for `config` if there is one.
 pub fn examine(config: Option<&Config>) -> Vec<Finding> {
-    examine_in(Path::new("/"), config)
+    let mut findings = examine_in(Path::new("/"), config);
+    let advice = config.map(surroundings::advice).unwrap_or_default();
+    findings
+        .extend(advice.into_iter().map(|advice| Finding::warn("surroundings", advice.found, advice.next)));
+    findings
 }
 
 fn examine_in(root: &Path, config: Option<&Config>) -> Vec<Finding> {

@@ -26,9 +26,6 @@ struct PrefixV4 {
     mask: u32,
 }
 
-/// One without addresses.
-const NO_PREFIX: PrefixV4 = PrefixV4 { network: 1, mask: 0 };
-
 /// What of a [`LocalTable`] can be told at a glance, so that vectors can.
 #[derive(Clone, Copy, Debug)]
 pub struct Glance {
@@ -42,20 +39,21 @@ pub struct Glance {
     pub few: Option<[u32; FEW]>,
     /// Bit `n` is set if one of them ends in octet `n`.
     listed: [u32; 8],
-    prefix: PrefixV4,
+    /// False beside the kernel, where what comes is not for many frames at once.
+    tells: bool,
 }
 
 /// So many addresses are compared one by one.
 pub const FEW: usize = 4;
 
 impl Glance {
-    /// True for an IPv4 address that can be told at a glance to be a host's, and none of ours unless it is
+    /// True for an IPv4 address that can be told at a glance to be a host's, and none of ours by name unless it is
     /// [`Glance::is_near`]: nearly every source. Of the others, [`LocalTable::kind_v4`] knows more.
     #[inline(always)]
     pub const fn is_host(&self, addr: u32) -> bool {
         // 1.0.0.0 to 223.255.255.255.
         let unicast = addr.wrapping_sub(1 << 24) < 0xdf << 24;
-        unicast & (addr >> 24 != 127) & (addr & self.prefix.mask != self.prefix.network)
+        unicast & (addr >> 24 != 127) & self.tells
     }
 
     /// True for one that ends in the octet of an address of ours, or of a broadcast address.
@@ -95,7 +93,9 @@ impl LocalTable {
     /// somebody else's, because the claim has asked the kernel.
     pub fn beside_kernel(mac: MacAddr) -> Self {
         let all = [(InetAddr::ANY_V4, 0), (InetAddr::ANY_V6, 0)];
-        Self { beside_kernel: true, ..Self::new(mac, &[], &all) }
+        let mut table = Self { beside_kernel: true, ..Self::new(mac, &[], &all) };
+        table.glance.tells = false;
+        table
     }
 
     /// True for a table that [`LocalTable::beside_kernel`] made.
@@ -127,18 +127,14 @@ impl LocalTable {
         let v4_first = own.first().copied().unwrap_or(u32::MAX);
         let all: Vec<u32> = own.iter().chain(&v4_broadcast).copied().collect();
         let last = all.last().copied().unwrap_or(u32::MAX);
-        let is_few = all.len() <= FEW && v4_prefixes.len() <= 1;
+        let is_few = all.len() <= FEW;
         let glance = Glance {
             mac_first: (mac.to_bits() >> 16) as u32,
             mac_last: mac.to_bits() as u32 & 0xffff,
             first: v4_first,
             few: is_few.then(|| std::array::from_fn(|at| all.get(at).copied().unwrap_or(last))),
-            // Several prefixes are not looked at together: then every address is a near one.
-            listed: if v4_prefixes.len() > 1 { [u32::MAX; 8] } else { listed },
-            prefix: match v4_prefixes[..] {
-                [prefix] => prefix,
-                _ => NO_PREFIX,
-            },
+            listed,
+            tells: true,
         };
         Self {
             mac,
@@ -202,6 +198,28 @@ impl LocalTable {
     #[inline(never)]
     fn is_another_local_v4(&self, addr: u32) -> bool {
         self.kind_v4(addr) == AddrKind::Local
+    }
+
+    /// True for an IPv4 address that somebody else may send from. One of a prefix that is local as a whole is such a one, unless it
+    /// is this device's by name: whoever stands for a whole network (`0.0.0.0/0`: a telescope) still answers its senders, where
+    /// Linux's `fib_validate_source` turns all of them away.
+    #[inline]
+    pub fn is_foreign_v4(&self, addr: u32) -> bool {
+        match self.kind_v4(addr) {
+            AddrKind::Other => true,
+            AddrKind::Local => self.v4.binary_search(&addr).is_err(),
+            AddrKind::Broadcast | AddrKind::Multicast => false,
+        }
+    }
+
+    /// The same of an IPv6 address.
+    #[inline]
+    pub fn is_foreign_v6(&self, addr: InetAddr) -> bool {
+        match self.kind_v6(addr) {
+            AddrKind::Other => true,
+            AddrKind::Local => self.v6.binary_search_by_key(&addr, |(own, _)| *own).is_err(),
+            AddrKind::Broadcast | AddrKind::Multicast => false,
+        }
     }
 
     /// What the checks of many frames at once go by.
@@ -324,7 +342,7 @@ mod tests {
             }
             let near = glance.few.map_or(glance.is_near(addr), |few| few.contains(&addr));
             if glance.is_host(addr) && !near {
-                assert!(table.kind_v4(addr) == AddrKind::Other && addr != 0 && addr >> 24 != 127);
+                assert!(table.is_foreign_v4(addr) && addr != 0 && addr >> 24 != 127);
                 others += 1;
             }
         }
@@ -359,6 +377,15 @@ mod tests {
         assert_eq!(table.kind_v4(v4("10.1.2.3")), AddrKind::Local);
         assert_eq!(table.kind_v4(v4("224.0.0.1")), AddrKind::Multicast);
         assert_eq!(table.kind_v6(addr("2001:db8::1")), AddrKind::Other);
+        assert!(table.is_foreign_v4(v4("10.1.2.3")) && !table.is_foreign_v4(v4("224.0.0.1")));
+        let both = [(InetAddr::ANY_V4, 0), (InetAddr::ANY_V6, 0)];
+        let own = [(addr("198.18.0.1"), 24), (addr("2001:db8::1"), 64)];
+        let table = LocalTable::new(MacAddr::default(), &own, &both);
+        for (text, foreign) in [("2001:db8::2", true), ("2001:db8::1", false), ("ff02::1", false)] {
+            assert_eq!(table.is_foreign_v6(addr(text)), foreign, "{text}");
+        }
+        assert!(table.is_foreign_v4(v4("198.18.0.2")) && !table.is_foreign_v4(v4("198.18.0.1")));
+        assert!(!table.is_foreign_v4(v4("198.18.0.255")), "a broadcast is no sender");
     }
 
     #[test]

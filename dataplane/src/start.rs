@@ -16,6 +16,7 @@ pub mod numa;
 mod run;
 mod signals;
 pub mod stack;
+pub mod surroundings;
 pub mod team;
 #[cfg(feature = "dpdk")]
 mod telemetry;

@@ -193,6 +193,9 @@ fn verdicts_filters_and_samples_choose() {
     ] {
         let error = bench.hearken.ctl(&format!("capture {words} --out -")).expect_err(words).to_string();
         assert!(error.contains(said), "{words}: {error}");
+        // What the command line alone says wrong is usage.
+        let usage = words.starts_with("--verdict") || words.starts_with("--filter");
+        assert!(!usage || error.contains("exit status: 2"), "{words}: {error}");
     }
 }
 

@@ -67,8 +67,8 @@ impl Wire {
 
 /// What the control socket says, step by step, while the client end plays TCP.
 fn play(wire: &mut Wire, server: &mut Client) {
-    let addr = "198.18.0.1:80".parse().expect("an address");
-    let which = Which { addr, device: None, fd: None, all: false };
+    let addr: SocketAddr = "198.18.0.1:80".parse().expect("an address");
+    let which = Which { addr: addr.into(), device: None, fd: None, all: false };
     let row = |server: &mut Client| -> ListenerRow {
         server.call::<Ss>(&Request::Ss { from: 0 }).expect("ss").listeners.remove(0)
     };
@@ -85,7 +85,7 @@ fn play(wire: &mut Wire, server: &mut Client) {
     }
 
     let accepted: Accepted = server.call(&Request::Accept(which.clone())).expect("a connection");
-    assert_eq!((accepted.peer, accepted.local), (PEER, addr.0));
+    assert_eq!((accepted.peer, accepted.local), (PEER, addr));
     assert_eq!(row(server).recv_q, 0);
     let empty = server.call::<Accepted>(&Request::Accept(which)).expect_err("only one was there");
     assert!(

@@ -1,6 +1,8 @@
 //! hearken against its peers, in turn and in the same run.
 #![forbid(unsafe_code)]
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -21,7 +23,18 @@ enum Bench {
     Stages(bench::stages::Args),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Causes, and no stack trace: what is wrong is mostly the machine.
+            eprintln!("hearken-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     match Cli::parse().bench {
         Bench::Handshakes(args) => args.run(),
         Bench::Lookup(args) => args.run(&mut std::io::stdout().lock()),

@@ -17,6 +17,12 @@ const FORWARDS: &str = "packet forwarding packets/burst=";
 /// # Errors
 /// It is not there, does not start, or shows no rates.
 pub fn run(job: &Job<'_>, mode: &str) -> anyhow::Result<Sample> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&path).any(|dir| dir.join("dpdk-testpmd").exists()) {
+        bail!(
+            "dpdk-testpmd is not in PATH; install the package dpdk-dev (apt-get install dpdk-dev), or build DPDK's app/test-pmd"
+        );
+    }
     // Standard output would otherwise sit in a buffer until the end, and with it the word that it forwards.
     let mut command = Command::new("stdbuf");
     command.args(["-oL", "dpdk-testpmd", "-l", &format!("{},{}", job.cpus[0], job.cpus[1])]);
@@ -31,9 +37,9 @@ pub fn run(job: &Job<'_>, mode: &str) -> anyhow::Result<Sample> {
     command.args(["--", "-i", "--auto-start", "--total-num-mbufs=16384"]);
     command.args([format!("--burst={}", job.burst), format!("--forward-mode={mode}")]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().context(
-        "cannot start dpdk-testpmd; install it (Debian: apt-get install dpdk-dev) and stdbuf (coreutils)",
-    )?;
+    let child = command
+        .spawn()
+        .context("cannot start stdbuf, which runs dpdk-testpmd; install the package coreutils")?;
     let mut child = Reaped(child);
     let pid = child.0.id();
     let (stdin, stdout, stderr) = (child.0.stdin.take(), child.0.stdout.take(), child.0.stderr.take());

@@ -18,6 +18,7 @@ use pcap_file::{DataLink, PcapError};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::{CliError, Done, ServerArgs, Span};
+use crate::capture::filter::{Filter, WantedVerdict};
 use crate::control::proto::{Capture, Captured, CapturedFrame, Request, SNAPLEN_DEFAULT};
 use crate::hex;
 use crate::log;
@@ -69,6 +70,9 @@ pub(super) struct CaptureArgs {
 impl CaptureArgs {
     pub(super) fn run(self, out: &mut impl Write) -> Done {
         let Self { filter, verdict, count, duration, snaplen, sample, out: path, server } = self;
+        // The server reads both again; a mistake in them is the command line's.
+        Filter::parse(&filter).map_err(CliError::Usage)?;
+        verdict.parse::<WantedVerdict>().map_err(CliError::Usage)?;
         let mut server = server.connect()?;
         let super::Empty {} = server.call(&Request::Capture(Capture { filter, verdict, snaplen, sample }))?;
         let failed = |error: std::io::Error| match path.to_str() {

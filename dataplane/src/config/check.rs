@@ -116,6 +116,16 @@ fn port_device(config: &Config, port: &Port) -> Check {
     if let Some(mac) = &port.mac {
         return Err(config.error(mac, "mac is for pcap: files; a device has its own, remove it"));
     }
+    // A plugin of somebody else's may bring any driver.
+    let plugin = config.eal.args.iter().any(|arg| arg.starts_with("-d"));
+    if let Some(driver) = device.driver().filter(|_| !plugin)
+        && let Some(nearest) = super::device::nearest_drivers(&driver)
+    {
+        let message = format!(
+            "DPDK has no driver \"{driver}\"; the nearest are {nearest}. One of a plugin of your own wants eal.args = [\"-d…\"]"
+        );
+        return Err(config.error(&port.device, message));
+    }
     if device.driver().as_deref() == Some("net_af_packet") {
         packet_ring(config, port, device)?;
     }

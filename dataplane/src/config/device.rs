@@ -85,6 +85,39 @@ impl DpdkDevice {
     }
 }
 
+/// DPDK's drivers of virtual network devices (22.11 to 25.11), without those for one SoC.
+const DRIVERS: [&str; 17] = [
+    "net_af_packet",
+    "net_af_xdp",
+    "net_bonding",
+    "net_failsafe",
+    "net_memif",
+    "net_mvneta",
+    "net_mvpp2",
+    "net_null",
+    "net_pcap",
+    "net_ring",
+    "net_softnic",
+    "net_tap",
+    "net_tun",
+    "net_vdev_netvsc",
+    "net_vhost",
+    "net_virtio_user",
+    "virtio_user",
+];
+
+/// If DPDK has no driver called `driver`, the names that are most like it.
+pub(super) fn nearest_drivers(driver: &str) -> Option<String> {
+    // Older names of the same drivers, which DPDK still takes.
+    let driver = driver.strip_prefix("eth_").map_or_else(|| driver.to_owned(), |rest| format!("net_{rest}"));
+    if DRIVERS.contains(&driver.as_str()) || driver == "net_bond" {
+        return None;
+    }
+    let mut names = DRIVERS;
+    names.sort_by_key(|name| strsim::damerau_levenshtein(name, &driver));
+    Some(names[..3].join(", "))
+}
+
 /// True for `0000:01:00.0` and `01:00.0`.
 fn is_pci(text: &str) -> bool {
     let hex = |part: &str, digits: usize| part.len() == digits && part.bytes().all(|b| b.is_ascii_hexdigit());

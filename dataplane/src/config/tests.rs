@@ -175,6 +175,21 @@ fn devices_are_checked() {
         device("ring_pair,queues=17").unwrap_err(),
         "h.toml:3: \"ring_pair,queues=17\" wants 1 to 16 queues; write \"ring_pair,queues=2\""
     );
+    for (bad, nearest) in
+        [("net_rign0", "net_ring"), ("net_af_paket0,iface=x", "net_af_packet"), ("eth_tpa1", "net_tap")]
+    {
+        let message = device(bad).unwrap_err();
+        assert!(
+            message.starts_with("h.toml:3: DPDK has no driver \"")
+                && message.contains(&format!("the nearest are {nearest}, ")),
+            "{message}"
+        );
+    }
+    for good in ["eth_ring0", "net_tun3", "virtio_user0,path=/dev/vhost-net", "net_memif", "net_null0"] {
+        assert!(device(good).is_ok(), "{good}");
+    }
+    let plugin = "[[port]]\nname = \"p\"\ndevice = \"net_own0\"\n[eal]\nargs = [\"-d/lib/own.so\"]\n";
+    assert!(parse(plugin).is_ok());
     assert!(device("net_tap0 ,iface=x").is_err());
     let Ok(Device::Dpdk(pci)) = device("01:00.0,a=b") else { panic!("a PCI device") };
     assert_eq!(

@@ -1,5 +1,7 @@
 //! DPDK and its drivers, the CPU, the IOMMU and vfio, the NICs.
 
+use std::collections::BTreeSet;
+
 use super::{Finding, Grade, Machine};
 
 /// Drivers that leave a PCI device to DPDK.
@@ -28,7 +30,9 @@ pub(super) fn drivers(machine: &Machine<'_>) -> Finding {
             let files = machine.list(&format!("{dir}/{plugins}"));
             let nets: Vec<&str> = files
                 .iter()
-                .filter_map(|file| file.strip_prefix("librte_net_")?.strip_suffix(".so"))
+                .filter_map(|file| file.strip_prefix("librte_net_")?.split_once(".so").map(|(name, _)| name))
+                .collect::<BTreeSet<&str>>()
+                .into_iter()
                 .collect();
             if !nets.is_empty() {
                 let found = format!("{} for networks in /{dir}/{plugins}: {}", nets.len(), nets.join(" "));
@@ -68,6 +72,10 @@ pub(super) fn iommu(machine: &Machine<'_>) -> Finding {
     if groups > 0 {
         return Finding::ok(CHECK, format!("{groups} groups"));
     }
+    let (wanted, uio) = (machine.pci_wanted(), machine.pci_on_uio());
+    if !wanted.is_empty() && uio == wanted {
+        return Finding::ok(CHECK, "none, and uio does without: a NIC can write to all memory");
+    }
     let parameter = match machine.field("proc/cpuinfo", "vendor_id").as_deref() {
         Some("GenuineIntel") => "intel_iommu=on iommu=pt",
         _ => "iommu=pt",
@@ -76,10 +84,13 @@ pub(super) fn iommu(machine: &Machine<'_>) -> Finding {
         check: CHECK,
         // Virtual devices do without.
         grade: if machine.pci_wanted().is_empty() { Grade::Ok } else { Grade::Warn },
-        found: "none: a NIC on vfio-pci then needs its unsafe mode".into(),
+        found: "none: a NIC on vfio-pci then needs its unsafe mode, which not all kernels have (Debian's have not)".into(),
         next: Some(format!(
-            "switch it on in the firmware and add \"{parameter}\" to the kernel's command line; or: \
-             echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
+            "switch it on in the firmware and add \"{parameter}\" to the kernel's command line; or {}",
+            match machine.driver_to_bind() {
+                "vfio-pci" => "echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode",
+                _ => "give the NIC to uio: modprobe uio_pci_generic; dpdk-devbind.py --bind=uio_pci_generic PCI",
+            }
         )),
     }
 }
@@ -98,6 +109,14 @@ pub(super) fn vfio(machine: &Machine<'_>) -> Finding {
         (false, _) if machine.pci_wanted().is_empty() => {
             Finding::ok(CHECK, "vfio-pci is not loaded; virtual devices and mlx5 do without")
         }
+        (false, _) if machine.pci_on_uio() == machine.pci_wanted() => {
+            Finding::ok(CHECK, "vfio-pci is not loaded; NICs on uio do without")
+        }
+        (false, _) if machine.driver_to_bind() != "vfio-pci" => Finding::warn(
+            CHECK,
+            "vfio-pci is not loaded, and there is no IOMMU for it",
+            "modprobe uio_pci_generic, and bind the NIC to that",
+        ),
         (false, _) => Finding::fail(CHECK, "vfio-pci is not loaded", "modprobe vfio-pci"),
     }
 }
@@ -151,7 +170,7 @@ fn nic(machine: &Machine<'_>, pci: &str, wanted: bool) -> Finding {
     if !machine.exists(&dir) {
         return Finding::fail(CHECK, format!("{pci} is configured and not there"), "lspci -D");
     }
-    let bind = format!("dpdk-devbind.py --bind=vfio-pci {pci}");
+    let bind = format!("dpdk-devbind.py --bind={} {pci}", machine.driver_to_bind());
     let (group, others) = group(machine, pci);
     let node = machine.read(&format!("{dir}/numa_node")).filter(|node| node != "-1");
     let node = node.map(|node| format!(", NUMA node {node}")).unwrap_or_default();

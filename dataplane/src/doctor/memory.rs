@@ -51,13 +51,18 @@ pub(super) fn hugepages(machine: &Machine<'_>) -> Vec<Finding> {
     let found = if lines.is_empty() { "none reserved".into() } else { lines.join("; ") };
     let need = need_mb(machine);
     let (need, huge) = need.unwrap_or((64, Huge::Auto));
-    if huge == Huge::Never || free_mb >= need {
+    if (huge == Huge::Never && machine.pci_on_uio().is_empty()) || free_mb >= need {
         return vec![Finding::ok(CHECK, format!("{found}; {need} MB needed"))];
     }
+    let uio = machine.pci_on_uio();
+    let instead = match uio.first() {
+        Some(pci) => format!("and {pci} on uio takes nothing else"),
+        None => "so ordinary pages are used, which are slower".into(),
+    };
     vec![Finding {
         check: CHECK,
-        grade: if huge == Huge::Require { Grade::Fail } else { Grade::Warn },
-        found: format!("{found}; {need} MB needed, so ordinary pages are used, which are slower"),
+        grade: if huge == Huge::Require || !uio.is_empty() { Grade::Fail } else { Grade::Warn },
+        found: format!("{found}; {need} MB needed, {instead}"),
         next: Some(format!("sysctl vm.nr_hugepages={}", need.div_ceil(2))),
     }]
 }

@@ -96,6 +96,54 @@ fn nics_are_judged_by_driver_and_group() {
     assert!(!findings.iter().any(|f| f.found.contains("0000:04:00.0")), "a disk is no NIC");
 }
 
+#[test]
+fn uio_is_a_way_to_run() {
+    let fixture = Fixture::new();
+    let pci = "0000:00:04.0";
+    fixture.pci(pci, "0x020000", "e1000", "");
+    let line = |check: &str| {
+        let findings = fixture.examine(pci);
+        let Finding { grade, found, next, .. } = of(&findings, check);
+        (*grade, found.clone(), next.clone().unwrap_or_default())
+    };
+    // Without an IOMMU and without vfio's unsafe mode, uio is the way that is left.
+    let bind = format!("dpdk-devbind.py --bind=uio_pci_generic {pci}");
+    assert_eq!((line("nic").0, line("nic").2), (Grade::Fail, bind.clone()));
+    assert!(line("iommu").2.contains("modprobe uio_pci_generic; dpdk-devbind.py --bind=uio_pci_generic PCI"));
+    assert_eq!(line("vfio").0, Grade::Warn);
+    fixture.file("sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "N\n");
+    assert!(line("nic").2.contains("--bind=vfio-pci"), "this kernel has the mode");
+    let fixture = Fixture::new();
+    fixture.pci(pci, "0x020000", "uio_pci_generic", "");
+    let grades = |fixture: &Fixture| {
+        let findings = fixture.examine(pci);
+        ["nic", "iommu", "vfio"].map(|check| of(&findings, check).grade)
+    };
+    assert_eq!(grades(&fixture), [Grade::Ok; 3]);
+    #[cfg(feature = "dpdk")]
+    {
+        let text = format!("[[port]]\nname = \"p0\"\ndevice = \"{pci}\"\n");
+        let config = Config::parse(Path::new("h.toml"), text).expect("a configuration");
+        let findings = examine_in(fixture.0.path(), Some(&config));
+        let pages = of(&findings, "hugepages");
+        assert_eq!(pages.grade, Grade::Fail, "huge = auto has nowhere to go: {pages:?}");
+        assert!(pages.found.contains("0000:00:04.0 on uio takes nothing else"), "{pages:?}");
+    }
+}
+
+#[test]
+fn drivers_are_found_where_only_runtime_packages_are() {
+    let fixture = Fixture::new();
+    let dir = "usr/lib/x86_64-linux-gnu/dpdk/pmds-23.0";
+    for name in
+        ["librte_net_tap.so.23", "librte_net_tap.so.23.0", "librte_net_igc.so.23", "librte_bus_pci.so.23"]
+    {
+        fixture.file(&format!("{dir}/{name}"), "");
+    }
+    let findings = fixture.examine("net_ring0");
+    assert_eq!(of(&findings, "drivers").found, format!("2 for networks in /{dir}: igc tap"));
+}
+
 /// Two virtio NICs with an interface each, and a disk of virtio's.
 fn virtio() -> Fixture {
     let fixture = Fixture::new();
@@ -107,6 +155,7 @@ fn virtio() -> Fixture {
         fixture.pci(pci, class, "virtio-pci", "");
         fixture.file(&format!("sys/bus/pci/devices/{pci}/{device}/address"), "");
     }
+    fixture.file("sys/kernel/iommu_groups/0/type", "");
     fixture.file("sys/class/net/eth0/operstate", "up\n").file("sys/class/net/eth1/operstate", "down\n");
     fixture
 }

@@ -89,6 +89,14 @@ impl Net {
         self.links.iter().find(|link| link.index == index)
     }
 
+    /// The addresses of this host itself, loopback and link-local ones aside, each with its interface.
+    pub fn own_addresses(&self) -> impl Iterator<Item = (IpAddr, &str)> {
+        let host = |addr: IpAddr| if addr.is_ipv4() { 32 } else { 128 };
+        let own = self.locals.iter().filter(move |local| local.prefix_len == host(local.addr));
+        own.filter(|local| is_served(local.addr))
+            .map(|local| (local.addr, self.of_index(local.interface).map_or("", |link| link.name.as_str())))
+    }
+
     /// True if nothing was read: there is always a loopback interface.
     pub fn is_empty(&self) -> bool {
         self.links.is_empty()

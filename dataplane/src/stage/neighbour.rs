@@ -52,7 +52,7 @@ fn arp<F: Frame>(frame: &mut F, head: &Head, local: &LocalTable) -> Result<(), D
     let nobody = loopback(asked.spa) || asked.spa >> 28 == 0xe || asked.spa == u32::MAX;
     if asked.op != arp::REQUEST
         || !ours(asked.tpa)
-        || ours(asked.spa)
+        || (ours(asked.spa) && !local.is_foreign_v4(asked.spa))
         || loopback(asked.tpa)
         || nobody
         || asked.sha.is_group()

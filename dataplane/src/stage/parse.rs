@@ -277,7 +277,7 @@ fn source_v4(local: &LocalTable, src: u32) -> Result<(), DropReason> {
     }
     match local.kind_v4(src) {
         AddrKind::Other => Ok(()),
-        AddrKind::Local if local.is_beside_kernel() => Ok(()),
+        AddrKind::Local if local.is_beside_kernel() || local.is_foreign_v4(src) => Ok(()),
         AddrKind::Local => Err(DropReason::IpMartianSource),
         AddrKind::Broadcast | AddrKind::Multicast => Err(DropReason::IpNotUnicast),
     }
@@ -297,7 +297,9 @@ fn source_v6(local: &LocalTable, ip: &Ipv6Packet) -> Result<(), DropReason> {
     }
     match local.kind_v6(ip.src) {
         AddrKind::Other => Ok(()),
-        AddrKind::Local if ip.src.is_any() || local.is_beside_kernel() => Ok(()),
+        AddrKind::Local if ip.src.is_any() || local.is_beside_kernel() || local.is_foreign_v6(ip.src) => {
+            Ok(())
+        }
         AddrKind::Local => Err(DropReason::IpMartianSource),
         AddrKind::Broadcast | AddrKind::Multicast => Err(DropReason::IpNotUnicast),
     }

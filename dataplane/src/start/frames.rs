@@ -33,7 +33,7 @@ pub struct Mtu {
 
 /// What of `port.mtu` its driver and interface allow.
 pub fn mtu(port: &Port) -> Mtu {
-    fitted(port, |interface| interface_mtu(interface))
+    fitted(port, interface_mtu)
 }
 
 fn fitted(port: &Port, interface_mtu: impl Fn(&str) -> Option<u16>) -> Mtu {

@@ -1,13 +1,15 @@
 //! What the machine must have before DPDK is asked, whose own messages tell little: interfaces, PCI devices and their
 //! drivers, capabilities.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use rustix::thread::CapabilitySet;
 
 use super::cookie_secret;
-use crate::config::{Config, Device, DpdkDevice, Port};
+use super::surroundings::interfaces;
+use crate::config::{Config, Device, DpdkDevice, Idle, Port};
 
 /// Drivers that leave a PCI device to programs, and those that share it with them.
 const FREE_DRIVERS: [&str; 5] = ["vfio-pci", "uio_pci_generic", "igb_uio", "mlx5_core", "mlx4_core"];
@@ -27,17 +29,54 @@ pub fn memory_available_mb() -> Option<u64> {
 
 /// What keeps `config` from running here, a sentence each.
 pub fn problems(config: &Config) -> Vec<String> {
-    problems_in(config, Path::new("/sys"), capabilities())
+    problems_in(config, Path::new("/sys"), &interfaces(), capabilities())
 }
 
-fn problems_in(config: &Config, sys: &Path, has: CapabilitySet) -> Vec<String> {
+fn problems_in(
+    config: &Config,
+    sys: &Path,
+    interfaces: &BTreeSet<String>,
+    has: CapabilitySet,
+) -> Vec<String> {
     let secret = config.cookies.secret_file.as_ref();
     let secret = secret.and_then(|file| cookie_secret::read(file.get_ref()).err());
-    let ports = config.port.iter().filter_map(|port| problem(port, sys, has));
-    ports.chain(secret.map(|error| error.to_string())).collect()
+    let ports = config.port.iter().filter_map(|port| problem(port, sys, interfaces, has));
+    let silent = config.port.iter().filter_map(|port| no_interrupts(config, port, sys));
+    ports.chain(silent).chain(secret.map(|error| error.to_string())).collect()
 }
 
-fn problem(port: &Port, sys: &Path, has: CapabilitySet) -> Option<String> {
+/// PCI vendors whose devices raise no interrupt of a queue through uio (net_virtio, net_vmxnet3).
+const SILENT_ON_UIO: [&str; 2] = ["0x1af4", "0x15ad"];
+
+/// The port, PCI address and driver of a device of `config` that is on uio.
+fn on_uio(port: &Port, sys: &Path) -> Option<(String, String)> {
+    let Device::Dpdk(device) = port.device.get_ref() else { return None };
+    let pci = device.pci()?;
+    let driver = fs::read_link(sys.join("bus/pci/devices").join(&pci).join("driver")).ok()?;
+    let driver = driver.file_name()?.to_string_lossy().into_owned();
+    driver.contains("uio").then_some((pci, driver))
+}
+
+/// What keeps `config` from running on ordinary pages; none: it does.
+pub fn needs_hugepages(config: &Config, sys: &Path) -> Option<String> {
+    let (pci, driver) = config.port.iter().find_map(|port| on_uio(port, sys))?;
+    Some(format!("{pci} is on {driver}, which reaches memory by physical addresses and so needs hugepages"))
+}
+
+fn no_interrupts(config: &Config, port: &Port, sys: &Path) -> Option<String> {
+    let (pci, driver) = on_uio(port, sys).filter(|_| config.workers.idle == Idle::Interrupt)?;
+    let vendor =
+        fs::read_to_string(sys.join("bus/pci/devices").join(&pci).join("vendor")).unwrap_or_default();
+    SILENT_ON_UIO.contains(&vendor.trim()).then(|| {
+        format!(
+            "port \"{}\": workers.idle = \"interrupt\", and {pci} is on {driver}, through which virtio and vmxnet3 raise no \
+             receive interrupts; bind it to vfio-pci, or set workers.idle to \"adaptive\"",
+            port.name.get_ref()
+        )
+    })
+}
+
+fn problem(port: &Port, sys: &Path, interfaces: &BTreeSet<String>, has: CapabilitySet) -> Option<String> {
     let about = format!("port \"{}\"", port.name.get_ref());
     match port.device.get_ref() {
         Device::Pcap { input, .. } => {
@@ -51,7 +90,7 @@ fn problem(port: &Port, sys: &Path, has: CapabilitySet) -> Option<String> {
         Device::Dpdk(device) => {
             let found = match device.pci() {
                 Some(pci) => pci_problem(&pci, sys),
-                None => vdev_problem(device, sys, has),
+                None => vdev_problem(device, interfaces, has),
             };
             found.map(|problem| format!("{about}: {problem}"))
         }
@@ -59,7 +98,7 @@ fn problem(port: &Port, sys: &Path, has: CapabilitySet) -> Option<String> {
 }
 
 /// A virtual device over an interface needs the interface and the right to open it.
-fn vdev_problem(device: &DpdkDevice, sys: &Path, has: CapabilitySet) -> Option<String> {
+fn vdev_problem(device: &DpdkDevice, interfaces: &BTreeSet<String>, has: CapabilitySet) -> Option<String> {
     let driver = device.driver()?;
     let (needs, needs_name) = match driver.as_str() {
         "net_af_packet" => (CapabilitySet::NET_RAW, "CAP_NET_RAW"),
@@ -76,11 +115,11 @@ fn vdev_problem(device: &DpdkDevice, sys: &Path, has: CapabilitySet) -> Option<S
     }
     // A tap makes its interface.
     let iface = device.arg("iface").filter(|_| driver != "net_tap")?;
-    let interfaces = sys.join("class/net");
-    if interfaces.join(iface).exists() {
+    if interfaces.is_empty() || interfaces.contains(iface) {
         return None;
     }
-    Some(format!("there is no interface \"{iface}\"; there are: {} (see \"ip link\")", names_in(&interfaces)))
+    let there = interfaces.iter().cloned().collect::<Vec<_>>().join(", ");
+    Some(format!("there is no interface \"{iface}\"; there are: {there} (see \"ip link\")"))
 }
 
 fn pci_problem(pci: &str, sys: &Path) -> Option<String> {
@@ -117,14 +156,6 @@ fn is_nic(device: &Path) -> bool {
     fs::read_to_string(device.join("class")).is_ok_and(|class| class.starts_with("0x02"))
 }
 
-fn names_in(dir: &Path) -> String {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort_unstable();
-    if names.is_empty() { "none".into() } else { names.join(", ") }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -157,7 +188,8 @@ mod tests {
     fn problem_of(device: &str, has: CapabilitySet) -> Option<String> {
         let text = format!("[[port]]\nname = \"p0\"\ndevice = \"{device}\"\n");
         let config = Config::parse(Path::new("h.toml"), text).expect("a configuration");
-        problems_in(&config, sys().path(), has).pop()
+        let interfaces = ["eth0", "lo"].map(str::to_owned).into();
+        problems_in(&config, sys().path(), &interfaces, has).pop()
     }
 
     #[test]
@@ -212,6 +244,33 @@ mod tests {
             )
         );
         assert!(problem_of("0000:02:00.0", none).is_some_and(|text| text.contains("bound to no driver")));
+    }
+
+    #[test]
+    fn uio_has_its_limits() {
+        let sys = sys();
+        let device = sys.path().join("bus/pci/devices/0000:04:00.0");
+        fs::create_dir_all(&device).expect("a directory");
+        symlink("../../../bus/pci/drivers/uio_pci_generic", device.join("driver")).expect("a link");
+        fs::write(device.join("vendor"), "0x1af4\n").expect("a file");
+        let text = "[[port]]\nname = \"p0\"\ndevice = \"0000:04:00.0\"\n[workers]\nidle = \"interrupt\"\n";
+        let config = Config::parse(Path::new("h.toml"), text.to_owned()).expect("a configuration");
+        let found =
+            |config: &Config| problems_in(config, sys.path(), &BTreeSet::new(), CapabilitySet::empty());
+        assert_eq!(
+            found(&config),
+            [
+                "port \"p0\": workers.idle = \"interrupt\", and 0000:04:00.0 is on uio_pci_generic, through which virtio and \
+              vmxnet3 raise no receive interrupts; bind it to vfio-pci, or set workers.idle to \"adaptive\""
+            ]
+        );
+        let polling =
+            Config::parse(Path::new("h.toml"), text.replace("interrupt", "spin")).expect("a configuration");
+        assert_eq!(found(&polling), [""; 0]);
+        let why = needs_hugepages(&polling, sys.path()).expect("it needs them");
+        assert!(why.starts_with("0000:04:00.0 is on uio_pci_generic, which "), "{why}");
+        fs::write(device.join("vendor"), "0x8086\n").expect("a file");
+        assert_eq!(found(&config), [""; 0]);
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::signals::{Draining, Signals};
+use super::surroundings::Presence;
 use super::watch::Watch;
-use super::{FinalReport, Running, StartError, cores, machine, numa, stack, start};
+use super::{FinalReport, Running, StartError, cores, machine, numa, stack, start, surroundings};
 use crate::cli::CliError;
 use crate::config::{Config, Device};
 use crate::control::server::Server;
@@ -42,6 +43,10 @@ pub fn run(config: &Config, duration: Option<Duration>, out: &mut impl Write) ->
     // First of all, so that a second server with this name does not touch the devices of the first.
     let mut server = Server::bind(&config.socket()).map_err(StartError::Bind)?;
     let mut watch = Watch::bind(config)?;
+    for advice in surroundings::advice(config) {
+        tracing::warn!("{advice}");
+    }
+    let _presence = Presence::take(config, Path::new("/sys")).map_err(CliError::Run)?;
     let mut running = start(config).inspect_err(|error| complain(config, error))?;
     watch.begin(&running);
     tracing::info!(socket = %server.path().display(), "answering on the control socket");
@@ -161,6 +166,9 @@ pub fn check(config: &Config, out: &mut impl Write) -> Result<(), CliError> {
     let mb = listeners.saturating_mul(LISTENER_BYTES).div_ceil(1 << 20);
     writeln!(out, "listeners: {listeners}, {mb} MB of memory")?;
     writeln!(out, "control socket: {}", config.socket().display())?;
+    for advice in surroundings::advice(config) {
+        writeln!(out, "warning: {advice}")?;
+    }
     memory(config, cpus.len(), out)?;
     let problems = machine::problems(config);
     if problems.is_empty() {

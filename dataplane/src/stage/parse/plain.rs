@@ -12,7 +12,7 @@ use listener::vector::{self, Vectors};
 use super::full;
 use crate::burst::{BURST_MAX, GROUP, Plain, part};
 use crate::io::{Frame, HEAD, HeadInfo};
-use crate::local::{AddrKind, FEW, Glance, LocalTable};
+use crate::local::{FEW, Glance, LocalTable};
 use crate::wire::checksum::Sum;
 use crate::wire::ether::{self, ETHERTYPE_IPV4};
 use crate::wire::ipv4::{self, PROTO_TCP};
@@ -119,7 +119,7 @@ pub(super) fn read<F: Frame>(
 /// Those of `rows` whose addresses are right, of which that could not be told at a glance.
 #[inline(never)]
 fn look_up(rows: u32, said: &Said, local: &LocalTable, plain: &Plain, first: usize) -> u32 {
-    let other = |lane: usize| local.kind_v4(plain.columns.saddr[first + lane]) == AddrKind::Other;
+    let other = |lane: usize| local.is_foreign_v4(plain.columns.saddr[first + lane]);
     let ours = |lane: usize| local.is_local_v4(plain.columns.daddr[first + lane]);
     let foreign = lanes(rows & said.near).filter(|&lane| !other(lane)).fold(0, |set, lane| set | 1 << lane);
     let rows = rows & !foreign;

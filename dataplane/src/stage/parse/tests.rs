@@ -9,7 +9,7 @@ use super::{Row, any_frame, plain};
 use crate::burst::{BURST_MAX, Fate, Head, Lane, Lanes, Plain};
 use crate::io::mem::{Mem, MemConfig, MemFrame};
 use crate::io::{Csum, PacketIo, RxMeta};
-use crate::local::{AddrKind, LocalTable, pack_route};
+use crate::local::{LocalTable, pack_route};
 use crate::wire::checksum::{Sum, pseudo_v4};
 use crate::wire::ether::MacAddr;
 use crate::wire::vlan::{Tags, Tci};
@@ -354,7 +354,7 @@ proptest! {
                 let is_segment = !lanes.tcp.is_empty();
                 let source = u32::from_be_bytes([frame[26], frame[27], frame[28], frame[29]]);
                 let special =
-                    meta.vlan_tci.is_some() || frame[14] != 0x45 || local.kind_v4(source) != AddrKind::Other || !local.glance().is_host(source);
+                    meta.vlan_tci.is_some() || frame[14] != 0x45 || !local.is_foreign_v4(source) || !local.glance().is_host(source);
                 let syn = taken.syns >> row & 1 == 1;
                 let reset = taken.resets >> row & 1 == 1;
                 let full = taken.full >> row & 1 == 1;
