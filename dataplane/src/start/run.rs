@@ -21,8 +21,15 @@ const ROUND: Duration = Duration::from_millis(100);
 /// The same while the server drains: how late it may see that all has ended.
 const ROUND_DRAINING: Duration = Duration::from_millis(10);
 
-/// Memory that an open listener takes, with its place in the control thread's list.
-const LISTENER_BYTES: usize = 300;
+/// Memory that an open listener takes, with its place in the control thread's list. This and the next are measured, as what of the
+/// process is resident with one more, in mebibytes or octets.
+const LISTENER_BYTES: u64 = 300;
+/// The program itself, its libraries and what each process has once.
+const PROGRAM_MB: u64 = 50;
+/// A half-open handshake's place, with its index.
+const REQUEST_BYTES: u64 = 144;
+/// A connection's place, with its index.
+const CONNECTION_BYTES: u64 = 208;
 
 impl From<StartError> for CliError {
     fn from(error: StartError) -> Self {
@@ -162,14 +169,14 @@ pub fn check(config: &Config, out: &mut impl Write) -> Result<(), CliError> {
         }
     }
     writeln!(out, "workers: on cores {}, as far as the devices have queues", cores::list(&cpus))?;
-    let listeners = config.listeners();
-    let mb = listeners.saturating_mul(LISTENER_BYTES).div_ceil(1 << 20);
-    writeln!(out, "listeners: {listeners}, {mb} MB of memory")?;
+    writeln!(out, "listeners: {}", config.listeners())?;
     writeln!(out, "control socket: {}", config.socket().display())?;
     for advice in surroundings::advice(config) {
         writeln!(out, "warning: {advice}")?;
     }
-    memory(config, cpus.len(), out)?;
+    let (tables, sum) = tables(config, cpus.len());
+    writeln!(out, "memory of tables: {tables} MB ({sum})")?;
+    memory(config, (cpus.len(), tables), out)?;
     let problems = machine::problems(config);
     if problems.is_empty() {
         writeln!(out, "ok")?;
@@ -181,19 +188,36 @@ pub fn check(config: &Config, out: &mut impl Write) -> Result<(), CliError> {
     )))
 }
 
+/// Megabytes that the process needs beside DPDK's, and how they come about.
+fn tables(config: &Config, cores: usize) -> (u64, String) {
+    let limits = &config.limits;
+    let (requests, connections) =
+        (u64::from(*limits.requests_per_core.get_ref()), u64::from(*limits.connections_per_core.get_ref()));
+    let listeners = u64::try_from(config.listeners()).unwrap_or(u64::MAX);
+    let cores = u64::try_from(cores).unwrap_or(u64::MAX);
+    let octets =
+        cores * (requests * REQUEST_BYTES + connections * CONNECTION_BYTES) + listeners * LISTENER_BYTES;
+    let sum = format!(
+        "{cores} cores x ({requests} requests x {REQUEST_BYTES} + {connections} connections x {CONNECTION_BYTES} bytes), \
+         {listeners} listeners x {LISTENER_BYTES} bytes, program: {PROGRAM_MB} MB"
+    );
+    (octets.div_ceil(1 << 20) + PROGRAM_MB, sum)
+}
+
 #[cfg(feature = "dpdk")]
-fn memory(config: &Config, cores: usize, out: &mut impl Write) -> Result<(), CliError> {
+fn memory(config: &Config, (cores, tables): (usize, u64), out: &mut impl Write) -> Result<(), CliError> {
     if config.port.iter().all(|port| matches!(port.device.get_ref(), Device::Pcap { .. })) {
         return Ok(());
     }
     let (need, sum) = super::dpdk::memory_need(config, cores);
-    writeln!(out, "memory: {need} MB ({sum})")?;
+    writeln!(out, "memory of DPDK: {need} MB ({sum})")?;
+    writeln!(out, "memory in all: {} MB", tables + u64::from(need))?;
     let (_, why) = super::dpdk::memory(config, need)?;
     writeln!(out, "{why}")?;
     Ok(())
 }
 
 #[cfg(not(feature = "dpdk"))]
-fn memory(_config: &Config, _cores: usize, _out: &mut impl Write) -> Result<(), CliError> {
+fn memory(_config: &Config, _tables: (usize, u64), _out: &mut impl Write) -> Result<(), CliError> {
     Ok(())
 }
