@@ -152,10 +152,6 @@ fn addresses_are_checked() {
 
 #[test]
 fn devices_are_checked() {
-    let device = |text: &str| {
-        parse(&format!("[[port]]\nname = \"p\"\ndevice = \"{text}\"\n"))
-            .map(|c| c.port[0].device.get_ref().clone())
-    };
     assert_eq!(
         device("eth1").unwrap_err(),
         "h.toml:3: \"eth1\" is no device; wanted a PCI address such as \"0000:01:00.0\", a virtual device such as \
@@ -175,21 +171,6 @@ fn devices_are_checked() {
         device("ring_pair,queues=17").unwrap_err(),
         "h.toml:3: \"ring_pair,queues=17\" wants 1 to 16 queues; write \"ring_pair,queues=2\""
     );
-    for (bad, nearest) in
-        [("net_rign0", "net_ring"), ("net_af_paket0,iface=x", "net_af_packet"), ("eth_tpa1", "net_tap")]
-    {
-        let message = device(bad).unwrap_err();
-        assert!(
-            message.starts_with("h.toml:3: DPDK has no driver \"")
-                && message.contains(&format!("the nearest are {nearest}, ")),
-            "{message}"
-        );
-    }
-    for good in ["eth_ring0", "net_tun3", "virtio_user0,path=/dev/vhost-net", "net_memif", "net_null0"] {
-        assert!(device(good).is_ok(), "{good}");
-    }
-    let plugin = "[[port]]\nname = \"p\"\ndevice = \"net_own0\"\n[eal]\nargs = [\"-d/lib/own.so\"]\n";
-    assert!(parse(plugin).is_ok());
     assert!(device("net_tap0 ,iface=x").is_err());
     let Ok(Device::Dpdk(pci)) = device("01:00.0,a=b") else { panic!("a PCI device") };
     assert_eq!(
@@ -210,6 +191,50 @@ fn devices_are_checked() {
         af_packet("\"\nqueues = 2").unwrap_err(),
         "h.toml:4: queues = 2, and the device string says qpairs=1; make them equal, or leave queues out"
     );
+    assert_eq!(af_packet(",qpairs=0\"").unwrap_err(), "h.toml:3: qpairs must be from 1 to 128, found 0");
+    assert_eq!(
+        refused("mac = \"02:00:00:00:00:01\"\n"),
+        "h.toml:4: mac is for pcap: files; a device has its own, remove it"
+    );
+    assert_eq!(
+        refused("mac = \"01:00:5e:00:00:01\"\n"),
+        "h.toml:4: \"01:00:5e:00:00:01\" is no device's MAC address; write one such as \"02:00:00:00:00:01\""
+    );
+    for not_pci in ["0000:01:00.8", "0000:1:00.0", "0000:01:0g.0", "01.0", "1:2:3:4.0"] {
+        assert!(device(not_pci).is_err(), "{not_pci}");
+    }
+}
+
+/// The device string `text`, checked in a configuration that is right otherwise.
+fn device(text: &str) -> Result<Device, String> {
+    parse(&format!("[[port]]\nname = \"p\"\ndevice = \"{text}\"\n"))
+        .map(|c| c.port[0].device.get_ref().clone())
+}
+
+#[test]
+fn drivers_that_dpdk_has_not_are_refused_with_the_nearest() {
+    for (bad, nearest) in
+        [("net_rign0", "net_ring"), ("net_af_paket0,iface=x", "net_af_packet"), ("eth_tpa1", "net_tap")]
+    {
+        let message = device(bad).unwrap_err();
+        assert!(
+            message.starts_with("h.toml:3: DPDK has no driver \"")
+                && message.contains(&format!("the nearest are {nearest}, ")),
+            "{message}"
+        );
+    }
+    for good in ["eth_ring0", "net_tun3", "virtio_user0,path=/dev/vhost-net", "net_memif", "net_null0"] {
+        assert!(device(good).is_ok(), "{good}");
+    }
+    let plugin = "[[port]]\nname = \"p\"\ndevice = \"net_own0\"\n[eal]\nargs = [\"-d/lib/own.so\"]\n";
+    assert!(parse(plugin).is_ok());
+}
+
+#[test]
+fn rings_of_packet_sockets_hold_whole_frames() {
+    let af_packet = |rest: &str| {
+        parse(&format!("[[port]]\nname = \"p\"\ndevice = \"net_af_packet0,iface=eth1{rest}")).map(drop)
+    };
     for ring in [",framesz=16384,blocksz=16384", ",framesz=1024", ",blocksz=65536"] {
         assert_eq!(af_packet(&format!("{ring}\"")), Ok(()), "{ring}");
     }
@@ -226,18 +251,6 @@ fn devices_are_checked() {
             message.starts_with("h.toml:3: framesz=") && message.contains("make no ring"),
             "{ring}: {message}"
         );
-    }
-    assert_eq!(af_packet(",qpairs=0\"").unwrap_err(), "h.toml:3: qpairs must be from 1 to 128, found 0");
-    assert_eq!(
-        refused("mac = \"02:00:00:00:00:01\"\n"),
-        "h.toml:4: mac is for pcap: files; a device has its own, remove it"
-    );
-    assert_eq!(
-        refused("mac = \"01:00:5e:00:00:01\"\n"),
-        "h.toml:4: \"01:00:5e:00:00:01\" is no device's MAC address; write one such as \"02:00:00:00:00:01\""
-    );
-    for not_pci in ["0000:01:00.8", "0000:1:00.0", "0000:01:0g.0", "01.0", "1:2:3:4.0"] {
-        assert!(device(not_pci).is_err(), "{not_pci}");
     }
 }
 
