@@ -36,6 +36,7 @@ drop_reasons! {
     EtherOtherHost = "otherhost": "The destination MAC address is another host's.",
     EtherType = "unhandled_proto": "The EtherType is none that hearken speaks.",
     VlanNested = "vlan_nested": "Three VLAN tags or more, or two of which the inner one is a service tag.",
+    VlanTpid = "vlan_tpid": "The device took the outer of two tags out of the frame and did not say of which kind it was (802.1Q or 802.1ad).",
     VlanReserved = "vlan_reserved": "The VLAN identifier is 0xfff, which IEEE 802.1Q reserves.",
     MultiSegment = "multi_segment": "The frame is spread over several buffers (jumbo or coalesced), which hearken does not take.",
     ArpMalformed = "arp_malformed": "The ARP packet is truncated or not Ethernet/IPv4.",

@@ -69,7 +69,9 @@ impl Tags {
     ///
     /// # Errors
     /// `EtherTooShort`, `VlanNested` for three and for an inner one that is not a customer's, `VlanReserved`, and
-    /// `EtherType` for a lone service tag, which is a provider's: nothing that a host would answer.
+    /// `EtherType` for a lone service tag, which is a provider's: nothing that a host would answer. `VlanTpid` for two of which
+    /// the device took one out: its driver says the tag and not the TPID (DPDK 22.11 `net_af_packet`), so an answer might go
+    /// out with the wrong one. A lone tag that was taken out is taken for a customer's.
     #[inline]
     pub fn read(
         frame: &[u8],
@@ -82,13 +84,14 @@ impl Tags {
         let first = ether::HEADER_LEN;
         let (tci, next) = parse(frame, first).ok_or(DropReason::EtherTooShort)?;
         let second = first + TAG_LEN;
-        let (outer, tpid, (tci, next), l2_len) = match stripped {
-            Some(outer) => (Some((TPID_8021Q, outer)), ethertype, (tci, next), second),
-            None if is_tpid(next) => {
-                let inner = parse(frame, second).ok_or(DropReason::EtherTooShort)?;
-                (Some((ethertype, tci)), next, inner, second + TAG_LEN)
-            }
-            None => (None, ethertype, (tci, next), second),
+        if stripped.is_some() {
+            return Err(if is_tpid(next) { DropReason::VlanNested } else { DropReason::VlanTpid });
+        }
+        let (outer, tpid, (tci, next), l2_len) = if is_tpid(next) {
+            let inner = parse(frame, second).ok_or(DropReason::EtherTooShort)?;
+            (Some((ethertype, tci)), next, inner, second + TAG_LEN)
+        } else {
+            (None, ethertype, (tci, next), second)
         };
         if is_tpid(next) || outer.is_some() && tpid != TPID_8021Q {
             return Err(DropReason::VlanNested);
