@@ -76,8 +76,12 @@ fn connect_by_default() -> Result<Client, CliError> {
         Ok(Some(socket)) => socket.clone(),
         _ => config::default_socket("hearken"),
     };
-    Client::connect(&path).map_err(|error| match configured {
-        Err(broken) => CliError::Run(format!("{error}\nwhere else it might be is not known: {broken}")),
-        Ok(_) => error.into(),
+    Client::connect(&path).map_err(|error| {
+        // Nobody is kept waiting now, so the file is read as a whole.
+        let broken = configured.and_then(|socket| socket.map(|_| Config::load(file)).transpose());
+        match broken {
+            Err(broken) => CliError::Run(format!("{error}\nwhere else it might be is not known: {broken}")),
+            Ok(_) => error.into(),
+        }
     })
 }
