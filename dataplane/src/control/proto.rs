@@ -194,7 +194,6 @@ pub struct Listening {
 const fn one() -> usize {
     1
 }
-
 const fn is_one(count: &usize) -> bool {
     *count == 1
 }
