@@ -85,6 +85,8 @@ pub struct Worker<I: PacketIo, P: Protocol> {
     hand_off: Option<HandOff>,
     /// When the last turn ended.
     turned: Option<Nanos>,
+    /// Every device can end the worker's sleep, with [`Idle::Adaptive`].
+    waits: bool,
     /// Turns since the last tick, and whether that one had more to do.
     unticked: u32,
     more_due: bool,
@@ -110,6 +112,7 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
             interval: Box::default(),
             hand_off: None,
             turned: None,
+            waits: false,
             unticked: 0,
             more_due: false,
             capturer: Capturer::default(),

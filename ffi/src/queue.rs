@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use dpdk_sys as sys;
@@ -12,6 +13,7 @@ use crate::{Mbuf, PortId, QueueId};
 mod interrupt;
 #[cfg(test)]
 mod tests;
+pub(crate) mod xdp_socket;
 
 pub use interrupt::wait_for_interrupt;
 
@@ -20,12 +22,14 @@ pub use interrupt::wait_for_interrupt;
 pub struct RxQueue {
     port: Arc<Port>,
     queue_id: QueueId,
+    /// What becomes readable when it has a frame, of a device that is an AF_XDP socket.
+    socket: Option<OwnedFd>,
     _one_poller: PhantomData<Cell<()>>,
 }
 
 impl RxQueue {
-    pub(crate) fn new(port: Arc<Port>, queue_id: QueueId) -> Self {
-        Self { port, queue_id, _one_poller: PhantomData }
+    pub(crate) fn new(port: Arc<Port>, queue_id: QueueId, socket: Option<OwnedFd>) -> Self {
+        Self { port, queue_id, socket, _one_poller: PhantomData }
     }
 
     /// The port that it is a queue of.

@@ -139,7 +139,8 @@ pub enum Idle {
     Yield,
     /// Sleeps until a device raises an interrupt, where its driver can.
     Interrupt,
-    /// Sleeps for up to 100 µs at a time while nothing comes: on a core that others need too.
+    /// Sleeps while nothing comes, until a frame does where the device can tell (`net_af_xdp`), else for up to 100 µs at a time: on a core
+    /// that others need too.
     Adaptive,
 }
 

@@ -19,8 +19,8 @@ pub enum Idle {
     Yield,
     /// Sleeps until a device raises an interrupt: for boxes that are idle most of the time. System calls.
     Interrupt,
-    /// Polls while frames come, then sleeps for moments that grow to 100 µs: for machines without a core to give and devices
-    /// without interrupts. System calls while it is idle.
+    /// Polls while frames come, then sleeps: until the next one comes where every device can tell (`net_af_xdp`), else for moments that
+    /// grow to 100 µs. For machines without a core to give. System calls while it is idle.
     Adaptive,
 }
 
@@ -50,6 +50,7 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
             }
         }
         if self.config.idle == Idle::Adaptive {
+            self.waits = self.ports.iter_mut().all(|port| port.io.add_interrupt().is_ok());
             let slack = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(TIMER_SLACK_NS));
             slack.map_err(|error| format!("cannot ask for timely ends of sleeps: {error}"))?;
         }
@@ -69,6 +70,7 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
             Idle::Interrupt if turns < TURNS_BEFORE_SLEEP => {}
             Idle::Interrupt => self.sleep(clock),
             Idle::Adaptive if turns < TURNS_BEFORE_SLEEP => std::hint::spin_loop(),
+            Idle::Adaptive if self.waits => self.sleep(clock),
             Idle::Adaptive => self.nap(turns - TURNS_BEFORE_SLEEP, clock),
         }
     }

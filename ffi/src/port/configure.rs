@@ -1,11 +1,13 @@
 //! From wishes to a running port: what the device cannot do is left out, logged, and told.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
 use dpdk_sys as sys;
 
 use super::{Offloads, Port, RssKey, Started, dev_info, numa_node};
+use crate::queue::xdp_socket;
 use crate::{DpdkError, Mempool, NumaNode, QueueId, RxQueue, TxQueue, log};
 
 /// What ethdev takes a frame to be longer than its MTU, where the driver does not say: Ethernet's header and checksum.
@@ -356,7 +358,9 @@ impl Configured {
     pub fn start(mut self, pool: &Mempool) -> Result<Started, DpdkError> {
         let state = self.port.eal.state();
         let (id, name) = (self.port.id, self.port.name.clone());
+        let mut sockets = Vec::new();
         for queue_id in 0..self.config.queues {
+            let before = xdp_socket::all();
             // SAFETY: the port is ours, configured with these queues, and stopped; a null conf means the
             // driver's default; the pool lives until the EAL stops, and the port is closed before.
             let (rc, printed) = log::captured(|| unsafe {
@@ -378,6 +382,7 @@ impl Configured {
             });
             DpdkError::check(rc.0, &format!("{name} queue {queue_id}"), rc.1)
                 .map_err(|error| error.hint(printed))?;
+            sockets.push(xdp_socket::opened_since(&before));
         }
         if let Some(mtu) = self.config.mtu {
             // SAFETY: the port is ours and stopped.
@@ -415,17 +420,21 @@ impl Configured {
             RssKey { symmetric: self.symmetric && kept, key }
         });
         drop(state);
-        Ok(self.into_started(reta, rss))
+        Ok(self.into_started(reta, rss, sockets))
     }
 
-    fn into_started(self, reta: Vec<QueueId>, rss: Option<RssKey>) -> Started {
+    fn into_started(self, reta: Vec<QueueId>, rss: Option<RssKey>, sockets: Vec<Option<OwnedFd>>) -> Started {
         let Self { port, config, offloads, clamps, .. } = self;
         let port = Arc::new(port);
         let queues = 0..config.queues;
         // Drivers may want the pseudo-header sum or cleared fields of their own: tx_prepare knows.
         let prepare = offloads.tx_ipv4_checksum || offloads.tx_tcp_checksum;
         Started {
-            rx: queues.clone().map(|q| RxQueue::new(Arc::clone(&port), QueueId(q))).collect(),
+            rx: queues
+                .clone()
+                .zip(sockets)
+                .map(|(q, socket)| RxQueue::new(Arc::clone(&port), QueueId(q), socket))
+                .collect(),
             tx: queues.map(|q| TxQueue::new(Arc::clone(&port), QueueId(q), prepare)).collect(),
             port,
             offloads,
