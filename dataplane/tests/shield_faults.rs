@@ -67,6 +67,35 @@ fn an_interface_that_was_down_serves_again() {
     serves(&site, &hearken, &listener);
 }
 
+/// Looks of the workers for frames in the time that `work` takes.
+fn turns(hearken: &Hearken, work: impl FnOnce()) -> u64 {
+    let count = || {
+        let total = &hearken.json("stats").expect("stats")["total"];
+        ["turns_idle", "turns_busy"].map(|name| total[name].as_u64().expect("a number")).iter().sum::<u64>()
+    };
+    let before = count();
+    work();
+    count() - before
+}
+
+#[test]
+fn an_idle_worker_sleeps_until_its_socket_has_a_frame() {
+    let _turn = turn();
+    let made = Site::new().and_then(|site| {
+        let hearken = site.shield_idle("adaptive", "")?;
+        let listener = site.listen((Ipv6Addr::UNSPECIFIED, PORT))?;
+        Ok((site, hearken, listener))
+    });
+    let made = made.map_err(|error| skip("an idle worker beside the kernel", error));
+    let Ok((site, hearken, listener)) = made else { return };
+    wait_until_adopted(&hearken, (Ipv6Addr::UNSPECIFIED, PORT).into());
+    serves(&site, &hearken, &listener);
+    // A second of nothing: one look every 10 ms, and the polling after the last frame. Naps of 100 us would be thousands.
+    let idle = turns(&hearken, || std::thread::sleep(Duration::from_secs(1)));
+    assert!(idle < 2_000, "{idle} looks in a second of nothing");
+    serves(&site, &hearken, &listener);
+}
+
 #[test]
 fn two_network_namespaces_each_have_their_own() {
     let _turn = turn();

@@ -5,6 +5,7 @@ mod configure;
 mod counters;
 mod sockets;
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::sync::Arc;
@@ -256,6 +257,8 @@ pub struct Started {
     pub(crate) reta: Vec<QueueId>,
     pub(crate) rss: Option<RssKey>,
     pub(crate) sockets: Vec<sockets::RingSocket>,
+    /// Descriptors of the queues' own for sockets of the driver's.
+    pub(crate) duplicates: BTreeSet<i32>,
 }
 
 impl Started {

@@ -65,10 +65,15 @@ impl Site {
 
     /// hearken in front of the server's listeners, with `more` in its configuration.
     pub fn shield(&self, more: &str) -> io::Result<Hearken> {
+        self.shield_idle("yield", more)
+    }
+
+    /// As [`Site::shield`], with `workers.idle`.
+    pub fn shield_idle(&self, idle: &str, more: &str) -> io::Result<Hearken> {
         let core = std::thread::available_parallelism().map_or(0, |cores| cores.get() - 1);
         Hearken::start(&crate::lab::program()?, &self.server, |socket| {
             format!(
-                "[control]\nsocket = {socket:?}\ndrain_seconds = 3\n[workers]\ncores = [{core}]\nidle = \"yield\"\n\
+                "[control]\nsocket = {socket:?}\ndrain_seconds = 3\n[workers]\ncores = [{core}]\nidle = {idle:?}\n\
                  [eal]\nhuge = \"never\"\n[shield]\ninterface = \"hk0\"\n{more}"
             )
         })

@@ -1,6 +1,6 @@
 //! From wishes to a running port: what the device cannot do is left out, logged, and told.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
@@ -429,6 +429,7 @@ impl Configured {
         let queues = 0..config.queues;
         // Drivers may want the pseudo-header sum or cleared fields of their own: tx_prepare knows.
         let prepare = offloads.tx_ipv4_checksum || offloads.tx_tcp_checksum;
+        let duplicates = sockets.iter().flatten().map(AsRawFd::as_raw_fd).collect();
         Started {
             rx: queues
                 .clone()
@@ -442,6 +443,7 @@ impl Configured {
             reta,
             rss,
             sockets: Vec::new(),
+            duplicates,
         }
     }
 }

@@ -27,7 +27,8 @@ impl Started {
     /// Takes the packet and XDP sockets for this port's that are open now and were not among `before`, which was read before
     /// the port was attached.
     pub fn adopt_sockets(&mut self, before: &BTreeSet<i32>) {
-        let sockets = open_descriptors().into_iter().filter(|descriptor| !before.contains(descriptor));
+        let known = |descriptor: &i32| before.contains(descriptor) || self.duplicates.contains(descriptor);
+        let sockets = open_descriptors().into_iter().filter(|descriptor| !known(descriptor));
         let ring = |descriptor| {
             let socket = RingSocket { descriptor, lost: AtomicU64::new(0) };
             socket.losses().map(|_| socket)

@@ -2,17 +2,16 @@
 //! until one has a frame, as with a receive interrupt.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{AddressFamily, sockopt};
 
+use crate::open_descriptors;
+
 /// The AF_XDP sockets of this process, by their descriptors.
 pub(crate) fn all() -> BTreeSet<RawFd> {
-    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return BTreeSet::new() };
-    let fds = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    fds.filter(|&fd| duplicate(fd).is_some()).collect()
+    open_descriptors().into_iter().filter(|&fd| duplicate(fd).is_some()).collect()
 }
 
 /// A descriptor of its own for the one socket that is open now and was not `before`, if there is just one.
