@@ -25,6 +25,7 @@ pub struct TopWindow {
     began: Option<Instant>,
     reports: Vec<CoreReport>,
     snmp: BTreeMap<&'static str, u64>,
+    kernel: BTreeMap<String, u64>,
     listeners: Vec<u32>,
     last: Top,
     watchers: BTreeSet<u64>,
@@ -51,6 +52,8 @@ impl<D: Devices> Desk<D> {
             if seconds > 0.0 { now.saturating_sub(before) as f64 / seconds } else { 0.0 }
         };
         let before = |name: &str| self.top.snmp.get(name).copied().unwrap_or_default();
+        let kernel = self.kernel_stats().map(|stats| stats.counters).unwrap_or_default();
+        let passed = |name: &str| self.top.kernel.get(name).copied().unwrap_or_default();
         let top = Top {
             seconds,
             cores: self.top_cores(&reports, per_second),
@@ -60,6 +63,10 @@ impl<D: Devices> Desk<D> {
                 .iter()
                 .map(|(name, count)| ((*name).into(), per_second(*count, before(name))))
                 .collect(),
+            kernel: kernel
+                .iter()
+                .map(|(name, count)| (name.clone(), per_second(*count, passed(name))))
+                .collect(),
             listeners: self.top_listeners(seconds),
             links_down: self.links_down().into_iter().map(|(port, _)| port).collect(),
         };
@@ -67,6 +74,7 @@ impl<D: Devices> Desk<D> {
             began: Some(now),
             reports,
             snmp,
+            kernel,
             last: top.clone(),
             watchers: std::mem::take(&mut self.top.watchers),
             listeners: std::mem::take(&mut self.top.listeners),

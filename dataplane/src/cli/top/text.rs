@@ -62,7 +62,7 @@ pub(super) fn core_cells(core: &crate::control::proto::TopCore) -> [String; 9] {
 }
 
 /// How SYN cookies fare: counters, and what they are called here.
-pub(super) const COOKIES: [(&str, &str); 5] = [
+const COOKIES: [(&str, &str); 5] = [
     ("SyncookiesSent", "cookies sent"),
     ("SyncookiesRecv", "validated"),
     ("SyncookiesFailed", "failed"),
@@ -70,9 +70,31 @@ pub(super) const COOKIES: [(&str, &str); 5] = [
     ("PassiveOpens", "connections made"),
 ];
 
-/// True while SYNs are answered by cookies.
+/// How SYNs fare in front of the kernel's listeners, where each is answered by a cookie: counters, and what they are called here.
+const BESIDE: [(&str, &str); 5] = [
+    ("claim_redirected", "SYNs to workers"),
+    ("claim_answered", "answered earlier"),
+    ("handed_over_to_kernel", "connections made"),
+    ("handover_bad_cookie", "ACKs refused"),
+    ("claim_accept_queue_full", "accept queue full"),
+];
+/// SYNs a second in front of the kernel's listeners that are a flood if hardly any client is behind them.
+const FLOOD_SYNS: f64 = 1_000.0;
+
+/// The rows about SYNs: what they are called, and events a second.
+pub(super) fn syn_rows(top: &Top) -> [(&'static str, f64); 5] {
+    let (rows, rates) = if top.kernel.is_empty() { (COOKIES, &top.snmp) } else { (BESIDE, &top.kernel) };
+    rows.map(|(name, label)| (label, rates.get(name).copied().unwrap_or_default()))
+}
+
+/// True while SYNs are answered by cookies, or where all are, while hardly any of them makes a connection.
 pub(super) fn flooded(top: &Top) -> bool {
-    top.snmp.get("SyncookiesSent").is_some_and(|rate| *rate > 0.0)
+    let rate = |name: &str| top.kernel.get(name).copied().unwrap_or_default();
+    if top.kernel.is_empty() {
+        return top.snmp.get("SyncookiesSent").is_some_and(|rate| *rate > 0.0);
+    }
+    let syns = rate("claim_redirected") + rate("claim_answered");
+    syns > FLOOD_SYNS && rate("handed_over_to_kernel") < syns / 10.0
 }
 
 /// `198.18.0.1:80`, or with its device `198.18.0.1:80 on wan`.
@@ -105,9 +127,7 @@ pub(super) fn once(top: &Top) -> String {
         let texts = [Cell::new(listener_name(listener)), Cell::new(then)];
         listeners.add_row(numbers.into_iter().chain(texts).collect::<Vec<_>>());
     }
-    let rate = |name: &str| short(top.snmp.get(name).copied().unwrap_or_default());
-    let cookies: Vec<String> =
-        COOKIES.iter().map(|(name, label)| format!("{label} {}/s", rate(name))).collect();
+    let cookies = syn_rows(top).map(|(label, rate)| format!("{label} {}/s", short(rate)));
     let outcomes = top.outcomes.iter().map(|(name, rate)| format!("{name} {}/s", short(*rate)));
     format!(
         "over {:.1} s: {}\n{}\n{}\nflood: {}, {}\n\n{}\n{}",

@@ -10,7 +10,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Row};
 
 use super::fit::{self, Column};
-use super::text::{COOKIES, CORE_COLUMNS, core_cells, flooded, links_down, listener_name, short};
+use super::text::{CORE_COLUMNS, core_cells, flooded, links_down, listener_name, short, syn_rows};
 use crate::control::proto::{Top, TopCore};
 
 /// Looks that a sparkline remembers.
@@ -160,8 +160,8 @@ impl View {
         } else {
             Span::styled("no flood", Style::new().fg(Color::Green))
         };
-        let rate = |name: &str| short(self.top.snmp.get(name).copied().unwrap_or_default());
-        let lines = COOKIES.iter().map(|(name, label)| Line::from(format!("{label:<18}{:>9}/s", rate(name))));
+        let line = |(label, rate): (&str, f64)| Line::from(format!("{label:<18}{:>9}/s", short(rate)));
+        let lines = syn_rows(&self.top).map(line);
         let lines: Vec<Line<'_>> = std::iter::once(Line::from(state)).chain(lines).collect();
         frame.render_widget(Paragraph::new(lines).block(Block::bordered().title("flood")), area);
     }
@@ -288,6 +288,7 @@ mod tests {
             outcomes: BTreeMap::new(),
             drops: vec![TopDrop { reason: "tcp_csum".into(), rate: 12.0, total: 3456 }],
             snmp: BTreeMap::from([("SyncookiesSent".to_owned(), cookies)]),
+            kernel: BTreeMap::new(),
             listeners: vec![listener(0, 80, 3), listener(1, 443, 129)],
             links_down: vec![],
         }
@@ -372,6 +373,29 @@ mod tests {
         );
         assert!(wide.contains("SYN flood: answers by cookies"), "{wide}");
         assert!(wide.contains("cookies sent         9.00 M/s"), "{wide}");
+    }
+
+    #[test]
+    fn beside_the_kernel_the_rows_are_those_of_its_programs() {
+        let kernel = |syns: f64, made: f64| {
+            let mut top = top(5e5);
+            let rates =
+                [("claim_redirected", syns), ("claim_answered", 5e5), ("handed_over_to_kernel", made)];
+            top.kernel = rates.map(|(name, rate)| (name.to_owned(), rate)).into();
+            screen(&View::new(top, Duration::from_secs(1)), 110, 24)
+        };
+        let flood = kernel(64_000.0, 210.0);
+        assert!(flood.contains("SYN flood: answers by cookies"), "{flood}");
+        for row in [
+            "SYNs to workers      64.0 k/s",
+            "answered earlier      500 k/s",
+            "connections made        210/s",
+        ] {
+            assert!(flood.contains(row), "{row} in:\n{flood}");
+        }
+        // Every SYN is answered by a cookie, and these come back.
+        let crowd = kernel(1e5, 5.9e5);
+        assert!(crowd.contains("no flood") && !crowd.contains("cookies sent"), "{crowd}");
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub struct Top {
     pub drops: Vec<TopDrop>,
     /// Kernel-named counters a second.
     pub snmp: BTreeMap<String, f64>,
+    /// Beside the kernel, what its programs counted, a second.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kernel: BTreeMap<String, f64>,
     /// Listeners, those that were asked for most first.
     pub listeners: Vec<TopListener>,
     /// Ports whose links are down.
