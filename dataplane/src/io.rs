@@ -183,7 +183,7 @@ pub trait PacketIo: Send {
     /// Fills a prefix of `into`, whose slots are all empty, and returns its length. Never waits.
     fn rx_burst(&mut self, into: &mut [Option<Self::Frame>]) -> usize;
 
-    /// Empties the prefix of `from` that the device is done with. `from` holds a frame in every slot, [`BURST_MAX`] at most;
+    /// Empties the prefix of `from` that the device is done with. `from` holds a frame in every slot, [`crate::burst::BURST_MAX`] at most;
     /// those that are left still belong to the caller.
     fn tx_burst(&mut self, from: &mut [Option<Self::Frame>]) -> Sent;
 

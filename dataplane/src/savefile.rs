@@ -6,7 +6,7 @@
 //! |---|---|
 //! | Ethernet | the frame, without a frame check sequence that the file announces |
 //! | Linux cooked (SLL, SLL2), raw IP, BSD loopback | an Ethernet frame made of the packet, see [`Link`] |
-//! | another link type | [`Record::Unusable`], or [`SavefileError::LinkType`] if it is the whole file's |
+//! | another link type | [`Record::Unusable`], or [`Cause::LinkType`] if it is the whole file's |
 //! | a frame that the capture cut in its data | the frame filled up with zeros, its checksum made to fit |
 //! | a checksum that the sender left to its device | the one that it would have had on a wire |
 //! | a frame that the capture cut in its headers | [`Record::Unusable`]: what became of it nobody can tell |
