@@ -31,6 +31,7 @@ pub mod scenario;
 pub mod schedule;
 pub mod seen;
 pub mod session;
+pub mod shield;
 pub mod space;
 pub mod spec;
 pub mod surroundings;

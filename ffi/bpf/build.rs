@@ -4,7 +4,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
-const PROGRAMS: [&str; 4] = ["claim", "flood", "handover", "listeners"];
+const PROGRAMS: [&str; 5] = ["claim", "flood", "handover", "listeners", "wire"];
 
 fn main() {
     println!("cargo:rerun-if-changed=src/bpf");

@@ -15,6 +15,7 @@ use super::report::{self, Parts, Report, table, write_page};
 use super::run::Outcome;
 use super::scenario::{self, Scenario};
 use super::session::{self, Session};
+use super::shield::ShieldArgs;
 use super::spec::{Manner, Rate, Spec};
 use super::versus::{KernelArgs, ListenerArgs};
 
@@ -39,6 +40,7 @@ enum Command {
     /// What one wants to know of a server, each a command with a report; on a server in this process
     Scenario(ScenarioArgs),
     Kernel(KernelArgs),
+    Shield(ShieldArgs),
     Cost(CostArgs),
     #[command(hide = true)]
     KernelListener(ListenerArgs),
@@ -215,6 +217,7 @@ impl Cli {
                 ("Connections".to_owned(), vec![Spec { mode: Manner::Connect, ..args.spec }], args.run)
             }
             Command::Kernel(args) => return args.run(),
+            Command::Shield(args) => return args.run(),
             Command::Cost(args) => return args.run(),
             Command::KernelListener(args) => return args.run(),
             Command::Replay(args) => {

@@ -1,8 +1,12 @@
 //! Two network namespaces joined by a veth pair, made for a comparison and taken down after it.
 
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// The server's end of the wire.
 pub const SERVER_DEV: &str = "hk0";
@@ -34,7 +38,11 @@ fn ip(words: &str) -> anyhow::Result<String> {
 pub struct Namespace(String);
 
 impl Namespace {
-    fn new(role: &str) -> anyhow::Result<Self> {
+    /// Makes one for `role`, with its loopback up.
+    ///
+    /// # Errors
+    /// No right to.
+    pub fn new(role: &str) -> anyhow::Result<Self> {
         let name = format!("hearken-{}-{role}", std::process::id());
         ip(&format!("netns add {name}")).context(
             "a comparison needs the right to make network namespaces (root, or CAP_SYS_ADMIN and CAP_NET_ADMIN) and \
@@ -52,6 +60,28 @@ impl Namespace {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.0, program]);
         command
+    }
+
+    /// Its name, as `ip netns` knows it.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// Calls `work` on a thread inside, so that the sockets and programs that it makes belong there.
+    ///
+    /// # Errors
+    /// The thread may not enter.
+    pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> anyhow::Result<R> {
+        let path = Path::new("/run/netns").join(&self.0);
+        let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(move || {
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                    .context("cannot enter a network namespace")?;
+                Ok(work())
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// Runs `ip` inside.

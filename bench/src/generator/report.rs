@@ -1,7 +1,7 @@
 //! What a run brought, as numbers to keep: the JSON, from which the table and the page are made.
 
 mod findings;
-mod page;
+pub mod page;
 mod parts;
 pub mod plots;
 mod table;

@@ -302,7 +302,7 @@ impl KernelArgs {
 }
 
 /// `hearken` beside this binary.
-fn beside_us() -> PathBuf {
+pub(super) fn beside_us() -> PathBuf {
     std::env::current_exe().unwrap_or_default().with_file_name("hearken")
 }
 

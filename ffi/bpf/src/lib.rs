@@ -19,6 +19,7 @@ pub mod handover;
 pub mod listeners;
 mod maps;
 pub mod support;
+pub mod wire;
 
 use std::net::{IpAddr, SocketAddr};
 

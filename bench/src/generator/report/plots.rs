@@ -156,6 +156,52 @@ pub fn percentile_lines(lines: &[Line]) -> anyhow::Result<String> {
     })
 }
 
+/// What the axes of [`lines_over`] are.
+pub struct Axes {
+    /// To the right.
+    pub x: &'static str,
+    /// Upwards.
+    pub y: &'static str,
+}
+
+/// Lines with a mark at each point; upwards logarithmic.
+///
+/// # Errors
+/// What the drawing library says.
+pub fn lines_over(lines: &[Line], axes: &Axes) -> anyhow::Result<String> {
+    let points = || lines.iter().flat_map(|(_, points)| points);
+    let end = points().map(|point| point.0).fold(1.0, f64::max);
+    let (low, high) = points()
+        .fold((f64::MAX, f64::MIN_POSITIVE), |(low, high), point| (low.min(point.1), high.max(point.1)));
+    let low = low.min(high / 10.0).max(f64::MIN_POSITIVE);
+    drawn(|area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(8)
+            .margin_right(24)
+            .x_label_area_size(38)
+            .y_label_area_size(78)
+            .build_cartesian_2d(0.0..end * 1.02, (low * 0.8..high * 1.25).log_scale())?;
+        chart
+            .configure_mesh()
+            .light_line_style(WHITE)
+            .bold_line_style(GRID)
+            .axis_style(INK)
+            .label_style(("sans-serif", 14).into_font().color(&INK))
+            .x_desc(axes.x)
+            .y_desc(axes.y)
+            .draw()?;
+        for (at, (name, points)) in lines.iter().enumerate() {
+            let colour = COLOURS[at % COLOURS.len()];
+            chart
+                .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(3)))?
+                .label(name.as_str())
+                .legend(label(colour, 3u32));
+            chart.draw_series(points.iter().map(|point| Circle::new(*point, 4, colour.filled())))?;
+        }
+        legend(&mut chart, SeriesLabelPosition::LowerRight)
+    })
+}
+
 /// "one in so many" as the percentile that it is the rest of.
 fn percent(odds: f64) -> String {
     if odds <= 1.0 {
