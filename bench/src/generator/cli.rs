@@ -54,7 +54,7 @@ impl Command {
             Self::Mix(args) => Some(&args.run),
             Self::Replay(args) => Some(&args.run),
             Self::Scenario(args) => Some(&args.run),
-            Self::Kernel(_) | Self::Cost(_) | Self::KernelListener(_) => None,
+            Self::Kernel(_) | Self::Shield(_) | Self::Cost(_) | Self::KernelListener(_) => None,
         }
     }
 }

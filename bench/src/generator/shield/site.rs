@@ -18,7 +18,7 @@ use super::Contestant;
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 /// Where forged SYNs come from: a network that nobody is in.
-pub const FORGED: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 19, 0, 0), 16);
+const FORGED: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 19, 0, 0), 16);
 /// A second wire at the client's side that carries nothing; see `Flood::park`.
 const PARKING: &str = "hk2";
 /// What nginx serves.
