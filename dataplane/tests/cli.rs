@@ -174,7 +174,7 @@ fn usage_is_exit_code_2() {
     }
     let (code, message) = refused(&["listen", "198.18.0.1:0"]);
     assert_eq!(code, Some(2));
-    assert!(message.contains("port 0 is none to listen on; give a port from 1 to 65535"), "{message}");
+    assert!(message.contains("port 0 is none to listen on; give ports from 1 to 65535"), "{message}");
     let (code, message) = refused(&["listen", "198.18.0.256:80"]);
     assert_eq!(code, Some(2));
     assert!(message.contains("write one such as \"198.18.0.1:80\""), "{message}");
@@ -191,13 +191,17 @@ fn usage_is_exit_code_2() {
 fn a_wrong_configuration_is_exit_code_2() {
     let place = Place::new("device = \"net_ring0\"", &format!("{LISTENER}{LISTENER}"));
     let config = place.config();
-    for command in ["check", "run", "ss"] {
+    for command in ["check", "run"] {
         let wanted = format!(
             "{config}:10: listener 198.18.0.1:80 is there already, line 8; remove one, or set reuseport = true in both \
              to share it"
         );
         assert_eq!(refused(&[command, "--config", &config]), (Some(2), wanted));
     }
+    // A client looks for the socket alone, however many listeners there are.
+    let (code, message) = refused(&["ss", "--config", &config]);
+    assert_eq!(code, Some(1));
+    assert!(message.starts_with("no server listens at"), "{message}");
     let place = Place::new("device = \"net_ring0\"", "[workers]\ncores = [100000]");
     let (code, message) = refused(&["run", "--config", &place.config()]);
     assert_eq!(code, Some(2));
