@@ -26,6 +26,8 @@ pub enum Idle {
 
 /// Idle turns before a worker sleeps: frames that follow each other closely are polled for.
 const TURNS_BEFORE_SLEEP: u32 = 256;
+/// The same where a frame ends the sleep and a turn is a system call: a server on the same core gets it at once.
+const TURNS_BEFORE_WAIT: u32 = 8;
 /// The first sleep of [`Idle::Adaptive`], and the longest: what a frame waits at most that comes to an idle worker.
 const NAP_MIN: Duration = Duration::from_micros(10);
 /// See [`NAP_MIN`].
@@ -69,8 +71,9 @@ impl<I: PacketIo, P: Protocol> Worker<I, P> {
             }
             Idle::Interrupt if turns < TURNS_BEFORE_SLEEP => {}
             Idle::Interrupt => self.sleep(clock),
-            Idle::Adaptive if turns < TURNS_BEFORE_SLEEP => std::hint::spin_loop(),
+            Idle::Adaptive if self.waits && turns < TURNS_BEFORE_WAIT => {}
             Idle::Adaptive if self.waits => self.sleep(clock),
+            Idle::Adaptive if turns < TURNS_BEFORE_SLEEP => std::hint::spin_loop(),
             Idle::Adaptive => self.nap(turns - TURNS_BEFORE_SLEEP, clock),
         }
     }

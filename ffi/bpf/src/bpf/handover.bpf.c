@@ -78,6 +78,64 @@ struct {
 	__type(value, __u64);
 } rtt SEC(".maps");
 
+/*
+ * Flows that were handed over a moment ago. The kernel takes segments through tc by the batch, before TCP sees the first of them: the
+ * data behind a client's ACK meets a listener here too. Handed over once more it would be lost with a second child of the
+ * same flow, and sent again after 200 ms; left alone, it meets the connection that the ACK has made by then.
+ */
+#define RECENT 16
+#define RECENT_NS NS_PER_MS
+
+struct recent {
+	struct {
+		__u64 at_ns;
+		__u64 numbers; /* ACK number, ports */
+		__be32 src;
+	} flows[RECENT];
+	__u32 next;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct recent);
+} recent SEC(".maps");
+
+static __always_inline __u64 numbers_of(const struct segment *seg)
+{
+	return (__u64)seg->tcp->ack << 32 | (__u32)seg->tcp->src << 16 | seg->tcp->dst;
+}
+
+static __always_inline bool is_recent(const struct segment *seg, __u64 now_ns)
+{
+	__u32 zero = 0;
+	struct recent *all = bpf_map_lookup_elem(&recent, &zero);
+	__u64 numbers = numbers_of(seg);
+
+	if (!all)
+		return false;
+	for (int i = 0; i < RECENT; i++) {
+		if (all->flows[i].numbers == numbers && all->flows[i].src == seg->src.words[3] &&
+		    now_ns - all->flows[i].at_ns < RECENT_NS)
+			return true;
+	}
+	return false;
+}
+
+static __always_inline void remember(const struct segment *seg, __u64 now_ns)
+{
+	__u32 zero = 0, at;
+	struct recent *all = bpf_map_lookup_elem(&recent, &zero);
+
+	if (!all)
+		return;
+	at = all->next++ % RECENT;
+	all->flows[at].at_ns = now_ns;
+	all->flows[at].numbers = numbers_of(seg);
+	all->flows[at].src = seg->src.words[3];
+}
+
 static __always_inline void count_in(void *map, __u32 index)
 {
 	__u64 *count = bpf_map_lookup_elem(map, &index);
@@ -168,6 +226,7 @@ int hearken_accept(struct __sk_buff *skb)
 	struct tcp_sock *tp;
 	struct bpf_sock *skc;
 	__u32 zero = 0, size, count;
+	__u64 now_ns;
 
 	/* Headers may lie in pages of the skb: the packet's linear part must hold them. */
 	bpf_skb_pull_data(skb, skb->len < 14 + 60 + 20 ? skb->len : 14 + 60 + 20);
@@ -178,19 +237,22 @@ int hearken_accept(struct __sk_buff *skb)
 	if (!is_claimed(&claims, &seg))
 		return TC_ACT_UNSPEC;
 	set = bpf_map_lookup_elem(&settings, &zero);
-	if (!set || (set->expires_ns && bpf_ktime_get_ns() > set->expires_ns))
+	now_ns = bpf_ktime_get_ns();
+	if (!set || (set->expires_ns && now_ns > set->expires_ns))
 		return TC_ACT_UNSPEC;
 	size = tuple_of(&seg, &tuple);
 	skc = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 	if (!skc)
 		return TC_ACT_UNSPEC;
 	/* Connections, requests and TIME-WAIT entries are the kernel's own business. */
-	if (skc->state != BPF_TCP_LISTEN)
+	if (skc->state != BPF_TCP_LISTEN || is_recent(&seg, now_ns))
 		goto release;
 	switch (check(skb, set, &seg, &stamps, &cookie)) {
 	case COOKIE_GOOD:
 		tp = bpf_skc_to_tcp_sock(skc);
 		count = tp ? hand_over(skb, set, tp, &stamps, &cookie) : HANDOVER_REFUSED;
+		if (count == HANDED_OVER)
+			remember(&seg, now_ns);
 		break;
 	case COOKIE_OUTDATED:
 		count = HANDOVER_OUTDATED_COOKIE;
