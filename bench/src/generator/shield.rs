@@ -4,7 +4,7 @@
 //! # How it is measured
 //! Each contestant has its turn in every round, on a veth pair of its own between two namespaces. In a turn the flood goes up step
 //! by step, the first without any; clients start at a fixed rate meanwhile, whatever has become of those before them
-//! ([`clients`]). The flood is made by the kernel on one CPU ([`hearken_bpf::flood`]), in slices of a millisecond. nginx and
+//! (`shield/clients.rs`). The flood is made by the kernel on one CPU ([`hearken_bpf::flood`]), in slices of a millisecond. nginx and
 //! hearken's worker are on the other. A veth runs the receiver's softirq on the sender's CPU, so Linux alone and the proxy work
 //! there, and hold the flood back when that CPU is full: the table says what was offered.
 //!
