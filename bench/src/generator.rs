@@ -38,6 +38,7 @@ pub mod surroundings;
 pub mod tally;
 pub mod targets;
 pub mod template;
+pub mod throughput;
 pub mod versus;
 
 pub use space::Space;

@@ -17,6 +17,7 @@ use super::scenario::{self, Scenario};
 use super::session::{self, Session};
 use super::shield::ShieldArgs;
 use super::spec::{Manner, Rate, Spec};
+use super::throughput::ThroughputArgs;
 use super::versus::{KernelArgs, ListenerArgs};
 
 /// Loads a TCP listener with SYNs or connections at a rate held against the clock, and judges every answer
@@ -41,6 +42,7 @@ enum Command {
     Scenario(ScenarioArgs),
     Kernel(KernelArgs),
     Shield(ShieldArgs),
+    Throughput(ThroughputArgs),
     Cost(CostArgs),
     #[command(hide = true)]
     KernelListener(ListenerArgs),
@@ -54,7 +56,11 @@ impl Command {
             Self::Mix(args) => Some(&args.run),
             Self::Replay(args) => Some(&args.run),
             Self::Scenario(args) => Some(&args.run),
-            Self::Kernel(_) | Self::Shield(_) | Self::Cost(_) | Self::KernelListener(_) => None,
+            Self::Kernel(_)
+            | Self::Shield(_)
+            | Self::Throughput(_)
+            | Self::Cost(_)
+            | Self::KernelListener(_) => None,
         }
     }
 }
@@ -218,6 +224,7 @@ impl Cli {
             }
             Command::Kernel(args) => return args.run(),
             Command::Shield(args) => return args.run(),
+            Command::Throughput(args) => return args.run(),
             Command::Cost(args) => return args.run(),
             Command::KernelListener(args) => return args.run(),
             Command::Replay(args) => {

@@ -18,8 +18,8 @@
 
 mod clients;
 pub mod report;
-mod site;
-mod step;
+pub(super) mod site;
+pub(super) mod step;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -63,7 +63,7 @@ impl Contestant {
 
 /// How many forged SYNs a second.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Flooding {
+pub(super) enum Flooding {
     None,
     Rate(f64),
     Max,

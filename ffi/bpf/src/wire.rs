@@ -28,6 +28,15 @@ pub enum Does {
     Pass,
 }
 
+/// Where an XDP program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Behind the driver.
+    Generic,
+    /// In it.
+    Native,
+}
+
 /// An XDP program on one interface; off when dropped.
 pub struct OnXdp {
     object: Object,
@@ -41,6 +50,22 @@ impl OnXdp {
     /// # Errors
     /// The kernel refuses, or another program is there.
     pub fn attach(ifindex: u32, does: Does) -> Result<Self, BpfError> {
+        Self::attached(ifindex, does, XdpFlags::NONE)
+    }
+
+    /// As [`OnXdp::attach`], in the mode that is said and no other.
+    ///
+    /// # Errors
+    /// As there, and where the driver has no such mode.
+    pub fn attach_as(ifindex: u32, does: Does, mode: Mode) -> Result<Self, BpfError> {
+        let mode = match mode {
+            Mode::Generic => XdpFlags::SKB_MODE,
+            Mode::Native => XdpFlags::DRV_MODE,
+        };
+        Self::attached(ifindex, does, mode)
+    }
+
+    fn attached(ifindex: u32, does: Does, mode: XdpFlags) -> Result<Self, BpfError> {
         let program = match does {
             Does::Drop => "hearken_drop",
             Does::Pass => "hearken_pass",
@@ -49,7 +74,7 @@ impl OnXdp {
         let object = load(program)?;
         let found = object.progs().find(|found| found.name() == program);
         let found = found.ok_or_else(|| err(crate::error::missing("no such program")))?;
-        Xdp::new(found.as_fd()).attach(index(ifindex), XdpFlags::UPDATE_IF_NOEXIST).map_err(err)?;
+        Xdp::new(found.as_fd()).attach(index(ifindex), mode | XdpFlags::UPDATE_IF_NOEXIST).map_err(err)?;
         Ok(Self { object, program, ifindex })
     }
 

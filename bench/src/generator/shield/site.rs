@@ -314,3 +314,25 @@ pub fn need(program: &str, package: &str) -> anyhow::Result<()> {
     ensure!(found.status.success(), "{program} is not installed. Next: apt-get install {package}");
     Ok(())
 }
+
+/// CPUs that are busy while nothing is measured, over 200 ms: other work on the machine.
+///
+/// # Errors
+/// `/proc/stat` cannot be read.
+pub fn load() -> anyhow::Result<f64> {
+    let busy = || -> anyhow::Result<(f64, f64)> {
+        let text = std::fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+        let line = text.lines().next().unwrap_or_default();
+        // user nice system idle iowait irq softirq steal, in ticks
+        let ticks: Vec<f64> =
+            line.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect();
+        let unused: f64 = [3, 4].iter().filter_map(|&column| ticks.get(column)).sum();
+        let all: f64 = ticks.iter().take(8).sum();
+        Ok((all - unused, all))
+    };
+    let before = busy()?;
+    std::thread::sleep(Duration::from_millis(200));
+    let after = busy()?;
+    let cpus = std::thread::available_parallelism().map_or(1.0, |cpus| cpus.get() as f64);
+    Ok((after.0 - before.0) / (after.1 - before.1).max(1.0) * cpus)
+}

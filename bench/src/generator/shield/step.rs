@@ -95,7 +95,11 @@ fn dropping(site: &Site, contestant: Contestant) -> anyhow::Result<Option<OnXdp>
     Ok(Some(site.server.enter(|| OnXdp::attach(index, Does::Drop))??))
 }
 
-fn flood(site: &Site) -> anyhow::Result<Flood> {
+/// The flood at the clients' end.
+///
+/// # Errors
+/// The kernel refuses its programs.
+pub fn flood(site: &Site) -> anyhow::Result<Flood> {
     let ([index, parking], template) = (site.flood_interfaces()?, site.template()?);
     let made = site.client.enter(|| {
         let flood = Flood::with_sink(index, &template)?;
@@ -172,6 +176,14 @@ impl Step<'_> {
         let answers = self.flood.answers()?.syn_acks;
         Ok(Counted { answers, unused: unused(self.plan.cpus)?, at: Instant::now() })
     }
+}
+
+/// Sends `rate` SYNs a second for `time`; how many the wire was given.
+///
+/// # Errors
+/// The kernel refuses to run the program.
+pub fn send_at(flood: &Flood, rate: f64, time: Duration, stop: &AtomicBool) -> anyhow::Result<u64> {
+    send(flood, Flooding::Rate(rate), time, stop)
 }
 
 /// Sends for `time`; how many SYNs the wire was given.
