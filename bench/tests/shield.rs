@@ -92,6 +92,8 @@ fn every_figure_is_there_and_they_agree() {
     for step in &result.wire {
         assert_eq!((step.started, step.completed, step.answered), (0, 0, [0.0; 3]), "{step:?}");
         assert_eq!(step.cpu_per_syn_ns.is_some(), step.flood != "0");
+        let carried = step.carried.expect("counted")[0];
+        assert!(carried <= step.offered[0] * 1.01 && (carried > 0.0) == (step.flood != "0"), "{step:?}");
     }
     let table = String::from_utf8_lossy(&output.stdout);
     for name in names {

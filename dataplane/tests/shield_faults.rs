@@ -137,3 +137,21 @@ fn what_another_put_on_the_interfaces_tc_hook_stays() {
     let filters = tc("filter show dev hk0 ingress");
     assert!(filters.contains("strangers") && !filters.contains("hearken"), "{filters}");
 }
+
+#[test]
+fn the_doctor_says_how_the_interfaces_driver_runs_the_program() {
+    let _turn = turn();
+    let Ok(site) = Site::new().map_err(|error| skip("a doctor for an interface", error)) else { return };
+    // The loopback's driver has no XDP; a veth's has, at a price.
+    let program = lab::program().expect("it is built");
+    for (interface, wanted) in [
+        ("hk0", "warn  xdp mode       hk0 is a veth"),
+        ("lo", "warn  xdp mode       lo: its driver runs no XDP programs: generic"),
+    ] {
+        let mut doctor = site.server.command(&program);
+        let output = doctor.args(["doctor", interface]).output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains(wanted) && said.contains("hearken-load throughput"), "{said}");
+        assert!(said.contains("bpf_sk_assign_tcp_reqsk"), "{said}");
+    }
+}

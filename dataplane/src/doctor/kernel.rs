@@ -13,6 +13,7 @@ pub(super) fn beside(machine: &Machine<'_>) -> Vec<Finding> {
     let mut findings = vec![hand_over(), syncookies(machine)];
     for name in names {
         findings.push(interface(name));
+        findings.extend(driver(name));
         findings.extend(queues(machine, name));
     }
     findings
@@ -81,6 +82,36 @@ fn interface(name: &str) -> Finding {
 #[cfg(not(feature = "kernel"))]
 fn interface(name: &str) -> Finding {
     Finding::ok("xdp", format!("{name}: not looked at"))
+}
+
+/// How the interface's driver runs an XDP program, and what that costs all else that comes in.
+#[cfg(feature = "kernel")]
+fn driver(name: &str) -> Option<Finding> {
+    const CHECK: &str = "xdp mode";
+    let link = crate::kernel::net::Net::read().ok()?.link(name).ok()?;
+    let driver = hearken_bpf::support::xdp_driver(link.index).ok()?;
+    let measure = "measure it: hearken-load throughput";
+    Some(match (driver.native, driver.zero_copy) {
+        (true, _) if link.is_veth => Finding::warn(
+            CHECK,
+            format!(
+                "{name} is a veth: it makes an XDP frame of every frame that it receives, which halves what one stream brings in"
+            ),
+            format!("hearken on the host's NIC, if that is yours; {measure}"),
+        ),
+        (true, true) => Finding::ok(CHECK, format!("{name}: native, AF_XDP without a copy")),
+        (true, false) => Finding::ok(CHECK, format!("{name}: native, AF_XDP with a copy")),
+        (false, _) => Finding::warn(
+            CHECK,
+            format!("{name}: its driver runs no XDP programs: generic, behind it, slower for SYNs"),
+            format!("a NIC whose driver runs them (ip -d link shows the mode); {measure}"),
+        ),
+    })
+}
+
+#[cfg(not(feature = "kernel"))]
+fn driver(_name: &str) -> Option<Finding> {
+    None
 }
 
 /// SYNs of a queue that no worker polls stay with the kernel.

@@ -39,6 +39,9 @@ pub struct Step {
     pub offered: Spread,
     /// SYN-ACKs a second that came back for them.
     pub answered: Spread,
+    /// Of the wire's own row: SYNs a second that came out of it; its ring loses the others.
+    #[serde(default)]
+    pub carried: Option<Spread>,
     /// Clients that began, all rounds.
     pub started: u64,
     /// Clients that had the whole page, all rounds.
@@ -135,6 +138,7 @@ fn step(at: usize, flood: Flooding, turns: &[Vec<Sample>], wire: &[Vec<Sample>])
         flood: flood.to_string(),
         offered: over(&|sample| sample.offered),
         answered: over(&|sample| sample.answered),
+        carried: is_wire.then(|| over(&|sample| sample.carried.unwrap_or(f64::NAN))),
         started: total(&|sample| sample.clients[0]),
         completed: total(&|sample| sample.clients[1]),
         syns_again: total(&|sample| sample.syns_again),
@@ -210,13 +214,14 @@ impl Shield {
     fn wire_line(&self) -> String {
         let each = self.wire.iter().filter_map(|step| {
             let [ns, ..] = step.cpu_per_syn_ns?;
-            Some(format!("{ns:.0} ns at {}/s", rate(step.offered[0])))
+            let carried = step.carried.map_or(step.offered[0], |carried| carried[0]);
+            Some(format!("{ns:.0} ns at {}/s, of which {}/s came out", rate(step.offered[0]), rate(carried)))
         });
         let each: Vec<String> = each.collect();
         if each.is_empty() {
             return "no flood was asked for".to_owned();
         }
-        format!("the wire itself, sender and XDP_DROP, has cost for each SYN: {}", each.join(", "))
+        format!("the wire itself, sender and XDP_DROP, has cost for each SYN: {}", each.join("; "))
     }
 
     /// Without a flood the clients need little; what is busy then beyond that is other work on the machine.
@@ -318,6 +323,7 @@ mod tests {
         Sample {
             offered,
             answered,
+            carried: (answered == 0.0).then_some(offered * 0.75),
             clients: [10, 9],
             syns_again: 1,
             connect: [1.0, 2.0, 3.0],
@@ -356,7 +362,11 @@ mod tests {
             rows: vec![row("Linux alone", theirs)],
         };
         let (table, page) = (result.table(), result.page().expect("it can be drawn"));
-        assert!(table.contains("1000 [1000, 1000]") && table.contains("500 ns at 2.000M/s"), "{table}");
+        assert!(
+            table.contains("1000 [1000, 1000]")
+                && table.contains("500 ns at 2.000M/s, of which 1.500M/s came out"),
+            "{table}"
+        );
         assert!(!table.contains("disturbs"), "{table}");
         assert!(page.matches("<svg").count() == 2 && page.contains("&lt;now&gt;") && !page.contains("NaN"));
         let mut busy = result;

@@ -47,6 +47,8 @@ pub struct Sample {
     pub offered: f64,
     /// SYN-ACKs a second that came back for them.
     pub answered: f64,
+    /// SYNs a second that came out of the wire; of the wire's own turn, where a program counts them.
+    pub carried: Option<f64>,
     /// Clients that began, and those that had the whole page.
     pub clients: [u64; 2],
     /// SYNs that a client's kernel had to send again.
@@ -75,7 +77,14 @@ pub fn turn(plan: &Plan, contestant: Contestant, stop: &AtomicBool) -> anyhow::R
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let step = Step { plan, contestant, site: &site, server: &server, flood: &flood };
+        let step = Step {
+            plan,
+            contestant,
+            site: &site,
+            server: &server,
+            flood: &flood,
+            dropping: dropping.as_ref(),
+        };
         samples.push(step.run(*flooding, stop).with_context(|| format!("a flood of {flooding} SYNs/s"))?);
     }
     if let Some(dropping) = &dropping {
@@ -116,11 +125,13 @@ struct Step<'a> {
     site: &'a Site,
     server: &'a Server,
     flood: &'a Flood,
+    dropping: Option<&'a OnXdp>,
 }
 
 /// What has been counted until now.
 struct Counted {
     answers: u64,
+    carried: Option<u64>,
     unused: f64,
     at: Instant,
 }
@@ -151,6 +162,10 @@ impl Step<'_> {
         Ok(Sample {
             offered: sent as f64 / seconds,
             answered: (after.answers - before.answers) as f64 / seconds,
+            carried: after
+                .carried
+                .zip(before.carried)
+                .map(|(after, before)| (after - before) as f64 / seconds),
             clients: [seen.started, seen.completed],
             syns_again: again_after - again,
             connect: times(&seen.connect),
@@ -174,7 +189,8 @@ impl Step<'_> {
 
     fn counted(&self) -> anyhow::Result<Counted> {
         let answers = self.flood.answers()?.syn_acks;
-        Ok(Counted { answers, unused: unused(self.plan.cpus)?, at: Instant::now() })
+        let carried = self.dropping.map(OnXdp::dropped).transpose()?;
+        Ok(Counted { answers, carried, unused: unused(self.plan.cpus)?, at: Instant::now() })
     }
 }
 
