@@ -1,5 +1,6 @@
 //! A listener's SYN queue that two cores take places of, some at a time, under every interleaving.
 //!
+//! Two cores and a control thread that closes are explored with two preemptions instead of three.
 //! Not covered: more than two cores, more listeners than one, queues of real size (here four places, in batches of two).
 //! Run: RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test -p listener --release --test loom_credits
 #![cfg(loom)]
@@ -108,6 +109,37 @@ fn a_closed_listener_leaves_nothing_behind() {
         let params = ListenParams { backlog: Backlog(PLACES - 1), ..ListenParams::default() };
         slot.open(stage.listener.id, &params);
         worker.join().expect("the worker does not panic");
+        assert_eq!((slot.qlen(), slot.young()), (0, 0));
+    });
+}
+
+/// Two cores take and give while the listener closes and opens anew: nothing of the old one counts for the new one.
+#[test]
+fn two_cores_and_a_listener_that_closes() {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(2);
+    builder.check(|| {
+        let stage = stage();
+        let workers = [0, 1].map(|_| {
+            let stage = Arc::clone(&stage);
+            thread::spawn(move || {
+                let mut credits = Credits::new(2);
+                let slot = stage.socks.get(stage.listener.id).expect("never freed");
+                let taken = credits.take(&stage.socks, slot, stage.listener, Nanos(0));
+                assert!(matches!(taken, Ok(()) | Err(Refused::Gone)), "four places for two: {taken:?}");
+                if taken.is_ok() {
+                    credits.give(&stage.socks, slot, stage.listener, Nanos(0));
+                }
+                stage.idle(&mut credits);
+            })
+        });
+        let slot = stage.socks.get(stage.listener.id).expect("never freed");
+        slot.close(&[], |_| panic!("no children"));
+        let params = ListenParams { backlog: Backlog(PLACES - 1), ..ListenParams::default() };
+        slot.open(stage.listener.id, &params);
+        for worker in workers {
+            worker.join().expect("no worker panics");
+        }
         assert_eq!((slot.qlen(), slot.young()), (0, 0));
     });
 }

@@ -2,8 +2,9 @@
 //! a slot's reuse, displaced keys and growth.
 //!
 //! loom's tables have four buckets of two words, so that a handful of keys displaces and grows; its burst has one lane.
+//! Three threads, a reader beside two writers, are explored with two preemptions instead of three: a model with three runs for minutes.
 //! Not covered: the vector loads (x86-64's promise, see `bucket/simd.rs`), the prefetch, membarrier (both sides fence here),
-//! three threads at once.
+//! four threads at once.
 //! Run: RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test -p listener --release --test loom_table
 #![cfg(loom)]
 
@@ -289,4 +290,113 @@ fn keys_are_found_while_the_table_grows() {
         });
         counts.assert_both();
     }
+}
+
+/// `explore` for three threads.
+fn explore_three(model: impl Fn(Seen) + Send + Sync + 'static) -> Seen {
+    let seen = Seen(Box::leak(Box::default()));
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(2);
+    builder.check(move || model(seen));
+    seen
+}
+
+/// As [`race`], with `other` as a writer in a thread of its own besides.
+fn race_of_three(
+    table: &Arc<ListenHash>,
+    read: impl FnOnce(&ListenHash) + 'static,
+    write: impl FnOnce(&ListenHash),
+    other: impl FnOnce(&ListenHash) + 'static,
+) {
+    let other = thread::spawn({
+        let table = Arc::clone(table);
+        move || other(&table)
+    });
+    race(table, read, write);
+    other.join().expect("the other writer does not panic");
+}
+
+/// Two writers change a bucket at once: a key that stays is never missed, and what either did is there afterwards.
+#[test]
+fn lookup_races_with_two_writers_of_its_bucket() {
+    for look in LOOKUPS {
+        let counts = explore_three(move |seen| {
+            let table = table(8);
+            let [stays, goes, comes] = meeting(&table, 0, 1);
+            open(&table, stays, 51);
+            open(&table, goes, 52);
+            let read = move |table: &ListenHash| {
+                assert_eq!(look(table, stays), Some(51), "it stays");
+                seen.count(lookup(table, comes).is_some());
+            };
+            race_of_three(
+                &table,
+                read,
+                move |table| open(table, comes, 53),
+                move |table| close(table, goes, 52),
+            );
+            let found = [stays, goes, comes].map(|addr| look(&table, addr));
+            assert_eq!(found, [Some(51), None, Some(53)]);
+        });
+        counts.assert_both();
+    }
+}
+
+/// One writer makes the table grow while another takes a key out of it: what stays is never missed, what went does not come back.
+#[test]
+fn lookup_races_with_a_writer_and_with_growth() {
+    let counts = explore_three(|seen| {
+        let table = table(9);
+        let [stays, goes, c, d, comes] = meeting(&table, 2, 3);
+        for (addr, id) in [(stays, 51), (goes, 52), (c, 53), (d, 54)] {
+            open(&table, addr, id);
+        }
+        let read = move |table: &ListenHash| {
+            assert_eq!(lookup(table, stays), Some(51), "it stays");
+            seen.count(lookup(table, comes).is_some());
+        };
+        race_of_three(&table, read, move |table| open(table, comes, 55), move |table| close(table, goes, 52));
+        let found = [stays, goes, c, d, comes].map(|addr| lookup(&table, addr));
+        assert_eq!(found, [Some(51), None, Some(53), Some(54), Some(55)]);
+    });
+    counts.assert_both();
+}
+
+/// Two listeners go at once and a third takes a word of theirs, while a lookup still holds the number of the first: the slot
+/// comes back only after the guard.
+#[test]
+fn a_found_number_names_its_listener_while_two_writers_reclaim() {
+    let counts = explore_three(|seen| {
+        let table = table(10);
+        let slot = Arc::new(AtomicU32::new(100));
+        let (addr, second) = (v4(1), v4(2));
+        open(&table, addr, 5);
+        open(&table, second, 6);
+        let read = {
+            let slot = Arc::clone(&slot);
+            move |table: &ListenHash| {
+                let guard = table.pin();
+                let found = table.inet_lookup_listener(&guard, &segment(addr)).is_some();
+                if found {
+                    assert_eq!(slot.load(Ordering::Relaxed), 100, "the slot is another listener's");
+                }
+                seen.count(found);
+            }
+        };
+        let write = {
+            let slot = Arc::clone(&slot);
+            move |table: &ListenHash| {
+                close(table, addr, 5);
+                table.defer_slot_reuse(move || slot.store(200, Ordering::Relaxed));
+            }
+        };
+        let other = move |table: &ListenHash| {
+            close(table, second, 6);
+            table.reclaim();
+        };
+        race_of_three(&table, read, write, other);
+        table.reclaim();
+        assert_eq!(slot.load(Ordering::Relaxed), 200, "the slot came back");
+    });
+    counts.assert_both();
 }

@@ -181,19 +181,22 @@ impl<N: Send + Sync + 'static> Table<N> {
         edit: impl FnOnce(Option<Held<&N>>) -> Result<(Option<Held<N>>, R), Full>,
     ) -> Result<R, Full> {
         let guard = epoch::pin();
+        let mut grown = Ok(());
         let (mut locked, place, is_new) = loop {
             let mut locked = self.lock_stripe(hash, &guard);
             if let Some(place) = locked.find(hash, &same) {
                 break (locked, place, false);
             }
-            if self.keys() < keys_before_growth(locked.view.bits)
+            // A table that does not grow has the room that others have made since the last look, or none.
+            if (grown.is_err() || self.keys() < keys_before_growth(locked.view.bits))
                 && let Some(place) = locked.make_room(hash)
             {
                 break (locked, place, true);
             }
+            grown?;
             let bits = locked.view.bits;
             drop(locked);
-            self.grow(bits, &guard)?;
+            grown = self.grow(bits, &guard);
         };
         let old = if is_new { 0 } else { locked.word(place) };
         // SAFETY: loaded just now, under the stripe's lock, which is held beyond `edit`.
