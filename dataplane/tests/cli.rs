@@ -679,15 +679,15 @@ fn a_device_without_interrupts_is_refused_by_its_drivers_name() {
     }
 }
 
-/// But for numbers, the README's sample of `hearken why` is what it prints.
+/// But for numbers, the book's sample of `hearken why` is what it prints.
 #[test]
-fn the_readme_shows_what_why_prints() {
+fn the_book_shows_what_why_prints() {
     let place = Place::on_files(LISTENER);
     let server = place.run(&["--for", "60s"]);
     let said = server.answer(&["why", "198.18.0.2:41000", "198.18.0.1:80"]).replace(" on p0,", " on wan,");
-    let readme =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).expect("README.md");
-    let sample = readme.split("```text\nframe ").nth(1).and_then(|rest| rest.split("```").next());
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/src/asking-why.md");
+    let page = fs::read_to_string(page).expect("the page");
+    let sample = page.split("```text\nframe ").nth(1).and_then(|rest| rest.split("```").next());
     let sample = format!("frame {}", sample.expect("a sample"));
     let without_numbers = |text: &str| {
         let mut last = ' ';
