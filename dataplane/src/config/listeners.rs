@@ -19,6 +19,8 @@ use super::{Config, ConfigError, Control, Listener, Source, default_socket};
 
 /// Octets of blocks that are read at a time: some hundred blocks, whose tokens fit in a cache.
 const PIECE: usize = 16 * 1024;
+/// Fewer are not worth a thread.
+const PIECES_OF_A_THREAD: usize = 16;
 
 /// A piece: nothing but listeners.
 #[derive(Deserialize)]
@@ -82,16 +84,46 @@ impl Source {
         if !config.listener.is_empty() {
             return None;
         }
+        config.listener = self.read_pieces(&self.pieces(&blocks))?;
+        Some(config)
+    }
+
+    fn pieces(&self, blocks: &[Range<usize>]) -> Vec<Range<usize>> {
+        let mut pieces = Vec::new();
         for block in blocks {
             let mut start = block.start;
             while start < block.end {
                 let end = self.piece_end(start, block.end);
-                let Piece { listener } = toml::from_str(&self.text[start..end]).ok()?;
-                config.listener.extend(listener.into_iter().map(|listener| listener.moved_by(start)));
+                pieces.push(start..end);
                 start = end;
             }
         }
-        Some(config)
+        pieces
+    }
+
+    /// The listeners of the pieces in their order, read on as many threads as there are CPUs; none if one cannot be read.
+    fn read_pieces(&self, pieces: &[Range<usize>]) -> Option<Vec<Listener>> {
+        let read = |pieces: &[Range<usize>]| -> Option<Vec<Listener>> {
+            let mut listeners = Vec::new();
+            for piece in pieces {
+                let Piece { listener } = toml::from_str(&self.text[piece.clone()]).ok()?;
+                listeners.extend(listener.into_iter().map(|listener| listener.moved_by(piece.start)));
+            }
+            Some(listeners)
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let share = pieces.len().div_ceil(threads).max(PIECES_OF_A_THREAD);
+        if pieces.len() <= share {
+            return read(pieces);
+        }
+        std::thread::scope(|scope| {
+            let shares: Vec<_> = pieces.chunks(share).map(|share| scope.spawn(move || read(share))).collect();
+            let mut all = Vec::new();
+            for share in shares {
+                all.append(&mut share.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+            }
+            Some(all)
+        })
     }
 
     /// Where the piece that begins at `start` ends: before the first header after [`PIECE`] octets.
