@@ -125,12 +125,17 @@ impl Args {
         let rows = [row("hearken, in memory", here), row("kernel, over veth", kernel)];
         let report = Report { bench: "handshakes", machine, clients: self.clients, rows };
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            crate::output::sayln!("{}", serde_json::to_string_pretty(&report)?);
             return Ok(());
         }
-        println!("{}\n{} clients at a time, {} rounds", report.machine, self.clients, here.len());
+        crate::output::sayln!(
+            "{}\n{} clients at a time, {} rounds",
+            report.machine,
+            self.clients,
+            here.len()
+        );
         for row in &report.rows {
-            println!(
+            crate::output::sayln!(
                 "{:20} {:9.0} handshakes/s [{:.0}, {:.0}]   {:6.2} x kernel [{:.2}, {:.2}]",
                 row.contestant,
                 row.handshakes_per_second,

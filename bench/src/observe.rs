@@ -267,9 +267,9 @@ impl Args {
         let report =
             Report { bench: "observe", machine, memory, seconds: self.seconds, rounds: self.rounds, rows };
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            crate::output::sayln!("{}", serde_json::to_string_pretty(&report)?);
         } else {
-            print!("{}", table(&report));
+            crate::output::say!("{}", table(&report));
         }
         Ok(())
     }
@@ -292,7 +292,7 @@ impl Args {
             }
             let own = |samples: &Vec<Sample>| format!("{:.3}", samples[round].pps / 1e6);
             let rates: Vec<String> = samples.iter().map(own).collect();
-            eprintln!("round {}/{}: {} Mpps", round + 1, self.rounds, rates.join(", "));
+            crate::output::noteln!("round {}/{}: {} Mpps", round + 1, self.rounds, rates.join(", "));
         }
         server.stop()?;
         Ok(samples)

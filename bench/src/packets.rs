@@ -206,7 +206,7 @@ impl Contestant {
                     self.name()
                 );
                 if outcomes.is_empty() {
-                    eprintln!("{}: {shares:?}", self.name());
+                    crate::output::noteln!("{}: {shares:?}", self.name());
                 }
                 answers.sample
             }
@@ -280,7 +280,7 @@ impl Args {
                 let pcap = file(contestant.kind());
                 let sample =
                     contestant.turn(&Job { pcap: &pcap, ..job }).with_context(|| contestant.name())?;
-                eprintln!(
+                crate::output::noteln!(
                     "round {round}/{}: {:17} {:7.3} Mpps in, {:7.3} Mpps out, {:3.0} % of the CPU",
                     self.rounds,
                     contestant.name(),
@@ -303,9 +303,9 @@ impl Args {
             rows: rows(&samples, machine::tsc_hz()),
         };
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            crate::output::sayln!("{}", serde_json::to_string_pretty(&report)?);
         } else {
-            print!("{}", table(&report));
+            crate::output::say!("{}", table(&report));
         }
         Ok(())
     }

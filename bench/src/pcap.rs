@@ -42,7 +42,7 @@ impl Args {
     pub fn run(&self) -> anyhow::Result<()> {
         let mac = self.mac.map_or(SERVER_MAC, |mac| mac.0);
         write(&self.out, &frames::frames(self.kind, self.count, mac))?;
-        println!("{}: {} frames", self.out.display(), self.count);
+        crate::output::sayln!("{}: {} frames", self.out.display(), self.count);
         Ok(())
     }
 }

@@ -32,7 +32,7 @@ impl Args {
     pub fn run(&self) -> Result<()> {
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         let most = cores.len().max(1);
-        println!("{}", Machine::here());
+        crate::output::sayln!("{}", Machine::here());
         let mut table = Table::new();
         table.load_style(comfy_table::presets::NOTHING);
         table.set_header(["cores", "one by one, ns", "in batches, ns", "ratio"]);
@@ -50,7 +50,7 @@ impl Args {
         for column in table.column_iter_mut() {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        println!("{table}");
+        crate::output::sayln!("{table}");
         Ok(())
     }
 }

@@ -172,18 +172,20 @@ impl Args {
         }
         let report = Report { bench: "stages", machine, on: self.on, burst: self.burst, rows, service };
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            crate::output::sayln!("{}", serde_json::to_string_pretty(&report)?);
         } else {
-            println!("{}, {:?}, bursts of {}", report.machine, report.on, report.burst);
+            crate::output::sayln!("{}, {:?}, bursts of {}", report.machine, report.on, report.burst);
             for Row { kind, stage, ns_per_frame, cycles_per_frame } in &report.rows {
                 let kind = format!("{kind:?}").to_lowercase();
-                println!("{kind:9} {stage:16} {ns_per_frame:7.2} ns {cycles_per_frame:7.1} cycles a frame");
+                crate::output::sayln!(
+                    "{kind:9} {stage:16} {ns_per_frame:7.2} ns {cycles_per_frame:7.1} cycles a frame"
+                );
             }
             if !report.service.is_empty() {
-                println!("service time at half load, from when a frame was due:");
+                crate::output::sayln!("service time at half load, from when a frame was due:");
             }
             for service in &report.service {
-                println!("{service}");
+                crate::output::sayln!("{service}");
             }
         }
         Ok(())
@@ -320,7 +322,7 @@ impl<'a, I: PacketIo> Stages<'a, I> {
 fn net_pcap(file: &Path, kind: Kind) -> anyhow::Result<DpdkIo> {
     pcap::write(file, &frames::frames(kind, FRAMES, SERVER_MAC))?;
     let (memory, why) = dpdk::Memory::choose(128);
-    eprintln!("{why}");
+    crate::output::noteln!("{why}");
     let eal = Eal::builder().memory(memory).start()?;
     let device = format!("net_pcap0,rx_pcap={},infinite_rx=1", file.display());
     let id = *eal.attach(&device)?.first().context("net_pcap has a port")?;

@@ -213,6 +213,27 @@ fn scenarios_show_what_they_are_for() {
     }
 }
 
+/// `hearken-load … | head -0`, with the progress on a terminal that was closed: the files are written all the same.
+#[test]
+fn a_reader_that_is_gone_ends_no_run() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let json = dir.path().join("report.json");
+    let gone = || {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        drop(reader);
+        writer
+    };
+    let mut command = Command::new(LOAD);
+    command.args(["syn", "--rate", "1k", "--seconds", "0.2", "--json"]).arg(&json);
+    let status = command.stdout(gone()).stderr(gone()).status().expect("it starts");
+    assert!(status.success(), "{status}");
+    assert_right(&read(&json));
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+    let output = command.stdout(full).stderr(std::process::Stdio::piped()).output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("cannot write to standard output"), "{said}");
+}
+
 #[test]
 fn what_cannot_be_is_said() {
     let refused = |words: &str| {

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Causes, and no stack trace: what is wrong is mostly the machine.
-            eprintln!("hearken-bench: {error:#}");
+            bench::note(&error, "hearken-bench");
             ExitCode::FAILURE
         }
     }

@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     match bench::generator::cli::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("hearken-load: {error:#}");
+            bench::note(&error, "hearken-load");
             ExitCode::FAILURE
         }
     }

@@ -252,19 +252,19 @@ impl Cli {
 pub fn publish(report: &Report, outcome: &Outcome, args: &RunArgs) -> anyhow::Result<()> {
     let to_stdout = args.json.as_ref().is_some_and(|file| file.as_os_str() == "-");
     match &args.json {
-        Some(_) if to_stdout => println!("{}", serde_json::to_string_pretty(report)?),
+        Some(_) if to_stdout => crate::output::sayln!("{}", serde_json::to_string_pretty(report)?),
         Some(file) => report.write_json(file)?,
         None => {}
     }
     if !to_stdout {
-        print!("{}", table(report));
+        crate::output::say!("{}", table(report));
     }
     if let Some(file) = &args.report {
         write_page(report, file)?;
-        eprintln!("written: {}", file.display());
+        crate::output::noteln!("written: {}", file.display());
     }
     if let Some(prefix) = &args.hgrm {
-        eprintln!("written: {}", report::write_hgrm(outcome, prefix)?.join(", "));
+        crate::output::noteln!("written: {}", report::write_hgrm(outcome, prefix)?.join(", "));
     }
     Ok(())
 }
@@ -277,18 +277,18 @@ pub fn publish_parts(parts: &Parts, args: &RunArgs) -> anyhow::Result<()> {
     let to_stdout = args.json.as_ref().is_some_and(|file| file.as_os_str() == "-");
     let json = serde_json::to_string_pretty(parts)? + "\n";
     match &args.json {
-        Some(_) if to_stdout => print!("{json}"),
+        Some(_) if to_stdout => crate::output::say!("{json}"),
         Some(file) => {
             std::fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))?
         }
         None => {}
     }
     if !to_stdout {
-        print!("{}", parts.table());
+        crate::output::say!("{}", parts.table());
     }
     if let Some(file) = &args.report {
         std::fs::write(file, parts.page()?).with_context(|| format!("cannot write {}", file.display()))?;
-        eprintln!("written: {}", file.display());
+        crate::output::noteln!("written: {}", file.display());
     }
     Ok(())
 }

@@ -64,7 +64,7 @@ impl CostArgs {
     pub fn run(&self) -> anyhow::Result<()> {
         core_affinity::set_for_current(core_affinity::CoreId { id: self.cpu });
         let (memory, why) = dpdk::Memory::choose(MEMORY_MB);
-        eprintln!("{why}");
+        crate::output::noteln!("{why}");
         let prefix = format!("hearken-cost-{}", std::process::id());
         let eal = Eal::builder().memory(memory).file_prefix(&prefix).start()?;
         let [near, far] = eal.ring_pair("cost", 1, 1024, NumaNode::ANY)?;
@@ -77,16 +77,19 @@ impl CostArgs {
         let (server, client) = (open(near)?, open(far)?);
         let cost = self.measure(server, client)?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&cost)?);
+            crate::output::sayln!("{}", serde_json::to_string_pretty(&cost)?);
             return Ok(());
         }
-        println!("{}", cost.machine);
-        println!("{} exchanges of SYN and SYN-ACK with a cookie, over DPDK rings, one core", cost.exchanges);
+        crate::output::sayln!("{}", cost.machine);
+        crate::output::sayln!(
+            "{} exchanges of SYN and SYN-ACK with a cookie, over DPDK rings, one core",
+            cost.exchanges
+        );
         for (who, cycles, ns) in [
             ("generator", cost.generator_cycles, cost.generator_ns),
             ("server", cost.server_cycles, cost.server_ns),
         ] {
-            println!("{who:10} {cycles:6.0} cycles, {ns:5.1} ns an exchange");
+            crate::output::sayln!("{who:10} {cycles:6.0} cycles, {ns:5.1} ns an exchange");
         }
         Ok(())
     }

@@ -168,7 +168,11 @@ pub fn open(device: &str, cores: &[usize]) -> anyhow::Result<Wire> {
     let port = opened.pop().context("a device has a port")?;
     let (queues, mac, mtu) = (port.queues, port.mac, port.mtu);
     if queues.len() < count {
-        eprintln!("hearken-load: {device} has {} queue pairs, so {} cores send", queues.len(), queues.len());
+        crate::output::noteln!(
+            "hearken-load: {device} has {} queue pairs, so {} cores send",
+            queues.len(),
+            queues.len()
+        );
     }
     let yields = start::cores::allowed().len() <= count;
     let eal = running.eal.clone();

@@ -74,7 +74,7 @@ pub fn find(session: &mut Session, title: &str, search: &Search) -> anyhow::Resu
         HELD * 100.0,
         search.trial
     );
-    eprintln!("largest rate with {rule}");
+    crate::output::noteln!("largest rate with {rule}");
     for _ in 0..STEPS_MAX {
         let Some(scale) = next(good, bad) else { break };
         let (report, outcome) = session.measure(title, (search.trial, scale))?;
@@ -88,7 +88,7 @@ pub fn find(session: &mut Session, title: &str, search: &Search) -> anyhow::Resu
             Verdict::NotSent => "the generator or its device does not keep up",
         };
         let line = format!("{:>9}/s: loss {loss:.4} %: {said}", rate(due));
-        eprintln!("{line}");
+        crate::output::noteln!("{line}");
         let _ = write!(trials, "\n  {line}");
         if outcome.interrupted {
             bail!("interrupted");

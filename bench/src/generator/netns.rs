@@ -108,7 +108,7 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         if let Err(error) = ip(&format!("netns del {}", self.0)) {
-            eprintln!("hearken-load: {error:#}");
+            crate::output::noteln!("hearken-load: {error:#}");
         }
     }
 }

@@ -122,7 +122,7 @@ impl Stage<'_> {
     /// The rate that was asked for, or `rate`.
     fn part(&mut self, title: &str, specs: &[Spec]) -> anyhow::Result<()> {
         ensure!(!self.session.interrupted(), "interrupted; the server has ended");
-        eprintln!("{title}");
+        crate::output::noteln!("{title}");
         self.session.load(specs)?;
         let (report, _) = if self.args.search.find_max {
             find_max::find(&mut self.session, title, &self.args.search)?
@@ -167,7 +167,7 @@ impl Stage<'_> {
                 device::listen(&self.stack, SocketAddr::from((addr, port)), 16, Then::Queue)?;
             }
         }
-        eprintln!("65,536 listeners opened in {:.2} s", start.elapsed().as_secs_f64());
+        crate::output::noteln!("65,536 listeners opened in {:.2} s", start.elapsed().as_secs_f64());
         self.part("one listener", &[syns("one", 200e3)])?;
         let all = Spec { to: Some(many), port: Some(MANY_PORTS), ..syns("many", 200e3) };
         self.part("65,536 listeners, all alike", std::slice::from_ref(&all))?;
@@ -271,7 +271,7 @@ impl Stage<'_> {
             let scale = most.streams.iter().map(|stream| stream.due_rate).sum::<f64>() / spec.rate() / 2.0;
             self.parts.push(most);
             let title = format!("{name}: half of it");
-            eprintln!("{title}");
+            crate::output::noteln!("{title}");
             let (half, _) = self.session.measure(&title, (self.args.seconds, scale))?;
             self.parts.push(half);
         }

@@ -276,7 +276,7 @@ pub fn replay(file: &Path, (rate, to): (f64, &[To]), args: &RunArgs) -> anyhow::
     frames.address(Some(wire.mac), dst);
     let notes = frames.notes();
     if !args.quiet {
-        notes.iter().for_each(|note| eprintln!("{note}"));
+        notes.iter().for_each(|note| crate::output::noteln!("{note}"));
     }
     let replay = Replay::new(frames);
     let title = format!("{}: {} frames", file.display(), replay.len());
@@ -343,16 +343,16 @@ impl Progress {
             now.of(Count::Again)
         );
         if self.terminal {
-            eprint!("\r\x1b[K{line}")
+            crate::output::note!("\r\x1b[K{line}")
         } else {
-            eprintln!("{line}")
+            crate::output::noteln!("{line}")
         }
         self.last = (sample.at, now);
     }
 
     fn end(&self) {
         if self.terminal && !self.quiet {
-            eprint!("\r\x1b[K");
+            crate::output::note!("\r\x1b[K");
         }
     }
 }

@@ -149,7 +149,7 @@ impl ShieldArgs {
         let mut turns: Vec<Vec<Vec<Sample>>> = everyone.iter().map(|_| Vec::new()).collect();
         for round in 1..=self.rounds {
             for (contestant, turns) in everyone.iter().zip(&mut turns) {
-                eprintln!("round {round}/{}: {}", self.rounds, contestant.name());
+                crate::output::noteln!("round {round}/{}: {}", self.rounds, contestant.name());
                 let turn = turn(&plan, *contestant, &stop).with_context(|| contestant.name());
                 if stop.load(Ordering::Relaxed) {
                     bail!("interrupted; all is taken down");
@@ -218,14 +218,14 @@ impl ShieldArgs {
             (self.plot.as_ref(), if self.plot.is_some() { result.plot()? } else { String::new() }),
         ];
         if to_stdout {
-            print!("{json}");
+            crate::output::say!("{json}");
         } else {
-            print!("{}", result.table());
+            crate::output::say!("{}", result.table());
         }
         for (file, text) in files {
             let Some(file) = file else { continue };
             std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
-            eprintln!("written: {}", file.display());
+            crate::output::noteln!("written: {}", file.display());
         }
         Ok(())
     }

@@ -110,7 +110,7 @@ impl ThroughputArgs {
         let mut load = Vec::new();
         for round in 1..=self.rounds {
             for (end, samples) in ENDS.into_iter().zip(&mut samples) {
-                eprintln!("round {round}/{}: {}", self.rounds, end.name());
+                crate::output::noteln!("round {round}/{}: {}", self.rounds, end.name());
                 load.push(site::load()?);
                 let turn = self.turn(end, &stop).with_context(|| end.name());
                 if stop.load(Ordering::Relaxed) {
@@ -140,12 +140,12 @@ impl ThroughputArgs {
     fn publish(&self, result: &Throughput) -> anyhow::Result<()> {
         let json = serde_json::to_string_pretty(result)? + "\n";
         match &self.json {
-            Some(file) if file.as_os_str() == "-" => print!("{json}"),
+            Some(file) if file.as_os_str() == "-" => crate::output::say!("{json}"),
             Some(file) => {
-                print!("{}", result.table());
+                crate::output::say!("{}", result.table());
                 std::fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))?;
             }
-            None => print!("{}", result.table()),
+            None => crate::output::say!("{}", result.table()),
         }
         Ok(())
     }

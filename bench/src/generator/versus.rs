@@ -84,7 +84,7 @@ impl ListenerArgs {
             TcpListener::bind(self.addr).with_context(|| format!("cannot listen on {}", self.addr))?;
         // std asks for 128 (as of Rust 1.95), and listen(2) may be called again.
         rustix::net::listen(&listener, BACKLOG)?;
-        println!("listening");
+        crate::output::sayln!("listening");
         loop {
             // A connection that is gone before it is accepted is none.
             drop(listener.accept());
@@ -172,7 +172,7 @@ impl KernelArgs {
         for round in 1..=self.rounds {
             for (contestant, turns) in CONTESTANTS.iter().zip(&mut turns) {
                 let turn = self.turn(*contestant).with_context(|| contestant.name())?;
-                eprintln!(
+                crate::output::noteln!(
                     "round {round}/{}: {:22} {}/s SYN-ACKs, {}/s connections",
                     self.rounds,
                     contestant.name(),
@@ -190,7 +190,7 @@ impl KernelArgs {
             offered: [self.flood.clone(), self.connections.clone(), self.moderate.clone()],
             rows: CONTESTANTS.iter().zip(&turns).map(|(who, turns)| row(*who, turns, self.cpus[1])).collect(),
         };
-        print!("{}", comparison.table());
+        crate::output::say!("{}", comparison.table());
         if let Some(file) = &self.json {
             let text = serde_json::to_string_pretty(&comparison)? + "\n";
             std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;

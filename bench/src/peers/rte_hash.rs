@@ -15,7 +15,7 @@ const MEMORY_MB: u32 = 384;
 /// What DPDK says.
 pub fn start_eal() -> Result<Eal, DpdkError> {
     let (memory, why) = Memory::choose(MEMORY_MB);
-    eprintln!("rte_hash: {why}");
+    crate::output::noteln!("rte_hash: {why}");
     // Taken at once: pages that are taken as they are needed may be somebody else's by then.
     let memory = match memory {
         Memory::Hugepages { .. } => Memory::Hugepages { mb: Some(MEMORY_MB) },
