@@ -20,6 +20,7 @@ use latency::LatencyArgs;
 use place::{ConfigArgs, ServerArgs};
 
 mod capture;
+mod generate;
 mod place;
 mod reload;
 mod shield;
@@ -66,6 +67,9 @@ enum Command {
     Latency(LatencyArgs),
     /// Show or change the keys of SYN cookies
     CookieKeys(cookie_keys::CookieKeysArgs),
+    /// Make man pages, completions and the reference of commands
+    #[command(hide = true)]
+    Generate(generate::GenerateArgs),
 }
 
 /// Why the program ends with another code than 0.
@@ -156,6 +160,7 @@ impl Cli {
             Command::Latency(args) => args.run(out),
             Command::Doctor(args) => args.run(out),
             Command::CookieKeys(args) => args.run(out),
+            Command::Generate(args) => args.run(out),
         }
     }
 }

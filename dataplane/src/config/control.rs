@@ -12,12 +12,15 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 pub struct Control {
     /// Path of the Unix socket, created with mode 0600. Default `/run/hearken/NAME.sock`, where root's daemons keep
     /// theirs; `$XDG_RUNTIME_DIR/hearken/NAME.sock` for anybody else, who cannot write to `/run`.
+    /// Example: `socket = "/run/hearken/edge.sock"`.
     pub socket: Option<PathBuf>,
     /// How long SIGTERM waits for handshakes and connections to end, in seconds. Default 10: longer than a handshake
     /// takes with retransmissions, shorter than service managers wait. 0 for not at all.
+    /// Example: `drain_seconds = 30`.
     pub drain_seconds: DrainSeconds,
     /// Users beside root and the server's own who may ask for what changes nothing: `"nobody"`, `"all"`, or a list of
     /// user ids. Default `nobody`, because listeners and counters tell about others' traffic.
+    /// Example: `readers = [998]`.
     pub readers: Readers,
 }
 

@@ -26,12 +26,15 @@ pub enum Take {
 #[serde(default, deny_unknown_fields)]
 pub struct Kernel {
     /// The listeners to follow: `"all"`, or a list of ports and addresses with ports. Default: none.
+    /// Example: `adopt = ["443", "198.18.0.1:8000-8100"]`.
     pub adopt: Adopt,
     /// Of those, the ones to leave to the kernel. Default: none.
+    /// Example: `except = ["22"]`.
     pub except: Vec<Pattern>,
     /// SYNs that come to hearken per millisecond and CPU; those beyond are answered where they arrive, with the same cookies, so that
     /// a flood overruns no ring. 0: all come to hearken. Default 64; on a veth 0, because its driver loses such answers unless the
     /// peer has GRO (`ethtool -K PEER gro on`).
+    /// Example: `redirect_per_ms = 128`.
     pub redirect_per_ms: Option<u32>,
 }
 
@@ -40,11 +43,14 @@ pub struct Kernel {
 #[serde(deny_unknown_fields)]
 pub struct Shield {
     /// The interface, such as `"eth0"`.
+    /// Example: `interface = "eth0"`.
     pub interface: Spanned<String>,
     /// Listeners to leave to the kernel. Default: none.
+    /// Example: `except = ["22"]`.
     #[serde(default)]
     pub except: Vec<Pattern>,
-    /// See [`Kernel::redirect_per_ms`].
+    /// As `redirect_per_ms` of `[kernel]`. Default: the same.
+    /// Example: `redirect_per_ms = 128`.
     #[serde(default)]
     pub redirect_per_ms: Option<u32>,
 }

@@ -11,5 +11,6 @@ use toml::Spanned;
 pub struct Metrics {
     /// Address and port of the kernel's stack for `/metrics` and `/healthz`, such as `127.0.0.1:9464`; port 0 takes any
     /// that is free. Default: none, because whoever reaches it may read it.
+    /// Example: `listen = "127.0.0.1:9464"`.
     pub listen: Option<Spanned<SocketAddr>>,
 }
