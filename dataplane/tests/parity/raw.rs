@@ -34,9 +34,12 @@ const TAG_LEN: usize = 4;
 /// Stands for a tag that is missing.
 const NO_TAG: u16 = 0x0fff;
 
-fn tag(tci: u16) -> [u8; TAG_LEN] {
-    let [hi, lo] = tci.to_be_bytes();
-    [0x81, 0x00, hi, lo]
+/// The TPID of a customer's tag.
+const TPID_8021Q: u16 = 0x8100;
+
+fn tag(tpid: u16, tci: u16) -> [u8; TAG_LEN] {
+    let ([t0, t1], [hi, lo]) = (tpid.to_be_bytes(), tci.to_be_bytes());
+    [t0, t1, hi, lo]
 }
 
 impl RawSocket {
@@ -69,7 +72,7 @@ impl RawSocket {
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         match self.tci {
             Some(tci) if frame.len() >= TAG_AT => {
-                let tagged = [&frame[..TAG_AT], &tag(tci), &frame[TAG_AT..]].concat();
+                let tagged = [&frame[..TAG_AT], &tag(TPID_8021Q, tci), &frame[TAG_AT..]].concat();
                 send(self.fd.as_raw_fd(), &tagged, MsgFlags::empty())?;
             }
             _ => {
@@ -86,10 +89,13 @@ impl RawSocket {
     pub fn recv(&self, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
         loop {
             match recv_tagged(&self.fd) {
-                Ok((frame, tci)) if tci == self.tci => return Ok(Some(frame)),
+                Ok((frame, found)) if found == self.tci.map(|tci| (TPID_8021Q, tci)) => {
+                    return Ok(Some(frame));
+                }
                 // Another tag shows, and so does none where there should be one.
-                Ok((mut frame, tci)) => {
-                    frame.splice(TAG_AT..TAG_AT, tag(tci.unwrap_or(NO_TAG)));
+                Ok((mut frame, found)) => {
+                    let (tpid, tci) = found.unwrap_or((TPID_8021Q, NO_TAG));
+                    frame.splice(TAG_AT..TAG_AT, tag(tpid, tci));
                     return Ok(Some(frame));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -126,8 +132,8 @@ fn set_auxdata(fd: &OwnedFd) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The next frame that is there, and the tag that it came with.
-fn recv_tagged(fd: &OwnedFd) -> io::Result<(Vec<u8>, Option<u16>)> {
+/// The next frame that is there, and TPID and TCI of the tag that it came with.
+fn recv_tagged(fd: &OwnedFd) -> io::Result<(Vec<u8>, Option<(u16, u16)>)> {
     let mut frame = vec![0u8; FRAME_MAX];
     let mut control = [0u64; 8];
     let mut part = libc::iovec { iov_base: frame.as_mut_ptr().cast(), iov_len: frame.len() };
@@ -156,7 +162,7 @@ fn recv_tagged(fd: &OwnedFd) -> io::Result<(Vec<u8>, Option<u16>)> {
         }
         let aux = libc::CMSG_DATA(head).cast::<libc::tpacket_auxdata>().read_unaligned();
         let tagged = aux.tp_status & libc::TP_STATUS_VLAN_VALID != 0;
-        Ok((frame, tagged.then_some(aux.tp_vlan_tci)))
+        Ok((frame, tagged.then_some((aux.tp_vlan_tpid, aux.tp_vlan_tci))))
     }
 }
 

@@ -313,6 +313,13 @@ fn rss_attempts(wanted: bool, key_fits: bool) -> impl Iterator<Item = Rss> {
         .filter_map(|(try_it, rss)| try_it.then_some(rss))
 }
 
+/// VLAN strip stays off, so that the parser sees the tag where it stands; but where the kernel takes the tag out of the frame the driver
+/// would put it back as 802.1Q's, whatever it was (DPDK 22.11 `eth_af_packet_rx`). There the frame comes without it and with its TCI.
+fn strip(info: &sys::rte_eth_dev_info) -> u64 {
+    let puts_back = super::string_at(info.driver_name) == "net_af_packet";
+    bit(puts_back, sys::SHIM_ETH_RX_OFFLOAD_VLAN_STRIP) & info.rx_offload_capa
+}
+
 fn eth_conf(
     mtu: Option<u16>,
     offloads: Offloads,
@@ -320,8 +327,7 @@ fn eth_conf(
     info: &sys::rte_eth_dev_info,
 ) -> sys::rte_eth_conf {
     let mut conf = sys::rte_eth_conf::default();
-    // VLAN strip stays off: the parser sees the tag where it stands.
-    conf.rxmode.offloads = offloads.rx_bits();
+    conf.rxmode.offloads = offloads.rx_bits() | strip(info);
     conf.txmode.offloads = offloads.tx_bits();
     conf.rxmode.mtu = u32::from(mtu.unwrap_or(0));
     conf.rxmode.mq_mode = sys::RTE_ETH_MQ_RX_NONE;
