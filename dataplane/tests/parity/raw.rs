@@ -132,8 +132,11 @@ fn set_auxdata(fd: &OwnedFd) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The next frame that is there, and TPID and TCI of the tag that it came with.
-fn recv_tagged(fd: &OwnedFd) -> io::Result<(Vec<u8>, Option<(u16, u16)>)> {
+/// A frame, and TPID and TCI of the tag that it came with.
+type Tagged = (Vec<u8>, Option<(u16, u16)>);
+
+/// The next frame that is there.
+fn recv_tagged(fd: &OwnedFd) -> io::Result<Tagged> {
     let mut frame = vec![0u8; FRAME_MAX];
     let mut control = [0u64; 8];
     let mut part = libc::iovec { iov_base: frame.as_mut_ptr().cast(), iov_len: frame.len() };
