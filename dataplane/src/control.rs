@@ -12,6 +12,7 @@ pub mod cookie_keys;
 pub mod listeners;
 pub mod numbers;
 pub mod proto;
+pub mod schema;
 pub mod reload;
 pub mod server;
 pub mod service;

@@ -11,7 +11,15 @@ const README_LINES_MAX: usize = 150;
 const TOP_FOLDERS: [&str; 8] =
     ["dataplane/", "listener/", "ffi/", "configs/", "bench/", ".ci/", "docs/", ".github/"];
 /// Files that are listed as paths without being pages of the book.
-const PAGES_BESIDE: [&str; 3] = ["README.md", "configs/pktgen/README.md", "dataplane/COUNTERS.md"];
+const PAGES_BESIDE: [&str; 7] = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "CHANGELOG.md",
+    "configs/pktgen/README.md",
+    "listener/README.md",
+    "dataplane/COUNTERS.md",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_path_buf()

@@ -30,6 +30,8 @@ enum What {
     },
     /// Print the reference of all commands as Markdown
     Commands,
+    /// Print the JSON schema of the control protocol
+    Protocol,
 }
 
 impl GenerateArgs {
@@ -42,6 +44,7 @@ impl GenerateArgs {
                 Ok(out.write_all(&script)?)
             }
             What::Commands => Ok(out.write_all(markdown(&visible()).as_bytes())?),
+            What::Protocol => Ok(out.write_all(crate::control::schema::schema().as_bytes())?),
         }
     }
 }
@@ -170,7 +173,7 @@ mod tests {
             std::fs::write(&page, &made).expect("the page");
         }
         let written = std::fs::read_to_string(&page).unwrap_or_default();
-        let next = "HEARKEN_BLESS=1 cargo test -p dataplane --lib cli::generate";
+        let next = "HEARKEN_BLESS=1 cargo test -p dataplane --lib generate";
         assert!(written == made, "docs/src/commands.md is not what the source says; write it with {next}");
         assert!(made.contains("## hearken shield") && !made.contains("hearken generate <"));
     }

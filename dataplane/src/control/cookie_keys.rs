@@ -21,7 +21,7 @@ use crate::start::cookie_secret::{self, SecretError};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Reply to `cookie_keys`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct CookieKeysReply {
     /// The file they come from; none: they are random.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -70,7 +70,7 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub const SS_ROWS_MAX: usize = 2000;
 
 /// A request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// socket, bind and listen; → [`Listening`].
@@ -130,10 +130,11 @@ pub enum Request {
 }
 
 /// `listen`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listen {
     /// Local address with its port; of several (`198.18.0.1:80,8000-8100`) each gets a listener.
+    #[schemars(with = "String")]
     pub addr: ListenAddr,
     /// As listen(2) takes it: compared unsigned with `somaxconn`.
     #[serde(default = "backlog_default")]
@@ -161,10 +162,11 @@ pub const fn backlog_default() -> i32 {
 }
 
 /// Which listeners are meant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Which {
     /// Those with this local address, exactly, and one of its ports.
+    #[schemars(with = "String")]
     pub addr: ListenAddr,
     /// Of those, the ones bound to this device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -178,7 +180,7 @@ pub struct Which {
 }
 
 /// Reply to `listen`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Listening {
     /// Descriptor; of several listeners, that of the first.
     pub fd: u32,
@@ -199,14 +201,14 @@ const fn is_one(count: &usize) -> bool {
 }
 
 /// Reply to `close`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Closed {
     /// The descriptors that are no more.
     pub closed: Vec<u32>,
 }
 
 /// Reply to `accept`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Accepted {
     /// Descriptor, to close it.
     pub fd: u32,
@@ -217,7 +219,7 @@ pub struct Accepted {
 }
 
 /// Reply to `stats`. All numbers count from the start.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Stats {
     /// One per core.
     pub cores: Vec<CoreStats>,
@@ -233,7 +235,7 @@ pub struct Stats {
 macro_rules! define_core_stats {
     ($($name:ident: $unit:literal, $sentence:literal;)*) => {
         /// Counters of one core, or of all.
-        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
         pub struct CoreStats {
             /// Worker's number; none in the total.
             #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -291,7 +293,7 @@ impl CoreStats {
 }
 
 /// Counters of a port, by the device's own account.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct DeviceStats {
     /// The port's name.
     pub name: String,
@@ -310,7 +312,7 @@ pub struct DeviceStats {
 }
 
 /// Reply to `latency`. Time to the end of `tx_burst`, since start; [`PortClock`] says from when.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Latency {
     /// One per core.
     pub cores: Vec<CoreLatency>,
@@ -325,7 +327,7 @@ pub struct Latency {
 }
 
 /// A span of time that has ended.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Interval {
     /// When, in UTC, as RFC 3339 has it.
     pub until: String,
@@ -334,7 +336,7 @@ pub struct Interval {
 }
 
 /// When the time of a port's frames begins.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct PortClock {
     /// At which moment.
@@ -349,7 +351,7 @@ pub struct PortClock {
 }
 
 /// What a latency begins with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Begin {
     /// The end of `rx_burst`, by the worker's clock.
@@ -362,7 +364,7 @@ pub enum Begin {
 }
 
 /// Latency on one core.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct CoreLatency {
     /// Worker's number.
     pub core: u16,
@@ -374,7 +376,7 @@ pub struct CoreLatency {
 }
 
 /// Latency of the frames of one outcome; all times in nanoseconds, 0 where there was no frame.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[allow(missing_docs)]
 pub struct OutcomeLatency {
     /// synack, rst, accept or other.
@@ -393,7 +395,7 @@ pub struct OutcomeLatency {
 }
 
 /// A request that was understood and not fulfilled, or not understood.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, thiserror::Error)]
 #[error("{}{message}", errno.as_ref().map(|name| format!("{name}: ")).unwrap_or_default())]
 pub struct Refusal {
     /// The errno's name, where the system call would have set one.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// Counters of the programs on the kernel's path, since they were loaded.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct KernelStats {
     /// By the names of [`crate::names::KERNEL_COUNTERS`].
     pub counters: BTreeMap<String, u64>,
@@ -16,7 +16,7 @@ pub struct KernelStats {
 }
 
 /// A listener of the kernel, and what hearken does for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct KernelListener {
     /// Local address and port.
     pub local: SocketAddr,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 pub const SNAPLEN_DEFAULT: usize = 256;
 
 /// `capture`: begins one, which lasts until its client leaves. One client at a time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Capture {
     /// Which frames, see [`crate::capture::filter`].
@@ -36,7 +36,7 @@ fn sample_default() -> u32 {
 }
 
 /// Reply to `captured`: frames since the last time, the oldest of each core first.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Captured {
     /// The frames.
     pub frames: Vec<CapturedFrame>,
@@ -51,7 +51,7 @@ pub struct Captured {
 }
 
 /// A frame that came in.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct CapturedFrame {
     /// Nanoseconds since 1970.
     pub unix_ns: u64,

@@ -10,7 +10,7 @@ use super::PortClock;
 use crate::histogram::{CoreReport, Latency};
 
 /// Reply to `histograms`. Times as in [`super::Latency`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Histograms {
     /// One per core.
     pub cores: Vec<CoreHistograms>,
@@ -20,7 +20,7 @@ pub struct Histograms {
 }
 
 /// The histograms of one core.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct CoreHistograms {
     /// Worker's number.
     pub core: u16,
@@ -32,7 +32,7 @@ pub struct CoreHistograms {
 }
 
 /// The histogram of one outcome.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct OutcomeHistogram {
     /// synack, rst, accept or other.
     pub outcome: String,

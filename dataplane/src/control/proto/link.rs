@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The link of a port: of a NIC by its driver's account, of a virtual device by that of the interface below it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct PortLink {
     /// Frames can pass.

@@ -8,7 +8,7 @@ use super::KernelListener;
 use crate::config::ThenName;
 
 /// Reply to `ss`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Ss {
     /// At most [`super::SS_ROWS_MAX`] rows in the order of descriptors.
     pub listeners: Vec<ListenerRow>,
@@ -21,7 +21,7 @@ pub struct Ss {
 }
 
 /// A listener as `ss -ltn` shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ListenerRow {
     /// `LISTEN`
     pub state: String,

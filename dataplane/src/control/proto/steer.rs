@@ -25,7 +25,7 @@ impl Request {
 }
 
 /// Reply to `reload`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Reloaded {
     /// The configuration file.
     pub file: String,
@@ -38,7 +38,7 @@ pub struct Reloaded {
 }
 
 /// One difference between the file and what runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Change {
     /// Whether something comes, goes, or has another value.
     pub kind: ChangeKind,
@@ -53,7 +53,7 @@ pub struct Change {
 }
 
 /// See [`Change::kind`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs)]
 pub enum ChangeKind {

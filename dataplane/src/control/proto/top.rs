@@ -9,7 +9,7 @@ use crate::config::ThenName;
 
 /// Reply to `top`: what happened in the last window, which is as long as the time between two questions, a second at
 /// least. The first question of a client begins to count by listener.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Top {
     /// Length of the window; 0 if there was none before.
     pub seconds: f64,
@@ -32,7 +32,7 @@ pub struct Top {
 }
 
 /// One core in the window.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TopCore {
     /// Worker's number.
     pub core: u16,
@@ -59,7 +59,7 @@ pub struct TopCore {
 }
 
 /// One drop reason.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TopDrop {
     /// Its name.
     pub reason: String,
@@ -70,7 +70,7 @@ pub struct TopDrop {
 }
 
 /// One listener.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TopListener {
     /// Descriptor.
     pub fd: u32,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// `why`: what would become of a frame that came in now.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AskWhy {
     /// The frame from the destination MAC address on, in hexadecimal.
@@ -22,7 +22,7 @@ pub struct AskWhy {
 }
 
 /// Reply to `why`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Why {
     /// The frame in one line.
     pub frame: String,
@@ -68,7 +68,7 @@ pub struct Why {
 }
 
 /// A listener, and how full its queues are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct WhyListener {
     /// Descriptor.
     pub fd: u32,
@@ -83,7 +83,7 @@ pub struct WhyListener {
 }
 
 /// One key of the listening hash.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct WhyTried {
     /// `exact` or `any`.
     pub kind: String,
@@ -99,7 +99,7 @@ pub struct WhyTried {
 }
 
 /// A listener that was considered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct WhyCandidate {
     /// Descriptor; none if it was closed meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
