@@ -107,6 +107,7 @@ pub struct StackConfig {
 
 /// What is wrong with a [`StackConfig`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// `cores` is 0 or above [`CORES_MAX`].
     Cores(u16),

@@ -7,6 +7,7 @@ macro_rules! drop_reasons {
         /// Why a frame got no answer; as a number it is the index of its counter.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
+        #[non_exhaustive]
         pub enum DropReason {
             $(#[doc = $sentence] $variant,)*
         }

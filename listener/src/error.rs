@@ -8,6 +8,7 @@ macro_rules! errnos {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
         #[allow(clippy::upper_case_acronyms)]
+        #[non_exhaustive]
         pub enum Errno {
             $(#[doc = $sentence] $name = $number,)*
         }
@@ -66,6 +67,7 @@ macro_rules! listen_errors {
         /// Why the listen API said no. One variant a cause; several causes may share an errno.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
+        #[non_exhaustive]
         pub enum ListenError {
             $(#[doc = $sentence] $variant,)*
         }

@@ -1,4 +1,6 @@
-//! Linux's listen() and passive open as a library: no device, no I/O, no clock, no threads.
+#![doc = include_str!("../README.md")]
+//!
+//! # Kernel and library
 //!
 //! Two doors: [`Stack`] for control (the system calls, any thread, one lock) and [`Core`] for the packet path (one per
 //! worker, no lock). Both follow Linux v6.18; `tests/replay.rs` holds them to recorded kernels, `tests/live_kernel.rs`

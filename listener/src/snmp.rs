@@ -8,6 +8,7 @@ macro_rules! counters {
         /// One counter; as a number its index.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
+        #[non_exhaustive]
         pub enum Mib {
             $(#[doc = $sentence] $name,)*
         }

@@ -141,6 +141,7 @@ impl From<Endpoint> for SocketAddr {
 
 /// What `accept` gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Accepted {
     /// The new socket.
     pub fd: SockFd,
@@ -152,6 +153,7 @@ pub struct Accepted {
 
 /// The part of `struct tcp_info` that a listening socket fills (`tcp_get_info`, Linux v6.18).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TcpInfo {
     /// State.
     pub state: TcpState,
@@ -163,6 +165,7 @@ pub struct TcpInfo {
 
 /// One line of `ss -ltn`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ListenerRow {
     /// Descriptor.
     pub fd: SockFd,

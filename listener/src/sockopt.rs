@@ -12,6 +12,7 @@ use crate::types::{DevIndex, TcpState};
 
 /// An option with the value it is set to. Numbers are as setsockopt(2) takes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SockOpt<'a> {
     /// SO_REUSEADDR
     ReuseAddr(bool),
@@ -39,6 +40,7 @@ pub enum SockOpt<'a> {
 
 /// An option by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum SockOptName {
     /// SO_REUSEADDR
     ReuseAddr,

@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::cookie_keys::CookieKeysReply;
 use super::proto::{
-    Accepted, Captured, Closed, Histograms, Latency, Listening, Refusal, Reloaded, Request, Ss, Stats, Top, VERSION, Why,
+    Accepted, Captured, Closed, Histograms, Latency, Listening, Refusal, Reloaded, Request, Ss, Stats, Top,
+    VERSION, Why,
 };
 
 /// An empty object.
