@@ -189,6 +189,19 @@ impl Serialize for ListenAddr {
 
 deserialize_from_str!(ListenAddr, "an address with a port or several, such as \"198.18.0.1:80,8000-8100\"");
 
+impl schemars::JsonSchema for ListenAddr {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ListenAddr".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "An address with ports, such as `198.18.0.1:80` or `[::]:80,443,8000-8100`."
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

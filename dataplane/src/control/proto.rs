@@ -134,7 +134,6 @@ pub enum Request {
 #[serde(deny_unknown_fields)]
 pub struct Listen {
     /// Local address with its port; of several (`198.18.0.1:80,8000-8100`) each gets a listener.
-    #[schemars(with = "String")]
     pub addr: ListenAddr,
     /// As listen(2) takes it: compared unsigned with `somaxconn`.
     #[serde(default = "backlog_default")]
@@ -166,7 +165,6 @@ pub const fn backlog_default() -> i32 {
 #[serde(deny_unknown_fields)]
 pub struct Which {
     /// Those with this local address, exactly, and one of its ports.
-    #[schemars(with = "String")]
     pub addr: ListenAddr,
     /// Of those, the ones bound to this device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
