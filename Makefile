@@ -1,5 +1,5 @@
 # The commands of the README, and what they stand on.
-.PHONY: demo bench test portable instructions asan setup setup-demo build help
+.PHONY: demo bench test nic-test portable instructions asan setup setup-demo build help
 
 CARGO ?= cargo
 
@@ -45,3 +45,7 @@ asan:
 
 instructions:
 	$(PORTABLE) bench --locked -p dataplane --no-default-features --profile portable --bench instructions
+
+# hearken on DPDK's drivers of real NICs, emulated in a virtual machine: some minutes; QEMU and a kernel are fetched as packages.
+nic-test: setup
+	$(CARGO) test --locked -p dataplane --test nic -- --ignored --nocapture
