@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::config::{ConfigError, ListenAddr, ThenName};
 use crate::control::client::ClientError;
 use crate::control::proto::{self, Accepted, Closed, Listen, Listening, Request, Ss, Stats, Which};
-use crate::report;
+use crate::{log, report};
 use latency::LatencyArgs;
 use place::{ConfigArgs, ServerArgs};
 
@@ -33,6 +33,23 @@ mod why;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// What goes to standard error.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Log")]
+struct LogArgs {
+    /// Form of the log on standard error
+    #[arg(long, value_enum, default_value_t, value_name = "FORM", global = true)]
+    log: log::Format,
+    /// Log more: -v debug, -vv trace; overrides HEARKEN_LOG
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, conflicts_with = "quiet")]
+    verbose: u8,
+    /// Log less: -q warnings and errors, -qq errors, -qqq nothing; overrides HEARKEN_LOG
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    quiet: u8,
 }
 
 #[derive(Debug, Subcommand)]
@@ -137,6 +154,13 @@ impl Cli {
             Command::Shield(args) => args.is_server(),
             _ => false,
         }
+    }
+
+    /// What is logged, and how.
+    pub fn log_options(&self) -> log::Options {
+        let steps = |count: u8| i8::try_from(count).unwrap_or(i8::MAX);
+        let verbosity = steps(self.log.verbose) - steps(self.log.quiet);
+        log::Options { format: self.log.log, verbosity }
     }
 
     /// Does what the command line says; answers go to `out`.

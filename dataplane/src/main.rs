@@ -17,7 +17,7 @@ const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let installed = log::install();
+    let installed = log::install(cli.log_options());
     let code = match installed.map_err(|error| CliError::Run(format!("cannot log: {error}"))) {
         Ok(()) => run(cli),
         Err(error) => Err(error),

@@ -103,6 +103,10 @@ fn markdown(root: &Command) -> String {
         let (name, about) = (command.get_name(), about(command));
         let _ = writeln!(text, "| [`{name}`](#hearken-{name}) | {about} |");
     }
+    text.push_str("\n## Every command\n\n| argument | what it is |\n|---|---|\n");
+    let command = root.get_subcommands().next();
+    let everywhere = command.into_iter().flat_map(Command::get_arguments).filter(|arg| arg.is_global_set());
+    everywhere.for_each(|arg| argument(&mut text, arg));
     for command in root.get_subcommands() {
         describe(&mut text, command, &format!("hearken {}", command.get_name()), 2);
     }
@@ -117,8 +121,10 @@ fn describe(text: &mut String, command: &Command, name: &str, level: usize) {
     let usage = command.clone().bin_name(name).render_usage().to_string();
     let usage = usage.trim_start_matches("Usage: ");
     let _ = write!(text, "\n{} {name}\n\n{}.\n\n```text\n{usage}\n```\n", "#".repeat(level), about(command));
-    let arguments: Vec<_> =
-        command.get_arguments().filter(|arg| !arg.is_hide_set() && !is_standard(arg)).collect();
+    let arguments: Vec<_> = command
+        .get_arguments()
+        .filter(|arg| !arg.is_hide_set() && !arg.is_global_set() && !is_standard(arg))
+        .collect();
     if !arguments.is_empty() {
         text.push_str("\n| argument | what it is |\n|---|---|\n");
         arguments.iter().for_each(|arg| argument(text, arg));
