@@ -1,5 +1,5 @@
 # The commands of the README, and what they stand on.
-.PHONY: demo bench test nic-test portable instructions asan setup setup-demo build help
+.PHONY: demo bench test nic-test portable instructions asan deb book setup setup-demo build help
 
 CARGO ?= cargo
 
@@ -49,3 +49,11 @@ instructions:
 # hearken on DPDK's drivers of real NICs, emulated in a virtual machine: some minutes; QEMU and a kernel are fetched as packages.
 nic-test: setup
 	$(CARGO) test --locked -p dataplane --test nic -- --ignored --nocapture
+
+# The Debian package, checked and tried in a fresh root (as root; wants cargo-deb, debootstrap and lintian).
+deb: setup-demo
+	configs/deb/try "$$(configs/deb/build)"
+
+# The documentation as pages with a search, in target/book (wants mdbook).
+book:
+	mdbook build docs

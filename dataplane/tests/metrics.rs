@@ -187,6 +187,7 @@ fn systemd_takes_the_units() {
     let mut units = Vec::new();
     for (file, to) in [
         ("hearken.service", "hearken.service"),
+        ("hearken-shield@.service", "hearken-shield@eth0.service"),
         ("hearken-bind@.service", "hearken-bind@0000:01:00.0.service"),
     ] {
         let text = fs::read_to_string(configs("systemd").join(file)).expect(file);

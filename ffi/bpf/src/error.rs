@@ -84,7 +84,7 @@ pub enum BpfError {
 fn hint(source: &libbpf_rs::Error) -> &'static str {
     match source.kind() {
         libbpf_rs::ErrorKind::PermissionDenied => {
-            "; it needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (see \"hearken doctor\")"
+            "; it needs root, or CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN (see \"hearken doctor\")"
         }
         _ => "",
     }
