@@ -29,19 +29,19 @@ test: setup
 	$(CARGO) test --locked --workspace
 	$(CARGO) test --locked -p dataplane --no-default-features
 	RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/loom \
-		$(CARGO) test --locked -p listener --profile loom --test 'loom_*'
+		$(CARGO) test --locked -p hearken-listener --profile loom --test 'loom_*'
 	$(MAKE) portable instructions
 
 # The code for machines without vectors, built and tested here; and its instructions, counted (HEARKEN_BLESS=1: renewed).
 PORTABLE = RUSTFLAGS="--cfg hearken_portable" CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/portable $(CARGO)
 portable:
-	$(PORTABLE) test --locked -p listener --profile portable --lib --test prop_table --test replay
+	$(PORTABLE) test --locked -p hearken-listener --profile portable --lib --test prop_table --test replay
 
 # The listening hash's tests under AddressSanitizer, whose runtime comes with the toolchain. ThreadSanitizer reports the
 # standard library, which is not built for it, and Miri needs a nightly toolchain; orders of memory are loom's matter.
 asan:
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/asan \
-		$(CARGO) test --locked -p listener --target $$(rustc -vV | sed -n 's/^host: //p') --lib --tests
+		$(CARGO) test --locked -p hearken-listener --target $$(rustc -vV | sed -n 's/^host: //p') --lib --tests
 
 instructions:
 	$(PORTABLE) bench --locked -p dataplane --no-default-features --profile portable --bench instructions

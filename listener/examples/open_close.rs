@@ -1,5 +1,5 @@
 //! How fast listeners open and close, what one costs, and how long a bind to port 0 takes among taken ports:
-//! `cargo run --release -p listener --example open_close [-- LISTENERS]`, 1,000,000 by default.
+//! `cargo run --release -p hearken-listener --example open_close [-- LISTENERS]`, 1,000,000 by default.
 //!
 //! Memory is counted from before the stack is built, so that tables of a fixed size count as well: what the allocator
 //! holds, and, because the listening hash maps pages of its own, what the process has resident.

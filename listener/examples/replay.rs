@@ -1,4 +1,4 @@
-//! Replays recorded kernel behaviour: `cargo run --release -p listener --features oracle --example replay -- FILE…`
+//! Replays recorded kernel behaviour: `cargo run --release -p hearken-listener --features oracle --example replay -- FILE…`
 //!
 //! Prints each difference and a last line `replayed N scenarios: M mismatches`. Exit code 1 if M is not 0, 2 if a
 //! file cannot be read.

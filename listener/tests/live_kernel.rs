@@ -1,6 +1,6 @@
 //! Random operations on real Linux sockets and on the stack, compared step by step.
 //!
-//! `cargo test -p listener --test live_kernel -- --sequences 20000 --seed 7`
+//! `cargo test -p hearken-listener --test live_kernel -- --sequences 20000 --seed 7`
 //!
 //! Each sequence runs in a network namespace of this test's own (so it needs root, and says so where it has not).
 //! Ports, addresses and sockets are few, so that conflicts are the rule. What chance decides in the kernel is followed:

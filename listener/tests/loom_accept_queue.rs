@@ -2,7 +2,7 @@
 //!
 //! Not covered: more than two workers, slots that are used again while the queue holds them (a held child keeps its
 //! slot; `core/tests/random.rs` shows that), the crossbeam ring of commands.
-//! Run: RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=2 cargo test -p listener --release --test loom_accept_queue
+//! Run: RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=2 cargo test -p hearken-listener --release --test loom_accept_queue
 #![cfg(loom)]
 
 use listener::conn_shared::{ChildNode, ChildRecord, CoreShared};

@@ -2,7 +2,7 @@
 //!
 //! Two cores and a control thread that closes are explored with two preemptions instead of three.
 //! Not covered: more than two cores, more listeners than one, queues of real size (here four places, in batches of two).
-//! Run: RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test -p listener --release --test loom_credits
+//! Run: RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test -p hearken-listener --release --test loom_credits
 #![cfg(loom)]
 
 use listener::listen_sock::{CREDIT_IDLE, Credits, ListenParams, ListenSocks, Refused};

@@ -1,7 +1,7 @@
 //! Deferred reclaim under every interleaving, both sides fencing.
 //!
 //! Not covered: membarrier(2) in the place of the reader's fence, which is the kernel's word.
-//! Run: RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test -p listener --release --test loom_epoch
+//! Run: RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test -p hearken-listener --release --test loom_epoch
 #![cfg(loom)]
 
 use listener::sync::epoch;

@@ -3,7 +3,7 @@
 //!
 //! Not covered: more than two sockets, ephemeral ports, commands to cores (crossbeam's ring is not loom's). Loom's
 //! tables are the smallest there are, see [`listener::conn_shared`].
-//! Run: RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=2 cargo test -p listener --release --test loom_listen
+//! Run: RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=2 cargo test -p hearken-listener --release --test loom_listen
 #![cfg(loom)]
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -5,7 +5,7 @@
 //! Three threads, a reader beside two writers, are explored with two preemptions instead of three: a model with three runs for minutes.
 //! Not covered: the vector loads (x86-64's promise, see `bucket/simd.rs`), the prefetch, membarrier (both sides fence here),
 //! four threads at once.
-//! Run: RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test -p listener --release --test loom_table
+//! Run: RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test -p hearken-listener --release --test loom_table
 #![cfg(loom)]
 
 use listener::inet_hashtables::{HashKey, ListEntry, ListenHash, ListenKey};
