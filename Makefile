@@ -48,7 +48,7 @@ instructions:
 
 # hearken on DPDK's drivers of real NICs, emulated in a virtual machine: some minutes; QEMU and a kernel are fetched as packages.
 nic-test: setup
-	$(CARGO) test --locked -p dataplane --test nic -- --ignored --nocapture
+	HEARKEN_NIC_TEST=1 $(CARGO) test --locked -p dataplane --test nic -- --nocapture
 
 # The Debian package, checked and tried in a fresh root (as root; wants cargo-deb, debootstrap and lintian).
 deb: setup-demo

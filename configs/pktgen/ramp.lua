@@ -1,7 +1,5 @@
 -- SYNs at a rate that climbs, ten seconds a step: pktgen … -- -P -m '1.0' -f ramp.lua
-package.path = package.path .. ";?.lua;test/?.lua;app/?.lua;../?.lua"
-require "Pktgen"
-
+-- Needs nothing of Pktgen.lua, which Pktgen looks for in its working directory only; flags.pkt has to lie there.
 local port = "0"
 local steps = { 1, 2, 5, 10, 20, 50, 100 } -- per cent of the link
 
@@ -36,8 +34,8 @@ for _, percent in ipairs(steps) do
     pktgen.set(port, "rate", percent)
     pktgen.start(port)
     pktgen.delay(10000)
-    local rate = pktgen.rateStats(port)[0]
-    printf("%3d %%: %d frames a second sent, %d received\n", percent, rate.pkts_tx, rate.pkts_rx)
+    local rate = pktgen.portStats(port, "rate")[0]
+    print(string.format("%3d %%: %d frames a second sent, %d received", percent, rate.pkts_tx, rate.pkts_rx))
 end
 pktgen.stop(port)
 pktgen.quit()

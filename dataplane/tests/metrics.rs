@@ -189,6 +189,7 @@ fn systemd_takes_the_units() {
         ("hearken.service", "hearken.service"),
         ("hearken-shield@.service", "hearken-shield@eth0.service"),
         ("hearken-bind@.service", "hearken-bind@0000:01:00.0.service"),
+        ("hearken-bind-uio@.service", "hearken-bind-uio@0000:01:00.0.service"),
     ] {
         let text = fs::read_to_string(configs("systemd").join(file)).expect(file);
         let text = text.replace("/usr/bin/hearken ", &format!("{hearken} "));
