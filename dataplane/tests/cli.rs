@@ -168,7 +168,7 @@ const LISTENER: &str = "[[listener]]\naddr = \"198.18.0.1:80\"\n";
 fn usage_is_exit_code_2() {
     let output = hearken(&[]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("Usage: hearken <COMMAND>"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Usage: hearken [OPTIONS] <COMMAND>"));
     for args in [&["lissen"][..], &["ss", "--jsn"], &["listen"], &["run", "--config", "x", "--for", "10"]] {
         assert_eq!(refused(args).0, Some(2), "{args:?}");
     }
