@@ -31,6 +31,8 @@ use report::{Row, Throughput};
 
 /// How long iperf3's server may take to listen.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The port of iperf3's server.
+const IPERF3: u16 = 5201;
 /// Connections that wrk keeps.
 const KEPT: &str = "16";
 
@@ -156,6 +158,7 @@ impl ThroughputArgs {
         let iperf3 = iperf3_server(&site, self.cpus[1])?;
         let contestant = if end == End::Hearken { Contestant::Hearken } else { Contestant::Linux };
         let server = Server::start(&site, contestant, self.cpus[1], self.hearken.as_deref())?;
+        server.wait_for(IPERF3)?;
         let passing = match end {
             End::Passing(mode) => {
                 let index = site.server_interface()?;
@@ -175,7 +178,11 @@ impl ThroughputArgs {
         })?;
         if end == End::Hearken {
             // iperf3 makes two connections a measurement, wrk sixteen.
-            ensure!(server.handed_over()? >= 40, "hearken was not in front of the servers");
+            let handed_over = server.handed_over()?;
+            ensure!(
+                handed_over >= 40,
+                "hearken was not in front of all connections: {handed_over} were handed over, 40 are wanted"
+            );
         }
         drop((passing, server, iperf3));
         Ok(Sample { calm, flooded })
@@ -240,9 +247,9 @@ fn iperf3_server(site: &Site, cpu: usize) -> anyhow::Result<Running> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut server = Running(command.spawn()?);
     let begin = Instant::now();
-    while run(site.server.command("ss").args(["-ltnH", "sport = :5201"]))?.is_empty() {
+    while run(site.server.command("ss").args(["-ltnH", &format!("sport = :{IPERF3}")]))?.is_empty() {
         if server.0.try_wait()?.is_some() || begin.elapsed() > PATIENCE {
-            bail!("iperf3 -s does not listen on port 5201");
+            bail!("iperf3 -s does not listen on port {IPERF3}");
         }
         std::thread::sleep(Duration::from_millis(5));
     }

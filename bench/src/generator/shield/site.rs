@@ -177,6 +177,20 @@ impl Server {
         Ok(Self { hearken, _nginx: nginx, _dir: dir })
     }
 
+    /// Waits until hearken, where there is one, stands in front of `port` too.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn wait_for(&self, port: u16) -> anyhow::Result<()> {
+        let Some((_, socket)) = &self.hearken else { return Ok(()) };
+        let begin = Instant::now();
+        while !adopted(socket, port) {
+            ensure!(begin.elapsed() < PATIENCE, "hearken does not stand in front of port {port}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
     /// Handshakes that hearken has handed over to the kernel so far, where there is one.
     ///
     /// # Errors
@@ -272,7 +286,7 @@ fn shield(
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(&log)?);
     let mut hearken = Running(command.spawn()?);
     let begin = Instant::now();
-    while !adopted(&socket) {
+    while !adopted(&socket, 80) {
         if hearken.0.try_wait()?.is_some() || begin.elapsed() > PATIENCE {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             bail!("hearken does not stand in front of nginx: {}", said.trim());
@@ -282,10 +296,10 @@ fn shield(
     Ok((hearken, socket))
 }
 
-fn adopted(socket: &Path) -> bool {
+fn adopted(socket: &Path, port: u16) -> bool {
     let Ok(mut client) = Client::connect(socket) else { return false };
     let said: Result<Ss, _> = client.call(&Request::Ss { from: 0 });
-    said.is_ok_and(|said| said.listeners.iter().any(|row| row.local.port() == 80))
+    said.is_ok_and(|said| said.listeners.iter().any(|row| row.local.port() == port))
 }
 
 /// Counters of the kernel in `namespace`, such as `TcpExt SyncookiesSent`.
