@@ -7,6 +7,7 @@ help:
 	@echo 'make demo    install what is missing, build, show hearken at work on a virtual wire'
 	@echo 'make bench   the same, then: what this machine does under load, in a minute, written to bench.html'
 	@echo 'make test    install what is missing, run every test'
+	@echo 'make nic-test  drivers of real NICs, in a virtual machine; make deb  the Debian package'
 
 # What the build needs, then what the demo runs; .ci/setup says first what it installs.
 setup-demo:
