@@ -335,10 +335,10 @@ fn a_running_server_is_asked_and_steered() {
     assert!(hgrm.contains("Total count    =            1]"), "{hgrm}");
     let picture = place.path("latency.svg");
     assert_eq!(server.answer(&["latency", "--plot", &picture.display().to_string()]), "");
-    assert!(
-        fs::read_to_string(&picture).is_ok_and(|svg| svg.contains("synack")),
-        "of one core a line an outcome"
-    );
+    let svg = fs::read_to_string(&picture).expect("a picture");
+    for wanted in ["synack", "frames, in the ", "s since the start, on host "] {
+        assert!(svg.contains(wanted), "of one core a line an outcome, and what they are of: no {wanted}");
+    }
     let intervals = server.answer(&["latency", "--interval", "10ms", "--count", "2", "--json"]);
     assert_eq!(intervals.lines().count(), 2, "{intervals}");
     for line in intervals.lines() {

@@ -12,7 +12,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use super::{CliError, Done, ServerArgs, Span, print};
 use crate::control::client::Client;
-use crate::control::proto::{Begin, Histograms, Interval, Latency, Request};
+use crate::control::proto::{Begin, Histograms, Interval, Latency, Request, Stats};
 use crate::control::service::latency_of;
 use crate::histogram::CoreReport;
 use crate::report;
@@ -72,7 +72,10 @@ impl LatencyArgs {
         let stamped = all.clocks.values().any(|clock| clock.begin != Begin::Worker);
         let begin = if stamped { "arrival, where it is stamped," } else { "end of rx_burst" };
         let title = format!("hearken: {begin} to end of tx_burst, {}", self.what());
-        let svg = plot::svg(&title, &self.curves(&reports)).map_err(CliError::Run)?;
+        let curves = self.curves(&reports);
+        let frames: u64 = curves.iter().map(|curve| curve.histogram.len()).sum();
+        let subtitle = format!("{frames} frames, {}", measured(&mut server)?);
+        let svg = plot::svg(&title, &subtitle, &curves).map_err(CliError::Run)?;
         std::fs::write(file, svg).map_err(|error| {
             CliError::Run(format!("cannot write {}: {error}; give another path with --plot", file.display()))
         })
@@ -134,6 +137,17 @@ impl LatencyArgs {
         let core = self.core.map(|core| format!("core {core}, ")).unwrap_or_default();
         format!("{core}{}", self.outcome.map_or("all outcomes", Outcome::name))
     }
+}
+
+/// Over which time, where, and when: `in the 12 s since the start, on host a, until 2026-11-23T10:00:00Z`.
+fn measured(server: &mut Client) -> Result<String, CliError> {
+    let stats: Stats = server.call(&Request::Stats {})?;
+    // A worker's turns are all of its time.
+    let run = stats.cores.iter().map(|core| core.busy_ns + core.idle_ns + core.taken_ns).max();
+    let seconds = Duration::from_nanos(run.unwrap_or_default()).as_secs();
+    // The control socket is of the same machine.
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Ok(format!("in the {seconds} s since the start, on host {}, until {}", host.trim(), date()))
 }
 
 /// Now, in UTC, as the log writes it.

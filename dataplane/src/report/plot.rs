@@ -27,21 +27,22 @@ const COLOURS: [RGBColor; 6] = [
 /// Dash and gap, in pixels; the first is a solid line.
 const DASHES: [(u32, u32); 4] = [(1, 0), (10, 4), (3, 3), (16, 8)];
 
-/// The picture as SVG.
+/// The picture as SVG, with what was measured above, and how much, where and when below that.
 ///
 /// # Errors
 /// What the drawing library says.
-pub fn svg(title: &str, curves: &[Curve]) -> Result<String, String> {
+pub fn svg(title: &str, subtitle: &str, curves: &[Curve]) -> Result<String, String> {
     let mut text = String::new();
-    draw(title, curves, SVGBackend::with_string(&mut text, (960, 600)).into_drawing_area())
+    draw([title, subtitle], curves, SVGBackend::with_string(&mut text, (960, 600)).into_drawing_area())
         .map_err(|error| format!("cannot draw: {error}"))?;
     Ok(text)
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-fn draw(title: &str, curves: &[Curve], area: Area<'_>) -> Result<(), Box<dyn std::error::Error>> {
+fn draw(titles: [&str; 2], curves: &[Curve], area: Area<'_>) -> Result<(), Box<dyn std::error::Error>> {
     area.fill(&WHITE)?;
+    let area = area.titled(titles[0], ("sans-serif", 20))?.titled(titles[1], ("sans-serif", 16))?;
     let filled = || curves.iter().filter(|curve| !curve.histogram.is_empty());
     let most = filled().map(|curve| curve.histogram.len()).max().unwrap_or(1);
     // A percentile beyond one frame in all says nothing.
@@ -51,7 +52,6 @@ fn draw(title: &str, curves: &[Curve], area: Area<'_>) -> Result<(), Box<dyn std
     let (low, high) = (10f64.powf(least_ns.log10().floor()), 10f64.powf((most_ns * 1.05).log10().ceil()));
 
     let mut chart = ChartBuilder::on(&area)
-        .caption(title, ("sans-serif", 20))
         .margin(16)
         .margin_right(48)
         .x_label_area_size(52)
@@ -157,11 +157,12 @@ mod tests {
             label: label.into(),
             histogram: histogram.clone(),
         };
-        let text = svg("a title", &[curve("core 0", &full), curve("core 1", &empty)]).expect("a picture");
-        for wanted in ["<svg", "a title", "core 0", "99.9 %", "10 us"] {
+        let text = svg("a title", "9,999 frames", &[curve("core 0", &full), curve("core 1", &empty)])
+            .expect("a picture");
+        for wanted in ["<svg", "a title", "9,999 frames", "core 0", "99.9 %", "10 us"] {
             assert!(text.contains(wanted), "no {wanted}");
         }
         assert!(!text.contains("core 1"));
-        assert!(svg("nothing", &[curve("core 1", &empty)]).is_ok());
+        assert!(svg("nothing", "0 frames", &[curve("core 1", &empty)]).is_ok());
     }
 }
